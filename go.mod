@@ -1,0 +1,3 @@
+module xlft
+
+go 1.26
