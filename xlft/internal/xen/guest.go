@@ -1,0 +1,225 @@
+//go:build xen
+
+package xen
+
+// #include "shim.h"
+import "C"
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/cgo"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"xlft/xlft"
+)
+
+const errAgain = syscall.EAGAIN
+
+// pipeSize lets libxc write a batch of pages without waiting for the reader.
+const pipeSize = 1 << 20
+
+// Precopy ends the live pass as libxc's own policy does: after so many rounds,
+// or when so few pages are dirty.
+const (
+	precopyRounds = 5
+	precopyDirty  = 50
+)
+
+// ackGrace is what a domain that has acknowledged a suspend request gets to
+// finish it, beyond the caller's patience: cancelling is no longer possible.
+const ackGrace = 30 * time.Second
+
+// Guest is an xlft.Guest on this host.
+type Guest struct {
+	h *Host
+	d Domain
+}
+
+// Guest gives a domain as xlft.Session wants it.
+func (h *Host) Guest(d Domain) *Guest { return &Guest{h, d} }
+
+func (g *Guest) id() C.uint32_t { return C.uint32_t(g.d.ID) }
+
+// Suspend asks by xenstore's control/shutdown, as xl does, and polls the
+// hypervisor for the answer.
+func (g *Guest) Suspend(ctx context.Context) error {
+	path := fmt.Sprintf("/local/domain/%d/control/shutdown", g.d.ID)
+	if err := g.h.xsWrite(path, "suspend"); err != nil {
+		return err
+	}
+	var grace time.Time
+	for {
+		var reason C.int
+		switch st := C.xlft_wait_stopped(g.h.xch, g.id(), &reason, 20000); {
+		case st == C.XLFT_SUSPENDED:
+			return nil
+		case st == C.XLFT_OVER || st == C.XLFT_GONE:
+			return fmt.Errorf("%w: %s", xlft.ErrGuestEnded, overWhy(st, int(reason)))
+		case st < 0:
+			return fmt.Errorf("wait for the suspend of domain %d: errno %d", g.d.ID, -st)
+		}
+		if ctx.Err() == nil {
+			continue
+		}
+		if grace.IsZero() {
+			cleared, err := g.h.xsCompareAndClear(path, "suspend")
+			if err != nil {
+				return err
+			}
+			if cleared {
+				return xlft.ErrSuspendTimeout
+			}
+			grace = time.Now().Add(ackGrace)
+		}
+		if time.Now().After(grace) {
+			return xlft.ErrSuspendTimeout
+		}
+	}
+}
+
+// Resume lets the domain return from its suspend hypercall as cancelled, so
+// that it keeps its devices.
+func (g *Guest) Resume() error {
+	if r, err := C.xc_domain_resume(g.h.xch, g.id(), 1); r != 0 {
+		return fmt.Errorf("resume domain %d: %w%s", g.d.ID, err, g.h.taken())
+	}
+	// xenstored forgets that the domain was shut down, so that its next
+	// shutdown is told again. The domain runs already.
+	g.h.xsmu.Lock()
+	defer g.h.xsmu.Unlock()
+	C.xs_resume_domain(g.h.xs, C.uint(g.d.ID))
+	return nil
+}
+
+func (g *Guest) Pause() error   { return g.h.Pause(g.d.ID) }
+func (g *Guest) Unpause() error { return g.h.Unpause(g.d.ID) }
+func (g *Guest) Destroy() error { return g.h.Destroy(g.d.ID) }
+
+// DirtyPages reads the count that log-dirty mode keeps.
+func (g *Guest) DirtyPages() (uint64, error) {
+	n := C.xlft_dirty_pages(g.h.xch, g.id())
+	if n < 0 {
+		return 0, fmt.Errorf("count dirty pages of domain %d: %w", g.d.ID, syscall.Errno(-n))
+	}
+	return uint64(n), nil
+}
+
+// State looks at the domain.
+func (g *Guest) State() (xlft.GuestState, string, error) {
+	st, reason, err := g.h.state(g.d.ID)
+	switch {
+	case err != nil:
+		return 0, "", err
+	case st == C.XLFT_RUNS:
+		return xlft.GuestRuns, "", nil
+	case st == C.XLFT_SUSPENDED:
+		return xlft.GuestSuspended, "", nil
+	}
+	return xlft.GuestOver, overWhy(st, reason), nil
+}
+
+// overWhy words the end of a domain; reasons are SHUTDOWN_xxx of xen/sched.h.
+func overWhy(st C.int, reason int) string {
+	if st == C.XLFT_GONE {
+		return "destroyed"
+	}
+	words := []string{"power-off", "reboot", "suspend", "crash", "watchdog", "soft reset"}
+	if reason < len(words) {
+		return words[reason]
+	}
+	return fmt.Sprintf("shutdown reason %d", reason)
+}
+
+// saving is what the callbacks of one xc_domain_save need.
+type saving struct {
+	ctx   context.Context
+	hooks xlft.SaveHooks
+	err   error // the first one of a hook
+}
+
+// Save runs xc_domain_save with a Remus stream. libxc writes to a pipe, which
+// a goroutine copies to dst, so that dst needs no file descriptor.
+func (g *Guest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make pipe: %w", err)
+	}
+	defer r.Close()
+	unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, pipeSize) // smaller is only slower
+
+	drained := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(dst, r)
+		// libxc must come to its end by its own steps, also when nobody
+		// wants its stream any more.
+		io.Copy(io.Discard, r)
+		drained <- err
+	}()
+
+	s := &saving{ctx: ctx, hooks: hooks}
+	handle := cgo.NewHandle(s)
+	defer handle.Delete()
+	rc, errno := C.xlft_save(g.h.xch, C.int(w.Fd()), g.id(), C.uintptr_t(handle))
+	said := g.h.taken()
+	w.Close()
+	derr := <-drained
+	switch {
+	case s.err != nil:
+		return s.err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case derr != nil:
+		return derr
+	case rc != 0:
+		return fmt.Errorf("xc_domain_save: %w%s", errno, said)
+	}
+	return nil
+}
+
+func saved(h C.uintptr_t) *saving { return cgo.Handle(h).Value().(*saving) }
+
+func (s *saving) ok(err error) C.int {
+	if err != nil {
+		s.err = errors.Join(s.err, err)
+		return 0
+	}
+	return 1
+}
+
+//export xlftSaveSuspend
+func xlftSaveSuspend(h C.uintptr_t) C.int {
+	s := saved(h)
+	return s.ok(s.hooks.Suspend())
+}
+
+//export xlftSaveCaptured
+func xlftSaveCaptured(h C.uintptr_t) C.int {
+	s := saved(h)
+	return s.ok(s.hooks.Captured())
+}
+
+//export xlftSaveNext
+func xlftSaveNext(h C.uintptr_t) C.int {
+	if saved(h).hooks.Next() {
+		return 1
+	}
+	return 0
+}
+
+//export xlftSavePrecopy
+func xlftSavePrecopy(h C.uintptr_t, round C.uint, dirty C.long) C.int {
+	switch {
+	case saved(h).ctx.Err() != nil:
+		return C.XGS_POLICY_ABORT
+	case dirty >= 0 && dirty < precopyDirty, round >= precopyRounds:
+		return C.XGS_POLICY_STOP_AND_COPY
+	}
+	return C.XGS_POLICY_CONTINUE_PRECOPY
+}

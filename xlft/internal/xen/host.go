@@ -1,0 +1,250 @@
+//go:build xen
+
+package xen
+
+// #cgo LDFLAGS: -lxenlight -lxenctrl -lxenguest -lxenstore -lxentoollog
+// #include "shim.h"
+import "C"
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"xenbits.xenproject.org/git-http/xen.git/tools/golang/xenlight"
+)
+
+// Host stands for libxl, libxc and xenstore of this host.
+type Host struct {
+	xl  *xenlight.Context
+	xch *C.xc_interface
+	log *C.xentoollog_logger
+
+	xsmu sync.Mutex
+	xs   *C.struct_xs_handle
+}
+
+// Open connects to the hypervisor and its tools. It needs root in a dom0.
+func Open() (*Host, error) {
+	h := &Host{log: C.xlft_logger_new()}
+	fail := func(what string, err error) (*Host, error) {
+		msg := h.taken()
+		h.Close()
+		return nil, fmt.Errorf("%s: %w%s (is this a Xen dom0, are you root, is xenstored up?)", what, err, msg)
+	}
+	var err error
+	if h.xch, err = C.xc_interface_open(h.log, h.log, 0); h.xch == nil {
+		return fail("open hypervisor", err)
+	}
+	if h.xs, err = C.xs_open(0); h.xs == nil {
+		return fail("open xenstore", err)
+	}
+	if h.xl, err = xenlight.NewContext(); err != nil {
+		return fail("open libxl", err)
+	}
+	return h, nil
+}
+
+// Close lets go of everything.
+func (h *Host) Close() {
+	if h.xl != nil {
+		h.xl.Close()
+	}
+	if h.xs != nil {
+		C.xs_close(h.xs)
+	}
+	if h.xch != nil {
+		C.xc_interface_close(h.xch)
+	}
+	C.xlft_logger_free(h.log)
+}
+
+// ctx returns libxl's context inside xenlight's: libxl wants one per process,
+// and xenlight's knows how to share SIGCHLD with Go.
+func (h *Host) ctx() *C.libxl_ctx {
+	f := reflect.ValueOf(h.xl).Elem().FieldByName("ctx")
+	return (*C.libxl_ctx)(f.UnsafePointer())
+}
+
+// taken returns what the libraries said since the last call, as a suffix for
+// an error.
+func (h *Host) taken() string {
+	c := C.xlft_logger_take(h.log)
+	defer C.free(unsafe.Pointer(c))
+	if s := C.GoString(c); s != "" {
+		return " [" + s + "]"
+	}
+	return ""
+}
+
+// Info asks what this host can do.
+func (h *Host) Info() (Info, error) {
+	v, err := h.xl.GetVersionInfo()
+	if err != nil {
+		return Info{}, fmt.Errorf("ask Xen's version: %w", err)
+	}
+	p, err := h.xl.GetPhysinfo()
+	if err != nil {
+		return Info{}, fmt.Errorf("ask for physical information: %w", err)
+	}
+	return Info{
+		Version:   fmt.Sprintf("%d.%d", v.XenVersionMajor, v.XenVersionMinor),
+		FreeKiB:   (p.FreePages + p.ScrubPages - p.OutstandingPages) * uint64(v.Pagesize) / 1024,
+		ShadowPV:  p.CapShadow,
+		HAP:       p.CapHap,
+		Hypercall: fmt.Sprintf("%d.%d%s", v.XenVersionMajor, v.XenVersionMinor, v.XenVersionExtra),
+	}, nil
+}
+
+// Domains lists the domains, without dom0.
+func (h *Host) Domains() ([]Domain, error) {
+	var all []Domain
+	for _, d := range h.xl.ListDomain() {
+		if d.Domid != 0 && !d.Dying {
+			all = append(all, Domain{uint32(d.Domid), h.xl.DomidToName(d.Domid), d.Uuid.String()})
+		}
+	}
+	return all, nil
+}
+
+// Lookup finds a domain by name or id.
+func (h *Host) Lookup(name string) (Domain, error) {
+	id, err := h.xl.NameToDomid(name)
+	if err != nil {
+		n, perr := strconv.ParseUint(name, 10, 15)
+		if perr != nil {
+			return Domain{}, fmt.Errorf("%w: %q", ErrNoDomain, name)
+		}
+		id = xenlight.Domid(n)
+	}
+	di, err := h.xl.DomainInfo(id)
+	if err != nil || di.Dying {
+		return Domain{}, fmt.Errorf("%w: %q", ErrNoDomain, name)
+	}
+	return Domain{uint32(id), h.xl.DomidToName(id), di.Uuid.String()}, nil
+}
+
+// Config returns the domain's configuration as libxl's JSON.
+func (h *Host) Config(domid uint32) (json.RawMessage, error) {
+	var rc C.int
+	c := C.xlft_config_json(h.ctx(), C.uint32_t(domid), &rc)
+	if c == nil {
+		return nil, fmt.Errorf("read configuration of domain %d: %w%s", domid, xenlight.Error(rc), h.taken())
+	}
+	defer C.free(unsafe.Pointer(c))
+	return json.RawMessage(strings.TrimSpace(C.GoString(c))), nil
+}
+
+// Destroy destroys a domain with its devices. One that is gone is no error.
+func (h *Host) Destroy(domid uint32) error {
+	if st, _, err := h.state(domid); err == nil && st == C.XLFT_GONE {
+		return nil
+	}
+	if err := h.xl.DomainDestroy(xenlight.Domid(domid)); err != nil {
+		return fmt.Errorf("destroy domain %d: %w", domid, err)
+	}
+	return nil
+}
+
+// Pause stops a domain's vCPUs.
+func (h *Host) Pause(domid uint32) error {
+	if r, err := C.xc_domain_pause(h.xch, C.uint32_t(domid)); r != 0 {
+		return fmt.Errorf("pause domain %d: %w%s", domid, err, h.taken())
+	}
+	return nil
+}
+
+// Unpause undoes Pause, and starts a restored domain.
+func (h *Host) Unpause(domid uint32) error {
+	if r, err := C.xc_domain_unpause(h.xch, C.uint32_t(domid)); r != 0 {
+		return fmt.Errorf("unpause domain %d: %w%s", domid, err, h.taken())
+	}
+	return nil
+}
+
+// Rename changes a domain's name.
+func (h *Host) Rename(domid uint32, from, to string) error {
+	cf, ct := C.CString(from), C.CString(to)
+	defer C.free(unsafe.Pointer(cf))
+	defer C.free(unsafe.Pointer(ct))
+	if rc := C.libxl_domain_rename(h.ctx(), C.uint32_t(domid), cf, ct); rc != 0 {
+		return fmt.Errorf("rename domain %d to %s: %w", domid, to, xenlight.Error(rc))
+	}
+	return nil
+}
+
+// Restore makes a domain called name from a checkpointed libxl stream (v2,
+// docs/specs/libxl-migration-stream.pandoc) and returns when the stream ends
+// after a whole checkpoint. The domain is complete then, and paused.
+func (h *Host) Restore(config json.RawMessage, name string, stream *os.File) (uint32, error) {
+	cj, cn := C.CString(string(config)), C.CString(name)
+	defer C.free(unsafe.Pointer(cj))
+	defer C.free(unsafe.Pointer(cn))
+	var domid C.uint32_t
+	rc := C.xlft_restore(h.ctx(), cj, cn, C.int(stream.Fd()), &domid)
+	if rc != 0 {
+		return 0, fmt.Errorf("restore %s: %w", name, xenlight.Error(rc))
+	}
+	return uint32(domid), nil
+}
+
+// state asks the hypervisor, for XLFT_xxx and the shutdown reason.
+func (h *Host) state(domid uint32) (state C.int, reason int, err error) {
+	var r C.int
+	state = C.xlft_domain_state(h.xch, C.uint32_t(domid), &r)
+	if state < 0 {
+		return 0, 0, fmt.Errorf("ask for the state of domain %d: errno %d", domid, -state)
+	}
+	return state, int(r), nil
+}
+
+// xsWrite writes a xenstore node; xsRead reads one.
+func (h *Host) xsWrite(path, value string) error {
+	cp, cv := C.CString(path), C.CString(value)
+	defer C.free(unsafe.Pointer(cp))
+	defer C.free(unsafe.Pointer(cv))
+	h.xsmu.Lock()
+	defer h.xsmu.Unlock()
+	if ok, err := C.xs_write(h.xs, C.XBT_NULL, cp, unsafe.Pointer(cv), C.uint(len(value))); !ok {
+		return fmt.Errorf("write xenstore %s: %w", path, err)
+	}
+	return nil
+}
+
+// xsCompareAndClear writes "" to path if it holds value, and reports whether
+// it did.
+func (h *Host) xsCompareAndClear(path, value string) (bool, error) {
+	cp, empty := C.CString(path), C.CString("")
+	defer C.free(unsafe.Pointer(cp))
+	defer C.free(unsafe.Pointer(empty))
+	h.xsmu.Lock()
+	defer h.xsmu.Unlock()
+	for {
+		t, err := C.xs_transaction_start(h.xs)
+		if t == C.XBT_NULL {
+			return false, fmt.Errorf("begin xenstore transaction: %w", err)
+		}
+		var n C.uint
+		p := C.xs_read(h.xs, t, cp, &n)
+		same := p != nil && C.GoStringN((*C.char)(p), C.int(n)) == value
+		C.free(p)
+		if !same {
+			C.xs_transaction_end(h.xs, t, true)
+			return false, nil
+		}
+		C.xs_write(h.xs, t, cp, unsafe.Pointer(empty), 0)
+		ok, err := C.xs_transaction_end(h.xs, t, false)
+		if ok {
+			return true, nil
+		}
+		if !errors.Is(err, errAgain) {
+			return false, fmt.Errorf("clear xenstore %s: %w", path, err)
+		}
+	}
+}

@@ -1,0 +1,42 @@
+//go:build !xen
+
+package xen
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+
+	"xlft/xlft"
+)
+
+// Host stands for libxl, libxc and xenstore of this host.
+type Host struct{}
+
+// Open returns ErrNoXen.
+func Open() (*Host, error) { return nil, ErrNoXen }
+
+func (*Host) Close()                                                    {}
+func (*Host) Info() (Info, error)                                       { return Info{}, ErrNoXen }
+func (*Host) Domains() ([]Domain, error)                                { return nil, ErrNoXen }
+func (*Host) Lookup(string) (Domain, error)                             { return Domain{}, ErrNoXen }
+func (*Host) Config(uint32) (json.RawMessage, error)                    { return nil, ErrNoXen }
+func (*Host) Guest(Domain) *Guest                                       { return nil }
+func (*Host) Destroy(uint32) error                                      { return ErrNoXen }
+func (*Host) Pause(uint32) error                                        { return ErrNoXen }
+func (*Host) Unpause(uint32) error                                      { return ErrNoXen }
+func (*Host) Rename(uint32, string, string) error                       { return ErrNoXen }
+func (*Host) Restore(json.RawMessage, string, *os.File) (uint32, error) { return 0, ErrNoXen }
+
+// Guest is an xlft.Guest.
+type Guest struct{}
+
+func (*Guest) Save(context.Context, io.Writer, xlft.SaveHooks) error { return ErrNoXen }
+func (*Guest) Suspend(context.Context) error                         { return ErrNoXen }
+func (*Guest) Resume() error                                         { return ErrNoXen }
+func (*Guest) Pause() error                                          { return ErrNoXen }
+func (*Guest) Unpause() error                                        { return ErrNoXen }
+func (*Guest) Destroy() error                                        { return ErrNoXen }
+func (*Guest) DirtyPages() (uint64, error)                           { return 0, ErrNoXen }
+func (*Guest) State() (xlft.GuestState, string, error)               { return 0, "", ErrNoXen }

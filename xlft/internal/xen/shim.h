@@ -1,0 +1,40 @@
+#ifndef XLFT_SHIM_H
+#define XLFT_SHIM_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <libxl.h>
+#include <xenctrl.h>
+#include <xenguest.h>
+#include <xenstore.h>
+#include <xentoollog.h>
+
+/* What a domain does, see xlft_domain_state. */
+enum { XLFT_RUNS, XLFT_SUSPENDED, XLFT_OVER, XLFT_GONE };
+
+/* A logger that keeps the last lines of level error, for messages to a user. */
+xentoollog_logger *xlft_logger_new(void);
+void xlft_logger_free(xentoollog_logger *l);
+/* The lines since the last call, or "". To be freed. */
+char *xlft_logger_take(xentoollog_logger *l);
+
+/* State of a domain; *reason gets SHUTDOWN_xxx when it is over. < 0: errno. */
+int xlft_domain_state(xc_interface *xch, uint32_t domid, int *reason);
+
+/* Polls until the domain is not running, at most usec microseconds. */
+int xlft_wait_stopped(xc_interface *xch, uint32_t domid, int *reason, unsigned usec);
+
+/* Pages in the log-dirty bitmap; < 0: errno. Needs log-dirty mode on. */
+long xlft_dirty_pages(xc_interface *xch, uint32_t domid);
+
+/* A checkpointed save; the callbacks are Go's, found by handle. */
+int xlft_save(xc_interface *xch, int fd, uint32_t domid, uintptr_t handle);
+
+/* Domain configuration as JSON, to be freed; NULL on error, *rc libxl's. */
+char *xlft_config_json(libxl_ctx *ctx, uint32_t domid, int *rc);
+
+/* Restores from a checkpointed (Remus) libxl stream; returns libxl's rc. */
+int xlft_restore(libxl_ctx *ctx, const char *json, const char *name,
+                 int fd, uint32_t *domid);
+
+#endif

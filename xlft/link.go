@@ -1,0 +1,235 @@
+package xlft
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"xlft/xlft/wire"
+)
+
+// A Dialer opens a connection to the backup.
+type Dialer func(ctx context.Context) (net.Conn, error)
+
+// castagnoli is the polynomial of an epoch's checksum; processors compute it.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// greetTimeout bounds every exchange before a session stands.
+const greetTimeout = 10 * time.Second
+
+// offerTimeout bounds the backup's look at an offer, which asks its hypervisor.
+const offerTimeout = 30 * time.Second
+
+// A link is the primary's side of one session: a control connection, on which
+// a heartbeat never queues behind pages, and a data connection.
+type link struct {
+	control *wire.Conn
+	data    *wire.Conn
+
+	wmu     sync.Mutex // one writer at a time on control
+	silence time.Duration
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+// openLink calls the backup and offers it the domain. It returns once the
+// backup has accepted and both connections stand.
+func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer) (_ *link, err error) {
+	var id [16]byte
+	rand.Read(id[:])
+	session := hex.EncodeToString(id[:])
+
+	l := &link{silence: o.FailureTimeout}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if l.control, err = connect(ctx, dial, wire.Control, session, software); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { l.control.Close() })
+	defer stop()
+	l.control.SetDeadline(time.Now().Add(offerTimeout))
+	if err := l.control.WriteJSON(wire.TypeOffer, 0, o); err != nil {
+		return nil, fmt.Errorf("offer %s: %w", o.Domain, err)
+	}
+	if err := l.control.Expect(wire.TypeAccept, nil); err != nil {
+		return nil, fmt.Errorf("offer %s: %w", o.Domain, err)
+	}
+	l.control.SetDeadline(time.Time{})
+	if l.data, err = connect(ctx, dial, wire.Data, session, software); err != nil {
+		return nil, err
+	}
+	// The session's life is the link's own, not that of the call that made it.
+	l.ctx, l.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	return l, nil
+}
+
+// connect dials and greets.
+func connect(ctx context.Context, dial Dialer, kind wire.ConnKind, session, software string) (*wire.Conn, error) {
+	raw, err := dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open %s connection: %w", kind, err)
+	}
+	c := wire.NewConn(raw)
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	if _, err := wire.Greet(c, kind, session, software, greetTimeout); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("open %s connection: %w", kind, err)
+	}
+	return c, nil
+}
+
+// errHungUp is a link that its own side closed.
+var errHungUp = errors.New("hung up")
+
+func (l *link) close() {
+	if l.cancel != nil {
+		l.cancel(errHungUp)
+	}
+	if l.control != nil {
+		l.control.Close()
+	}
+	if l.data != nil {
+		l.data.Close()
+	}
+}
+
+// write sends a control frame.
+func (l *link) write(t wire.Type, epoch uint64) error {
+	l.wmu.Lock()
+	defer l.wmu.Unlock()
+	l.control.SetWriteDeadline(time.Now().Add(l.silence))
+	return l.control.WriteFrame(t, epoch, nil)
+}
+
+// run carries the session until it breaks: heartbeats out, frames in, epochs
+// from sp. post gets what the backup says; sent is told of every epoch sent.
+// The error says why the backup counts as lost.
+func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last piece)) error {
+	g, ctx := errgroup.WithContext(l.ctx)
+	// A blocked read or write does not watch a context; closing ends it.
+	defer context.AfterFunc(ctx, l.close)()
+	g.Go(func() error { return l.beat(ctx) })
+	g.Go(func() error { return l.listen(post) })
+	g.Go(func() error { return l.send(sp, sent) })
+	err := g.Wait()
+	if cause := context.Cause(l.ctx); cause != nil && errors.Is(cause, errHungUp) {
+		return errHungUp
+	}
+	return err
+}
+
+func (l *link) beat(ctx context.Context) error {
+	t := time.NewTicker(l.silence / heartbeatsPerTimeout)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if err := l.write(wire.TypeHeartbeat, 0); err != nil {
+				return fmt.Errorf("send heartbeat: %w", err)
+			}
+		}
+	}
+}
+
+// heartbeatsPerTimeout: so many heartbeats must be missed in a row before the
+// other side is suspected.
+const heartbeatsPerTimeout = 5
+
+func (l *link) listen(post func(Event)) error {
+	for {
+		l.control.SetReadDeadline(time.Now().Add(l.silence))
+		f, err := l.control.ReadFrame()
+		if err != nil {
+			return silent(err, l.silence)
+		}
+		switch f.Type {
+		case wire.TypeHeartbeat:
+		case wire.TypeAck:
+			post(Acked{f.Epoch})
+		case wire.TypeDropped, wire.TypeRefuse:
+			post(ReplicaDropped{f.Refusal()})
+			return errHungUp
+		case wire.TypeRunning:
+			post(BackupRuns{})
+			return errHungUp
+		default:
+			return fmt.Errorf("%w: %v", wire.ErrUnexpected, f.Type)
+		}
+	}
+}
+
+// silent words a read error; silence is the deadline that was set.
+func silent(err error, silence time.Duration) error {
+	var ne net.Error
+	if errors.As(err, &ne) && ne.Timeout() {
+		return fmt.Errorf("silent for %v", silence)
+	}
+	return fmt.Errorf("connection broke: %w", err)
+}
+
+func (l *link) send(sp *spool, sent func(uint64, piece)) error {
+	for e := uint64(1); ; e++ {
+		var sum wire.EpochEnd
+		for begun := false; ; {
+			p, err := sp.next(e)
+			if err != nil {
+				// The save has its own way to say why.
+				<-l.ctx.Done()
+				return errHungUp
+			}
+			if !begun {
+				begun = true
+				if err := l.data.WriteFrame(wire.TypeEpochBegin, e, nil); err != nil {
+					return fmt.Errorf("send epoch %d: %w", e, err)
+				}
+			}
+			sum.Length += uint64(len(p.data))
+			sum.CRC = crc32.Update(sum.CRC, castagnoli, p.data)
+			if err := l.data.WriteFrame(wire.TypeData, e, p.data); err != nil {
+				return fmt.Errorf("send epoch %d: %w", e, err)
+			}
+			sp.recycle(p.data)
+			if p.last {
+				if err := l.data.WriteFrame(wire.TypeEpochEnd, e, sum.Append(nil)); err != nil {
+					return fmt.Errorf("send epoch %d: %w", e, err)
+				}
+				sent(e, p)
+				break
+			}
+		}
+	}
+}
+
+// Ask opens a query connection, sends v as a frame of type t and reads the
+// answer, a frame of type answer, into out.
+func Ask(ctx context.Context, dial Dialer, software string, t wire.Type, v any, answer wire.Type, out any) error {
+	c, err := connect(ctx, dial, wire.Query, "", software)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	c.SetDeadline(time.Now().Add(offerTimeout))
+	if err := c.WriteJSON(t, 0, v); err != nil {
+		return fmt.Errorf("ask peer: %w", err)
+	}
+	if err := c.Expect(answer, out); err != nil {
+		return fmt.Errorf("ask peer: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package xlft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// A save is one run of Guest.Save, on its own goroutine. It alone suspends and
+// resumes the domain while it lasts.
+type save struct {
+	s      *Session
+	spool  *spool
+	next   chan Checkpoint // from the loop, one at a time
+	ctx    context.Context
+	cancel context.CancelFunc
+	gone   atomic.Bool // the domain was destroyed: leave it alone
+
+	// The save goroutine's own.
+	cp        Checkpoint
+	suspended bool
+	asked     time.Time
+	stopped   time.Time
+	sealed    time.Time
+
+	failed chan error // the first failure that the loop found
+}
+
+func (s *Session) beginSave(ctx context.Context) {
+	v := &save{
+		s: s, spool: newSpool(s.Settings.SpoolLimit),
+		next:   make(chan Checkpoint, 1),
+		cp:     Checkpoint{Epoch: 1},
+		failed: make(chan error, 1),
+	}
+	v.ctx, v.cancel = context.WithCancel(ctx)
+	s.save = v
+	s.status.set(func(st *Status) { st.SeedTotal = s.Offer.MaxMemKiB << 10 })
+
+	l := s.link
+	s.spawn(func() {
+		err := l.run(v.spool, func(ev Event) { s.post(ctx, linked{ev, l}) }, s.status.sent)
+		// Nobody reads the spool any more; what libxc still writes goes nowhere.
+		v.spool.fail(errSpoolClosed)
+		if !errors.Is(err, errHungUp) {
+			s.post(ctx, linked{BackupLost{err}, l})
+		}
+	})
+	s.spawn(func() {
+		err := v.run()
+		s.post(ctx, saved{SaveEnded{err}, v})
+	})
+}
+
+// run returns nil if the loop ended the save. The domain runs afterwards,
+// unless it is gone.
+func (v *save) run() error {
+	err := v.s.Guest.Save(v.ctx, v.spool, SaveHooks{Suspend: v.suspend, Captured: v.captured, Next: v.wait})
+	v.spool.fail(errSpoolClosed)
+	if v.suspended && !v.gone.Load() {
+		if rerr := v.s.Guest.Resume(); rerr != nil {
+			v.s.Log.Error("resume the domain", zap.Error(rerr))
+		}
+		v.suspended = false
+	}
+	select {
+	case ferr := <-v.failed:
+		return ferr
+	default:
+	}
+	if v.ctx.Err() != nil {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("the save ended by itself")
+	}
+	return fmt.Errorf("save %s: %w", v.s.Domain, err)
+}
+
+func (v *save) fail(err error) {
+	select {
+	case v.failed <- err:
+	default:
+	}
+	v.cancel()
+}
+
+func (v *save) suspend() error {
+	v.asked = time.Now()
+	ctx, cancel := context.WithTimeout(v.ctx, v.s.Settings.SuspendTimeout)
+	defer cancel()
+	if err := v.s.Guest.Suspend(ctx); err != nil {
+		return fmt.Errorf("suspend: %w", err)
+	}
+	v.suspended = true
+	v.stopped = time.Now()
+	v.spool.suspended()
+	if err := v.s.Output.Seal(v.cp.Epoch); err != nil {
+		return fmt.Errorf("seal epoch %d: %w", v.cp.Epoch, err)
+	}
+	v.sealed = time.Now()
+	return nil
+}
+
+func (v *save) captured() error {
+	captured := time.Now()
+	// An unfinished stop must not cut a promise short: a final checkpoint
+	// leaves the domain suspended until the switch-over is decided.
+	if !v.cp.Final {
+		if err := v.s.Guest.Resume(); err != nil {
+			return fmt.Errorf("resume: %w", err)
+		}
+		v.suspended = false
+	}
+	now := time.Now()
+	v.s.status.paused(v.cp.Epoch, Pause{
+		Suspend: v.stopped.Sub(v.asked), Seal: v.sealed.Sub(v.stopped),
+		Capture: captured.Sub(v.sealed), Resume: now.Sub(captured), Total: now.Sub(v.asked),
+	}, now)
+	v.s.post(v.ctx, saved{Captured{v.cp.Epoch}, v})
+	return nil
+}
+
+func (v *save) wait() bool {
+	select {
+	case v.cp = <-v.next:
+		return true
+	case <-v.ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,521 @@
+package xlft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft/wire"
+)
+
+// Settings are how a domain is protected.
+type Settings struct {
+	EpochMax       time.Duration // longest epoch
+	DirtyMax       uint64        // pages written that end an epoch early; 0: no limit
+	FailureTimeout time.Duration // silence after which the other side is suspected
+	AckTimeout     time.Duration // an ack that takes longer counts as a loss
+	SuspendTimeout time.Duration // how long the domain may take to suspend
+	RetryDelay     time.Duration // before the backup, or the arbiter, is called again
+	SpoolLimit     int64         // bytes of a checkpoint held in memory here
+}
+
+// A Session protects one domain from this host, the primary.
+type Session struct {
+	Domain   string
+	Software string // name and version, for the peer's log
+	Offer    wire.Offer
+	Settings Settings
+
+	Guest   Guest
+	Output  Output
+	Arbiter Arbiter
+	Dial    Dialer
+	Peer    string // the backup's name
+	Store   Store
+	Log     *zap.Logger
+
+	// Held says that an earlier protector of the domain died and left its
+	// output held; the gate was adopted as it was.
+	Held bool
+	// Events, if set, asks for a checkpoint each time it is ready to receive
+	// from: the domain did something that the outside waits for.
+	Events <-chan struct{}
+
+	requests chan Event
+	once     sync.Once
+
+	// Below: the loop's alone.
+	m     Machine
+	rec   Record
+	exit  *Exit
+	link  *link
+	save  *save
+	retry *time.Timer
+	ack   *time.Timer
+	ended bool // the domain was destroyed here
+
+	events chan Event
+	wg     sync.WaitGroup
+
+	status statusBox
+}
+
+func (s *Session) init() {
+	s.once.Do(func() {
+		s.requests = make(chan Event)
+		s.events = make(chan Event)
+		s.status.init()
+	})
+}
+
+// Run protects the domain until protection ends. It returns nil if an operator
+// ended it, and otherwise why. When it returns, the domain runs here and its
+// output flows, or it is gone (ErrBackupRuns, ErrGuestEnded, a switch-over).
+//
+// Cancelling ctx is an operator's stop: the backup is told before Run returns.
+func (s *Session) Run(ctx context.Context) error {
+	s.init()
+	rec, err := s.Store.Load(s.Domain)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.Domain, err)
+	}
+	s.rec = rec
+	if !s.Held {
+		s.rec.Generation++
+	}
+	s.rec.Role, s.rec.Peer = HostPrimary, s.Peer
+	if err := s.Store.Save(s.Domain, s.rec); err != nil {
+		return fmt.Errorf("%s: %w", s.Domain, err)
+	}
+
+	// Work that goes on after an operator's stop has a context of its own.
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer s.wg.Wait()
+	defer cancel()
+	s.spawn(func() { s.watchGuest(work) })
+	s.spawn(func() { s.watchTriggers(work) })
+
+	s.step(work, Start{Held: s.Held})
+	stop := ctx.Done()
+	for s.exit == nil {
+		select {
+		case ev := <-s.events:
+			s.step(work, ev)
+		case ev := <-s.requests:
+			s.step(work, ev)
+		case <-timeC(s.retry):
+			s.retry = nil
+			s.step(work, Retry{})
+		case <-timeC(s.ack):
+			s.ack = nil
+			s.step(work, BackupLost{fmt.Errorf("no ack within %v", s.Settings.AckTimeout)})
+		case <-stop:
+			stop = nil
+			s.step(work, StopAsked{})
+		}
+	}
+	s.endLink()
+	s.status.set(func(st *Status) { st.State = Ended.String() })
+	return s.exit.Err
+}
+
+func timeC(t *time.Timer) <-chan time.Time {
+	if t == nil {
+		return nil
+	}
+	return t.C
+}
+
+// Stop asks for the end of protection; Run returns when it is reached.
+func (s *Session) Stop(ctx context.Context) error { return s.request(ctx, StopAsked{}) }
+
+// Failover asks for a planned switch-over; Run returns when it is done. It is
+// refused unless the domain is protected.
+func (s *Session) Failover(ctx context.Context) error {
+	if st := s.Status(); st.State != Protected.String() {
+		return fmt.Errorf("%s is not protected now (%s)", s.Domain, st.State)
+	}
+	return s.request(ctx, FailoverAsked{})
+}
+
+func (s *Session) request(ctx context.Context, ev Event) error {
+	s.init()
+	select {
+	case s.requests <- ev:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Session) spawn(f func()) { s.wg.Go(f) }
+
+// post hands an event to the loop.
+func (s *Session) post(ctx context.Context, ev Event) {
+	select {
+	case s.events <- ev:
+	case <-ctx.Done():
+	}
+}
+
+// linked marks an event of a link, so that one that comes late, from a link
+// that is over, is told apart.
+type linked struct {
+	Event
+	from *link
+}
+
+// saved does the same for a save.
+type saved struct {
+	Event
+	from *save
+}
+
+// opened is the link that Connect made.
+type opened struct {
+	Event
+	link *link
+}
+
+func (s *Session) step(ctx context.Context, ev Event) {
+	switch e := ev.(type) {
+	case linked:
+		if e.from != s.link {
+			return
+		}
+		ev = e.Event
+	case saved:
+		if e.from != s.save {
+			return
+		}
+		ev = e.Event
+	case opened:
+		if s.m.State() != Connecting {
+			e.link.close() // stopped meanwhile
+			return
+		}
+		s.link = e.link
+		ev = e.Event
+	}
+	before := s.m.State()
+	acts := s.m.Step(ev)
+	s.note(before, ev)
+	for _, a := range acts {
+		s.do(ctx, a)
+	}
+	st := s.m.State()
+	s.status.set(func(v *Status) {
+		v.State, v.Epoch, v.Generation = st.String(), s.m.Acked(), s.rec.Generation
+	})
+}
+
+// note logs what an operator cares about.
+func (s *Session) note(before State, ev Event) {
+	now := s.m.State()
+	var why error
+	switch ev := ev.(type) {
+	case BackupLost:
+		why = ev.Err
+	case ReplicaDropped:
+		why = ev.Err
+	case ConnectFailed:
+		why = ev.Err
+	case SaveEnded:
+		why = ev.Err
+	case GuestEnded:
+		why = errors.New(ev.Why)
+	}
+	if why != nil {
+		s.status.set(func(v *Status) { v.LastError = why.Error() })
+	}
+	if now == before {
+		if ev, ok := ev.(ConnectFailed); ok {
+			s.Log.Warn("backup can't take the domain", zap.String("backup", s.Peer), zap.Error(ev.Err))
+		}
+		return
+	}
+	f := []zap.Field{zap.Stringer("from", before), zap.Stringer("to", now), zap.Uint64("epoch", s.m.Acked())}
+	if why != nil {
+		f = append(f, zap.NamedError("why", why))
+	}
+	switch now {
+	case Doubt, Fenced:
+		s.Log.Error("protection lost, output held", f...)
+	case Detaching:
+		s.Log.Warn("protection lost, this host is the only runner", f...)
+	default:
+		s.Log.Info("state changed", f...)
+	}
+	s.status.set(func(v *Status) { v.Since = time.Now() })
+}
+
+// do carries out one action.
+func (s *Session) do(ctx context.Context, a Action) {
+	switch a := a.(type) {
+	case Connect:
+		s.spawn(func() { s.connect(ctx, s.offer()) })
+	case AskOwner:
+		s.spawn(func() { s.askOwner(ctx) })
+	case AskArbiter:
+		gen := s.rec.Generation
+		s.spawn(func() { s.askArbiter(ctx, gen) })
+	case BeginSave:
+		s.beginSave(ctx)
+	case Checkpoint:
+		s.save.next <- a
+	case EndSave:
+		s.save.cancel()
+	case Send:
+		s.save.spool.open(a.Epoch)
+		if a.Epoch > 1 {
+			s.ack = time.NewTimer(s.Settings.AckTimeout)
+		}
+	case Release:
+		s.ack = stopTimer(s.ack)
+		s.status.acked(a.Epoch)
+		if err := s.Output.Release(a.Epoch); err != nil {
+			s.fail(ctx, fmt.Errorf("release epoch %d: %w", a.Epoch, err))
+		}
+	case HandOver:
+		// What was released must have left before the backup, or the end of
+		// this domain, can get in its way.
+		drain, cancel := context.WithTimeout(ctx, s.Settings.FailureTimeout)
+		if err := s.Output.Drain(drain); err != nil {
+			s.Log.Warn("released output may not have left before the switch-over", zap.Error(err))
+		}
+		cancel()
+		if err := s.link.write(wire.TypeHandOver, a.Epoch); err != nil {
+			s.postLater(ctx, linked{BackupLost{err}, s.link})
+		}
+	case AskDrop:
+		if s.link == nil {
+			s.postLater(ctx, BackupLost{errHungUp})
+		} else if err := s.link.write(wire.TypeDrop, 0); err != nil {
+			s.postLater(ctx, linked{BackupLost{err}, s.link})
+		}
+	case Hold:
+		if err := s.Guest.Pause(); err != nil {
+			s.Log.Error("hold the domain", zap.Error(err))
+		}
+	case Unhold:
+		if err := s.Guest.Unpause(); err != nil {
+			s.Log.Error("let the domain run", zap.Error(err))
+		}
+	case Abandon:
+		if err := s.Output.Abandon(); err != nil {
+			s.Log.Error("let the held output out", zap.Error(err))
+		}
+		s.resumeLeftover()
+	case NextGeneration:
+		s.rec.Generation++
+		if err := s.Store.Save(s.Domain, s.rec); err != nil {
+			s.Log.Error("record the change of owner", zap.Error(err))
+		}
+	case Hangup:
+		s.endLink()
+	case RetryLater:
+		s.retry = time.NewTimer(s.Settings.RetryDelay)
+	case Destroy:
+		s.destroy()
+	case CloseGate:
+		if err := s.Output.Close(); err != nil {
+			s.Log.Error("take down the network gate", zap.Error(err))
+		}
+	case Exit:
+		if s.save != nil {
+			s.save.cancel()
+		}
+		s.exit = &a
+	}
+}
+
+func stopTimer(t *time.Timer) *time.Timer {
+	if t != nil {
+		t.Stop()
+	}
+	return nil
+}
+
+// postLater posts from the loop itself.
+func (s *Session) postLater(ctx context.Context, ev Event) {
+	s.spawn(func() { s.post(ctx, ev) })
+}
+
+// fail ends the save: something went wrong that makes protection untrue.
+func (s *Session) fail(ctx context.Context, err error) {
+	s.Log.Error("protection failed", zap.Error(err))
+	if s.save != nil {
+		s.save.fail(err)
+	}
+}
+
+func (s *Session) endLink() {
+	s.ack = stopTimer(s.ack)
+	if s.link != nil {
+		s.link.close()
+		s.link = nil
+	}
+}
+
+func (s *Session) destroy() {
+	s.ended = true
+	if s.save != nil {
+		s.save.gone.Store(true)
+	}
+	s.rec.Role = HostYielded
+	if err := s.Store.Save(s.Domain, s.rec); err != nil {
+		s.Log.Error("record that the domain was given up", zap.Error(err))
+	}
+	if err := s.Guest.Destroy(); err != nil {
+		// Without the gate the copy could still speak: the gate stays.
+		s.Log.Error("destroy the local copy; its output stays held", zap.Error(err))
+		return
+	}
+	if err := s.Output.Discard(); err != nil {
+		s.Log.Error("drop the held output", zap.Error(err))
+	}
+}
+
+// resumeLeftover lets a domain run that an earlier, dead protector left
+// suspended.
+func (s *Session) resumeLeftover() {
+	if s.save != nil {
+		return
+	}
+	if st, _, err := s.Guest.State(); err == nil && st == GuestSuspended {
+		if err := s.Guest.Resume(); err != nil {
+			s.Log.Error("resume the domain", zap.Error(err))
+		}
+	}
+}
+
+func (s *Session) offer() wire.Offer {
+	o := s.Offer
+	o.Domain, o.Generation = s.Domain, s.rec.Generation
+	o.FailureTimeout, o.MaxEpoch = s.Settings.FailureTimeout, uint64(s.Settings.SpoolLimit)
+	return o
+}
+
+func (s *Session) connect(ctx context.Context, o wire.Offer) {
+	l, err := openLink(ctx, s.Dial, s.Software, o)
+	if err != nil {
+		var r *wire.Refusal
+		if errors.As(err, &r) && r.Code == wire.CodeRunning {
+			err = fmt.Errorf("%w: %w", ErrBothRun, err)
+		}
+		s.post(ctx, ConnectFailed{err})
+		return
+	}
+	select {
+	case s.events <- opened{Connected{}, l}:
+	case <-ctx.Done():
+		l.close()
+	}
+}
+
+func (s *Session) askOwner(ctx context.Context) {
+	var r wire.OwnerResult
+	err := Ask(ctx, s.Dial, s.Software, wire.TypeOwner,
+		wire.OwnerQuery{Domain: s.Domain, Generation: s.rec.Generation, Reclaim: true}, wire.TypeOwnerResult, &r)
+	ev := Owner{}
+	switch {
+	case err != nil:
+		s.Log.Warn("the backup can't say who owns the domain", zap.String("backup", s.Peer), zap.Error(err))
+		ev.Unreachable = true
+	case r.Role == wire.RoleRunning && r.Generation >= s.rec.Generation:
+		ev.Role = RoleRunning
+	case r.Role == wire.RoleReplica:
+		ev.Unreachable = true // it is asking the arbiter itself
+	}
+	s.post(ctx, ev)
+}
+
+func (s *Session) askArbiter(ctx context.Context, gen uint64) {
+	v := Lost
+	won, err := s.Arbiter.Claim(ctx, s.Domain, gen, AskerPrimary)
+	switch {
+	case err != nil:
+		s.Log.Error("arbiter can't be reached", zap.Stringer("arbiter", s.Arbiter), zap.Error(err))
+		v = Unreachable
+	case won:
+		v = Won
+	}
+	s.Log.Warn("arbiter answered", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", gen), zap.Stringer("verdict", v))
+	s.post(ctx, Solo{v})
+}
+
+// watchGuest notices the domain's own end.
+func (s *Session) watchGuest(ctx context.Context) {
+	t := time.NewTicker(guestLook)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		st, why, err := s.Guest.State()
+		if err != nil {
+			s.Log.Warn("look at the domain", zap.Error(err))
+			continue
+		}
+		if st == GuestOver {
+			s.post(ctx, GuestEnded{why})
+			return
+		}
+	}
+}
+
+// guestLook is how often the domain's own end is looked for.
+const guestLook = time.Second
+
+// watchTriggers asks for checkpoints. It looks at counters far more often than
+// it asks; the machine takes only what fits.
+func (s *Session) watchTriggers(ctx context.Context) {
+	look := time.NewTicker(max(s.Settings.EpochMax/16, 2*time.Millisecond))
+	defer look.Stop()
+	for {
+		why := Why("")
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.Events:
+			why = WhyOutput
+		case <-look.C:
+		}
+		begun, ok := s.status.openEpoch()
+		if !ok {
+			continue
+		}
+		switch {
+		case why != "":
+		case time.Since(begun) >= s.Settings.EpochMax:
+			why = WhyInterval
+		case s.backlogged():
+			why = WhyBacklog
+		case s.dirty():
+			why = WhyDirty
+		default:
+			continue
+		}
+		s.post(ctx, Trigger{why})
+	}
+}
+
+// backlogged: the gate nears its limit, and would drop.
+func (s *Session) backlogged() bool {
+	held, limit, err := s.Output.Held()
+	return err == nil && limit > 0 && held > limit/2
+}
+
+func (s *Session) dirty() bool {
+	if s.Settings.DirtyMax == 0 {
+		return false
+	}
+	n, err := s.Guest.DirtyPages()
+	return err == nil && n >= s.Settings.DirtyMax
+}

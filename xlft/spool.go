@@ -1,0 +1,214 @@
+package xlft
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"xlft/savestream"
+	"xlft/xlft/wire"
+)
+
+// A spool stands between libxc's pipe and the wire, so that a suspended domain
+// never waits for the network. It follows the stream and knows where a
+// checkpoint ends.
+//
+// While the domain runs (the first, live pass) it holds back the writer at
+// liveLimit, and the first pass is never wholly in memory. While the domain is
+// suspended it takes up to limit bytes; a larger checkpoint goes to the wire
+// before it is whole, and the pause then does contain the network (counted as
+// overflow).
+type spool struct {
+	limit int64
+
+	mu       sync.Mutex
+	cond     *sync.Cond // broadcast on any change below
+	queue    []piece
+	size     int64 // bytes in queue
+	peak     int64
+	live     bool
+	opened   uint64 // epochs up to this one may be sent
+	epoch    uint64 // being written
+	overflow uint64
+	err      error // ends both sides
+	free     [][]byte
+}
+
+// A piece is some bytes of an epoch. The last one has the epoch's counts.
+type piece struct {
+	data  []byte
+	last  bool
+	stats savestream.Stats
+}
+
+// liveLimit is what waits for the wire at most while the domain runs.
+const liveLimit = 8 << 20
+
+// freeMax is how much memory is kept for the next epoch.
+const freeMax = 64 << 20
+
+func newSpool(limit int64) *spool {
+	s := &spool{limit: limit, live: true, epoch: 1, opened: 1}
+	s.cond = sync.NewCond(&s.mu)
+	return s
+}
+
+// errSpoolClosed ends a spool that has no reader any more.
+var errSpoolClosed = errors.New("nobody reads the checkpoint")
+
+// ReadFrom takes the stream from r until its end, which may come after any
+// whole checkpoint. It stops at the first byte that is no valid stream.
+func (s *spool) ReadFrom(r io.Reader) (int64, error) {
+	var scan savestream.Scanner
+	for {
+		// A piece is filled as far as the epoch goes: each becomes a frame.
+		buf, fill, whole := s.buffer(), 0, false
+		var end error
+		for fill < len(buf) && !whole && end == nil {
+			var n int
+			n, end = r.Read(buf[fill:])
+			used, mark, err := scan.Scan(buf[fill : fill+n])
+			switch {
+			case err != nil:
+				end = err
+			case used < n:
+				// libxc writes nothing more until it is asked for the next
+				// checkpoint.
+				end = fmt.Errorf("%d bytes follow the end of epoch %d too early", n-used, s.writing())
+			}
+			fill += used
+			whole = mark != savestream.MarkNone
+		}
+		if fill > 0 {
+			if err := s.push(piece{buf[:fill], whole, scan.Stats()}); err != nil {
+				return scan.Offset(), err
+			}
+		}
+		switch {
+		case end == io.EOF && (whole || scan.AtBoundary()):
+			return scan.Offset(), nil
+		case end == io.EOF:
+			end = io.ErrUnexpectedEOF
+			fallthrough
+		case end != nil:
+			s.fail(end)
+			return scan.Offset(), end
+		}
+	}
+}
+
+// Write is there to make a spool an io.Writer; io.Copy uses ReadFrom.
+func (s *spool) Write(p []byte) (int, error) {
+	return 0, errors.New("a spool takes its stream by ReadFrom")
+}
+
+func (s *spool) writing() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.epoch
+}
+
+func (s *spool) buffer() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.free); n > 0 {
+		b := s.free[n-1]
+		s.free = s.free[:n-1]
+		return b
+	}
+	return make([]byte, wire.DataBody)
+}
+
+// recycle takes back what next gave out.
+func (s *spool) recycle(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.free)*wire.DataBody < freeMax {
+		s.free = append(s.free, b[:cap(b)])
+	}
+}
+
+func (s *spool) push(p piece) error {
+	n := int64(len(p.data))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.err == nil && s.size > 0 {
+		limit := s.limit
+		if s.live {
+			limit = liveLimit
+		}
+		if s.size+n <= limit {
+			break
+		}
+		if s.opened < s.epoch {
+			s.opened = s.epoch
+			s.overflow++
+			s.cond.Broadcast()
+		}
+		s.cond.Wait()
+	}
+	if s.err != nil {
+		return s.err
+	}
+	s.queue = append(s.queue, p)
+	s.size += n
+	s.peak = max(s.peak, s.size)
+	if p.last {
+		s.epoch++
+	}
+	s.cond.Broadcast()
+	return nil
+}
+
+// next returns the next piece of epoch e, once e may be sent.
+func (s *spool) next(e uint64) (piece, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.err == nil && (s.opened < e || len(s.queue) == 0) {
+		s.cond.Wait()
+	}
+	if s.err != nil {
+		return piece{}, s.err
+	}
+	p := s.queue[0]
+	s.queue[0] = piece{}
+	s.queue = s.queue[1:]
+	s.size -= int64(len(p.data))
+	s.cond.Broadcast()
+	return p, nil
+}
+
+// open lets epoch e be sent.
+func (s *spool) open(e uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened = max(s.opened, e)
+	s.cond.Broadcast()
+}
+
+// suspended says that the live pass is over: the domain waits while it is
+// copied.
+func (s *spool) suspended() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live = false
+	s.cond.Broadcast()
+}
+
+// fail ends both sides with err.
+func (s *spool) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
+	s.queue, s.size, s.free = nil, 0, nil
+	s.cond.Broadcast()
+}
+
+func (s *spool) usage() (peak int64, overflow uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peak, s.overflow
+}

@@ -1,0 +1,68 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+const magic = "xlft"
+
+// Greet opens a connection from the primary's side: it sends Hello and waits
+// for the answer, at most timeout. It returns the version that both speak.
+func Greet(c *Conn, kind ConnKind, session, software string, timeout time.Duration) (version int, err error) {
+	c.SetDeadline(time.Now().Add(timeout))
+	defer c.SetDeadline(time.Time{})
+	h := Hello{Magic: magic, VersionMin: VersionMin, VersionMax: VersionMax, Software: software, Kind: kind, Session: session}
+	if err := c.WriteJSON(TypeHello, 0, h); err != nil {
+		return 0, fmt.Errorf("greet peer: %w", err)
+	}
+	var r Hello
+	if err := c.Expect(TypeHello, &r); err != nil {
+		return 0, fmt.Errorf("greet peer: %w", err)
+	}
+	if r.Magic != magic || r.VersionMin != r.VersionMax || r.VersionMin < VersionMin || r.VersionMax > VersionMax {
+		return 0, fmt.Errorf("greet peer: bad answer %+v", r)
+	}
+	return r.VersionMin, nil
+}
+
+// Welcome is Greet's other side. On an error it has told the peer why; the
+// caller closes the connection and logs.
+func Welcome(c *Conn, software string, timeout time.Duration) (Hello, error) {
+	c.SetDeadline(time.Now().Add(timeout))
+	defer c.SetDeadline(time.Time{})
+	var h Hello
+	if err := c.Expect(TypeHello, &h); err != nil {
+		var frame *FrameError
+		if errors.As(err, &frame) {
+			c.WriteJSON(TypeRefuse, 0, Refusal{Code: CodeProtocol, Reason: err.Error()})
+		}
+		return h, fmt.Errorf("welcome peer: %w", err)
+	}
+	refuse := func(code Code, reason string) (Hello, error) {
+		c.WriteJSON(TypeRefuse, 0, Refusal{Code: code, Reason: reason})
+		return h, fmt.Errorf("welcome peer: %s", reason)
+	}
+	if h.Magic != magic {
+		return refuse(CodeProtocol, "not an xlft peer")
+	}
+	if h.VersionMin > VersionMax || h.VersionMax < VersionMin || h.VersionMin > h.VersionMax {
+		return refuse(CodeVersion, fmt.Sprintf("peer (%.40q) speaks protocol %d to %d, this host %d to %d: update the older one",
+			h.Software, h.VersionMin, h.VersionMax, VersionMin, VersionMax))
+	}
+	switch h.Kind {
+	case Control, Data:
+		if len(h.Session) != 32 {
+			return refuse(CodeProtocol, "session id is not 32 hex digits")
+		}
+	case Query:
+	default:
+		return refuse(CodeProtocol, fmt.Sprintf("unknown connection kind %.20q", h.Kind))
+	}
+	v := min(h.VersionMax, VersionMax)
+	if err := c.WriteJSON(TypeHello, 0, Hello{Magic: magic, VersionMin: v, VersionMax: v, Software: software, Kind: h.Kind, Session: h.Session}); err != nil {
+		return h, fmt.Errorf("welcome peer: %w", err)
+	}
+	return h, nil
+}

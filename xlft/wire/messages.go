@@ -1,0 +1,122 @@
+package wire
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// ConnKind says what a connection is for.
+type ConnKind string
+
+const (
+	Control ConnKind = "control" // one per session: offer, heartbeats, acks
+	Data    ConnKind = "data"    // one per session: epochs
+	Query   ConnKind = "query"   // one request and its answer
+)
+
+// Hello is the first frame each way. The receiver answers with the version it
+// chose in both fields and the features that both sides have.
+type Hello struct {
+	Magic      string   `json:"magic"` // "xlft"
+	VersionMin int      `json:"version_min"`
+	VersionMax int      `json:"version_max"`
+	Features   []string `json:"features,omitempty"`
+	Software   string   `json:"software"` // for the log only
+	Kind       ConnKind `json:"kind"`
+	// Session joins the connections of one session: 128 random bits in hex,
+	// chosen by the primary.
+	Session string `json:"session,omitempty"`
+}
+
+// Offer describes a domain that the primary wants to have protected.
+type Offer struct {
+	Domain     string `json:"domain"`
+	UUID       string `json:"uuid"`
+	Generation uint64 `json:"generation"`
+	// Config is libxl's JSON of the domain's configuration.
+	Config json.RawMessage `json:"config"`
+	// MaxMemKiB is what the backup needs free, without its own overhead.
+	MaxMemKiB uint64 `json:"max_mem_kib"`
+	// XenVersion is "major.minor" of the primary's hypervisor.
+	XenVersion string `json:"xen_version"`
+	// FailureTimeout is the silence after which the backup suspects the primary.
+	FailureTimeout time.Duration `json:"failure_timeout_ns"`
+	// MaxEpoch is the largest checkpoint that the primary will send, in bytes,
+	// after the first.
+	MaxEpoch uint64 `json:"max_epoch_bytes"`
+}
+
+// Problem is one reason why a domain can't be protected.
+type Problem struct {
+	What   string `json:"what"`   // what is wrong, and where
+	Advice string `json:"advice"` // what to do about it
+}
+
+// CheckResult answers CHECK.
+type CheckResult struct {
+	Software   string    `json:"software"`
+	XenVersion string    `json:"xen_version"`
+	Problems   []Problem `json:"problems"`
+}
+
+// OwnerQuery asks the backup what it knows of a domain. With Reclaim set, a
+// replica that does not run is destroyed before the answer, and will never
+// run: the asker has the domain and wants it back.
+type OwnerQuery struct {
+	Domain     string `json:"domain"`
+	Generation uint64 `json:"generation"`
+	Reclaim    bool   `json:"reclaim"`
+}
+
+// Role is what a host is to a domain.
+type Role string
+
+const (
+	RoleNone    Role = "none"    // nothing known of it, or the replica was dropped
+	RoleReplica Role = "replica" // holds a copy that does not run
+	RoleRunning Role = "running" // took it over: runs it, or is about to
+)
+
+// OwnerResult answers OWNER.
+type OwnerResult struct {
+	Role       Role   `json:"role"`
+	Generation uint64 `json:"generation"`
+}
+
+// Code says why a peer refused, for programs.
+type Code string
+
+const (
+	CodeVersion    Code = "version"     // no common protocol version
+	CodeUnknown    Code = "unknown"     // certificate not in the config
+	CodeProtocol   Code = "protocol"    // the peer does not keep to the protocol
+	CodeBusy       Code = "busy"        // the domain has a session already, or too many at once
+	CodeUnfit      Code = "unfit"       // this host can't take the domain
+	CodeRunning    Code = "running"     // this host runs the domain, or a domain of its name
+	CodeStale      Code = "stale"       // a generation older than the one known here
+	CodeReplica    Code = "replica"     // the replica failed here
+	CodeStopping   Code = "stopping"    // this host stops receiving
+	CodeDropped    Code = "dropped"     // dropped as the primary asked
+	CodeArbiter    Code = "arbiter"     // the arbiter gave the domain to the primary
+	CodeGeneration Code = "generation"  // another session took the domain's place
+	CodeInternal   Code = "internal"    // an error of this host
+	CodeNoReplica  Code = "no-replica"  // no complete checkpoint is here
+	CodeTimeout    Code = "timeout"     // the peer was too slow
+	CodeAuthorized Code = "not-allowed" // known peer, but not for this
+)
+
+// Refusal is a peer's no. It is an error.
+type Refusal struct {
+	Code     Code      `json:"code"`
+	Reason   string    `json:"reason"`
+	Problems []Problem `json:"problems,omitempty"`
+}
+
+func (r *Refusal) Error() string {
+	s := fmt.Sprintf("refused by peer: %s", r.Reason)
+	for _, p := range r.Problems {
+		s += "; " + p.What
+	}
+	return s
+}

@@ -1,0 +1,289 @@
+// Package wire is the protocol between two xlft hosts: TLS 1.3 connections
+// with pinned certificates, and length-framed messages on them.
+//
+// The one rule a caller must know: nothing that a peer sends is believed
+// before it is whole. A frame's body grows with the bytes that arrive and
+// never beyond [MaxBody]; an epoch counts only once its [EpochEnd] agrees with
+// what came before it.
+//
+// PROTOCOL.md beside this file is the specification.
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+)
+
+// Version range of the protocol that this package speaks.
+const (
+	VersionMin = 1
+	VersionMax = 1
+)
+
+// MaxBody is the longest body of a frame, in bytes.
+const MaxBody = 4 << 20
+
+// DataBody is the body size that a sender should use for Data frames, in bytes:
+// large enough for a header to cost nothing, small enough for an ack or a
+// cancel to get through between two of them.
+const DataBody = 256 << 10
+
+// headerLen is the length of a frame header: type u8, flags u8 (zero),
+// reserved u16 (zero), body length u32, epoch u64; little endian.
+const headerLen = 16
+
+// Type says what a frame carries.
+type Type uint8
+
+// The frame types, by the connection that carries them. The number is part of
+// the protocol.
+const (
+	// Any connection.
+	TypeHello  Type = 1 // Hello as JSON: the first frame each way
+	TypeRefuse Type = 2 // Refusal as JSON: the last frame before a close
+
+	// Control connection.
+	TypeOffer     Type = 3 // Offer as JSON, primary to backup
+	TypeAccept    Type = 4 // empty, backup to primary: send the domain
+	TypeHeartbeat Type = 5 // empty, both ways
+	TypeAck       Type = 6 // epoch: the backup holds all of it, verified
+	TypeDrop      Type = 7 // empty, primary to backup: destroy the replica
+	TypeDropped   Type = 8 // Refusal as JSON, backup to primary: replica gone, it will never run
+	TypeHandOver  Type = 9 // epoch: the backup shall run on from it
+	TypeRunning   Type = 10
+
+	// Query connection.
+	TypeCheck       Type = 11 // Offer as JSON: could you take this domain?
+	TypeCheckResult Type = 12 // CheckResult as JSON
+	TypeOwner       Type = 13 // OwnerQuery as JSON
+	TypeOwnerResult Type = 14 // OwnerResult as JSON
+
+	// Data connection.
+	TypeEpochBegin Type = 20 // epoch
+	TypeData       Type = 21 // epoch, a piece of libxc's stream
+	TypeEpochEnd   Type = 22 // epoch, EpochEnd: 16 bytes
+)
+
+var typeNames = map[Type]string{
+	TypeHello: "HELLO", TypeRefuse: "REFUSE", TypeOffer: "OFFER", TypeAccept: "ACCEPT",
+	TypeHeartbeat: "HEARTBEAT", TypeAck: "ACK", TypeDrop: "DROP", TypeDropped: "DROPPED",
+	TypeHandOver: "HANDOVER", TypeRunning: "RUNNING", TypeCheck: "CHECK",
+	TypeCheckResult: "CHECK_RESULT", TypeOwner: "OWNER", TypeOwnerResult: "OWNER_RESULT",
+	TypeEpochBegin: "EPOCH_BEGIN", TypeData: "DATA", TypeEpochEnd: "EPOCH_END",
+}
+
+func (t Type) String() string {
+	if s, ok := typeNames[t]; ok {
+		return s
+	}
+	return fmt.Sprintf("type %d", uint8(t))
+}
+
+// maxBody is the longest body of a frame of this type. Frames whose body has a
+// known size get no more than that, so that a peer can't make us hold 4 MiB
+// for a heartbeat.
+func (t Type) maxBody() uint32 {
+	switch t {
+	case TypeAccept, TypeHeartbeat, TypeAck, TypeDrop, TypeHandOver, TypeRunning, TypeEpochBegin:
+		return 0
+	case TypeEpochEnd:
+		return epochEndLen
+	case TypeHello, TypeRefuse, TypeDropped, TypeOwner, TypeOwnerResult:
+		return 16 << 10
+	case TypeOffer, TypeCheck, TypeCheckResult:
+		return 1 << 20
+	}
+	return MaxBody
+}
+
+// Errors of a peer that does not keep to the protocol.
+var (
+	ErrTooLong    = errors.New("body longer than the protocol allows")
+	ErrType       = errors.New("unknown frame type")
+	ErrReserved   = errors.New("reserved bytes are not zero")
+	ErrUnexpected = errors.New("frame not expected here")
+)
+
+// FrameError is a frame that could not be read. Offset counts bytes from the
+// start of the connection to the frame's header.
+type FrameError struct {
+	Offset int64
+	Type   Type // 0 if the header itself is bad
+	Err    error
+}
+
+func (e *FrameError) Error() string {
+	if e.Type == 0 {
+		return fmt.Sprintf("wire: frame at offset %d: %v", e.Offset, e.Err)
+	}
+	return fmt.Sprintf("wire: %v frame at offset %d: %v", e.Type, e.Offset, e.Err)
+}
+
+func (e *FrameError) Unwrap() error { return e.Err }
+
+// Frame is one message. Body is valid until the next Read on its Conn.
+type Frame struct {
+	Type  Type
+	Epoch uint64
+	Body  []byte
+}
+
+// Conn reads and writes frames. One goroutine may read while another writes.
+type Conn struct {
+	net.Conn
+	off  int64 // bytes read so far
+	rhdr [headerLen]byte
+	body []byte
+	whdr [headerLen]byte
+}
+
+// NewConn frames c.
+func NewConn(c net.Conn) *Conn { return &Conn{Conn: c} }
+
+// ReadFrame returns the next frame. At a clean end of the connection, between two
+// frames, the error is io.EOF; inside a frame it is io.ErrUnexpectedEOF.
+func (c *Conn) ReadFrame() (Frame, error) {
+	h := c.rhdr[:]
+	if n, err := io.ReadFull(c.Conn, h); err != nil {
+		if n == 0 && errors.Is(err, io.EOF) {
+			return Frame{}, io.EOF
+		}
+		return Frame{}, &FrameError{c.off, 0, err}
+	}
+	t := Type(h[0])
+	n := binary.LittleEndian.Uint32(h[4:])
+	fail := func(err error) (Frame, error) { return Frame{}, &FrameError{c.off, t, err} }
+	if _, ok := typeNames[t]; !ok {
+		return fail(ErrType)
+	}
+	if h[1] != 0 || h[2] != 0 || h[3] != 0 {
+		return fail(ErrReserved)
+	}
+	if n > t.maxBody() {
+		return fail(ErrTooLong)
+	}
+	// The buffer grows by what arrives, not by what the header claims: a
+	// claim costs a peer nothing, bytes do.
+	c.body = c.body[:0]
+	for uint32(len(c.body)) < n {
+		step := min(int(n)-len(c.body), max(64<<10, cap(c.body)-len(c.body)))
+		at := len(c.body)
+		if cap(c.body)-at < step {
+			grown := make([]byte, at, min(int(n), max(2*cap(c.body), at+step)))
+			copy(grown, c.body)
+			c.body = grown
+		}
+		c.body = c.body[:at+step]
+		if _, err := io.ReadFull(c.Conn, c.body[at:]); err != nil {
+			return fail(short(err))
+		}
+	}
+	c.off += headerLen + int64(n)
+	return Frame{t, binary.LittleEndian.Uint64(h[8:]), c.body}, nil
+}
+
+// Own leaves the last frame's body to the caller for good. The next frames use
+// buf, which may be nil.
+func (c *Conn) Own(buf []byte) { c.body = buf[:0] }
+
+// short turns an end inside a frame into io.ErrUnexpectedEOF.
+func short(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// WriteFrame sends a frame.
+func (c *Conn) WriteFrame(t Type, epoch uint64, body []byte) error {
+	if uint64(len(body)) > uint64(t.maxBody()) {
+		return fmt.Errorf("wire: write %v: %w (%d bytes)", t, ErrTooLong, len(body))
+	}
+	c.whdr = [headerLen]byte{0: byte(t)}
+	binary.LittleEndian.PutUint32(c.whdr[4:], uint32(len(body)))
+	binary.LittleEndian.PutUint64(c.whdr[8:], epoch)
+	if len(body) == 0 {
+		_, err := c.Write(c.whdr[:])
+		return err
+	}
+	bufs := net.Buffers{c.whdr[:], body}
+	_, err := bufs.WriteTo(c.Conn)
+	return err
+}
+
+// WriteJSON sends a frame whose body is v as JSON.
+func (c *Conn) WriteJSON(t Type, epoch uint64, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("wire: write %v: %w", t, err)
+	}
+	return c.WriteFrame(t, epoch, b)
+}
+
+// Expect reads the next frame, which must be of type t, and decodes its JSON
+// body into v unless v is nil. A REFUSE or DROPPED frame instead is returned
+// as its *Refusal.
+func (c *Conn) Expect(t Type, v any) error {
+	f, err := c.ReadFrame()
+	if err != nil {
+		return err
+	}
+	if f.Type != t {
+		if f.Type == TypeRefuse || f.Type == TypeDropped {
+			return f.Refusal()
+		}
+		return &FrameError{c.off, f.Type, fmt.Errorf("%w: waiting for %v", ErrUnexpected, t)}
+	}
+	if v == nil {
+		return nil
+	}
+	return f.JSON(v)
+}
+
+// JSON decodes the body into v.
+func (f Frame) JSON(v any) error {
+	if err := json.Unmarshal(f.Body, v); err != nil {
+		return fmt.Errorf("wire: %v: %w", f.Type, err)
+	}
+	return nil
+}
+
+// Refusal decodes a REFUSE or DROPPED frame. The error is the refusal itself,
+// or says that it could not be read.
+func (f Frame) Refusal() error {
+	r := new(Refusal)
+	if err := f.JSON(r); err != nil {
+		return err
+	}
+	return r
+}
+
+const epochEndLen = 16
+
+// EpochEnd closes an epoch: what the receiver must have seen since EPOCH_BEGIN.
+type EpochEnd struct {
+	Length uint64 // bytes in all Data bodies
+	CRC    uint32 // CRC-32C (Castagnoli) of all Data bodies
+}
+
+// Append encodes e: length u64, crc u32, zero u32; little endian.
+func (e EpochEnd) Append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, e.Length)
+	b = binary.LittleEndian.AppendUint32(b, e.CRC)
+	return binary.LittleEndian.AppendUint32(b, 0)
+}
+
+// EpochEnd decodes an EPOCH_END frame.
+func (f Frame) EpochEnd() (EpochEnd, error) {
+	if len(f.Body) != epochEndLen {
+		return EpochEnd{}, fmt.Errorf("wire: %v: %d bytes, not %d", f.Type, len(f.Body), epochEndLen)
+	}
+	if binary.LittleEndian.Uint32(f.Body[12:]) != 0 {
+		return EpochEnd{}, fmt.Errorf("wire: %v: %w", f.Type, ErrReserved)
+	}
+	return EpochEnd{binary.LittleEndian.Uint64(f.Body), binary.LittleEndian.Uint32(f.Body[8:])}, nil
+}
