@@ -1,0 +1,259 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A Lab is two hosts and the network around them.
+type Lab struct {
+	A, B *Host
+
+	net *network
+	img image
+	run *entry
+}
+
+// Prepare makes this machine ready: it installs the packages that are missing, and builds the hosts' image and their
+// snapshots where the cache has none. It needs root. The first time takes some minutes; logf says what it is at.
+func Prepare(ctx context.Context, logf func(format string, args ...any)) error {
+	l, err := Open(ctx, logf)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// Open prepares the lab and returns it with both hosts down. Tests call [Start] instead.
+func Open(ctx context.Context, logf func(format string, args ...any)) (l *Lab, err error) {
+	if err := installTools(ctx, logf); err != nil {
+		return nil, err
+	}
+	c, err := openCache()
+	if err != nil {
+		return nil, err
+	}
+	l = new(Lab)
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("lab: %w", err), l.Close())
+			l = nil
+		}
+	}()
+	if l.run, err = c.newRun(); err != nil {
+		return l, err
+	}
+	if l.img, err = prepareImage(ctx, c, logf); err != nil {
+		return l, err
+	}
+	ns, err := newNamespace()
+	if err != nil {
+		return l, err
+	}
+	if l.net, err = newNetwork(ns); err != nil {
+		return l, err
+	}
+	hosts := make([]*Host, len(places))
+	for i, p := range places {
+		hosts[i] = &Host{place: p, net: l.net, img: l.img, dir: filepath.Join(l.run.dir, p.name)}
+		if err := os.Mkdir(hosts[i].dir, 0o755); err != nil {
+			return l, err
+		}
+	}
+	l.A, l.B = hosts[0], hosts[1]
+	err = l.each(func(h *Host) error {
+		var err error
+		h.snap, err = prepareSnapshot(ctx, c, l.net, l.img, h.place, logf)
+		return err
+	})
+	if err != nil {
+		return l, err
+	}
+	for _, kind := range []string{"base", "dom0", "hostA", "hostB"} {
+		if err := c.prune(kind, 2); err != nil {
+			return l, err
+		}
+	}
+	return l, nil
+}
+
+// Close kills the hosts and removes all traces of the lab but its cache.
+func (l *Lab) Close() error {
+	var err error
+	for _, h := range l.Hosts() {
+		h.Kill()
+		h.snap.release()
+	}
+	if l.net != nil {
+		l.net.close()
+		l.net.ns.close()
+	}
+	if l.run != nil {
+		err = l.run.discard()
+	}
+	l.img.release()
+	return err
+}
+
+// Hosts returns both hosts.
+func (l *Lab) Hosts() []*Host {
+	if l.A == nil {
+		return nil
+	}
+	return []*Host{l.A, l.B}
+}
+
+// Peer returns the other host.
+func (l *Lab) Peer(h *Host) *Host {
+	if h == l.A {
+		return l.B
+	}
+	return l.A
+}
+
+// Reset puts the lab in its first state: network whole, both hosts as they are in their snapshots.
+func (l *Lab) Reset(ctx context.Context) error {
+	if err := l.net.mend(); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	return l.each(func(h *Host) error {
+		if h.pristine() {
+			return nil
+		}
+		return h.Revive(ctx)
+	})
+}
+
+// each does f for both hosts at the same time.
+func (l *Lab) each(f func(*Host) error) error {
+	errs := make([]error, 2)
+	var wg sync.WaitGroup
+	for i, h := range l.Hosts() {
+		wg.Go(func() { errs[i] = f(h) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// SplitHosts keeps the hosts from each other on the LAN; both still reach the test process, as they would reach a
+// third place by another path.
+func (l *Lab) SplitHosts() error { return l.setSplit(true) }
+
+// JoinHosts undoes SplitHosts.
+func (l *Lab) JoinHosts() error { return l.setSplit(false) }
+
+func (l *Lab) setSplit(on bool) error {
+	return errors.Join(l.net.isolate(l.A.lanTap, on), l.net.isolate(l.B.lanTap, on))
+}
+
+// Dial connects from the test process's place on the LAN. The address must not need a name server.
+func (l *Lab) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return l.net.dial(ctx, network, addr)
+}
+
+// Listen listens at the test process's place on the LAN.
+func (l *Lab) Listen(ctx context.Context, network, addr string) (ln net.Listener, err error) {
+	enter := l.net.ns.enter(func() { ln, err = new(net.ListenConfig).Listen(ctx, network, addr) })
+	if enter != nil {
+		return nil, enter
+	}
+	return ln, err
+}
+
+// ListenPacket is Listen for datagrams.
+func (l *Lab) ListenPacket(ctx context.Context, network, addr string) (pc net.PacketConn, err error) {
+	enter := l.net.ns.enter(func() { pc, err = new(net.ListenConfig).ListenPacket(ctx, network, addr) })
+	if enter != nil {
+		return nil, enter
+	}
+	return pc, err
+}
+
+// The lab of this test binary.
+var shared struct {
+	turn sync.Mutex // held by the test that has the hosts
+	lab  *Lab
+	err  error // why there is none
+}
+
+// Main runs the tests of a package that uses the lab: call it from TestMain. It takes the lab down at the end, also
+// after Ctrl-C.
+func Main(m *testing.M) {
+	stopped := make(chan os.Signal, 1)
+	signal.Notify(stopped, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-stopped
+		closeShared()
+		os.Exit(130)
+	}()
+	code := m.Run()
+	closeShared()
+	os.Exit(code)
+}
+
+func closeShared() {
+	if l := shared.lab; l != nil {
+		if err := l.Close(); err != nil {
+			log.Print("lab: ", err)
+		}
+	}
+}
+
+// Start gives the test both hosts in their first state: booted, no guests, nothing of xlft on them, network whole. The
+// first Start of a test binary prepares the lab. Tests that call Start run one after the other. Where the lab can't
+// run, the test is skipped with the reason; XLFT_LAB_REQUIRED=1 makes that a failure.
+func Start(t testing.TB) *Lab {
+	t.Helper()
+	shared.turn.Lock()
+	t.Cleanup(shared.turn.Unlock)
+	if shared.lab == nil && shared.err == nil {
+		shared.lab, shared.err = Open(context.Background(), log.Printf)
+	}
+	switch err := shared.err; {
+	case errors.Is(err, ErrUnable) && os.Getenv("XLFT_LAB_REQUIRED") == "":
+		t.Skip(err)
+	case err != nil:
+		t.Fatal(err)
+	}
+	l := shared.lab
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := l.Reset(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range l.Hosts() {
+		h.markUsed()
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			l.report(t)
+		}
+	})
+	return l
+}
+
+// report says what the hosts' consoles showed last, and keeps all of it in XLFT_LAB_LOGS if that is set.
+func (l *Lab) report(t testing.TB) {
+	for _, h := range l.Hosts() {
+		if body, err := os.ReadFile(h.Console()); err == nil {
+			t.Logf("console of host %s:\n%s", h.name, tail(string(body), 15))
+		}
+		if dir := os.Getenv("XLFT_LAB_LOGS"); dir != "" {
+			if err := h.keep(filepath.Join(dir, t.Name())); err != nil {
+				t.Log(err)
+			}
+		}
+	}
+}

@@ -1,0 +1,77 @@
+//go:build linux
+
+package lab
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A namespace is a network namespace without a name: it lives as long as this process or a child in it does, so
+// there is nothing to clean up after a crash. One thread stays in it; that thread is the parent of what do starts.
+type namespace struct {
+	fd   int
+	jobs chan func()
+	once sync.Once
+}
+
+func newNamespace() (*namespace, error) {
+	ns := &namespace{jobs: make(chan func())}
+	ready := make(chan error)
+	go ns.run(ready)
+	if err := <-ready; err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	return ns, nil
+}
+
+func (ns *namespace) run(ready chan<- error) {
+	runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		ready <- err
+		return
+	}
+	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		ready <- err
+		return
+	}
+	ns.fd = fd
+	ready <- nil
+	for job := range ns.jobs {
+		job()
+	}
+}
+
+// do runs f on the namespace's thread. Children that f starts belong to that thread, so a parent-death signal comes
+// when the namespace is closed or this process ends, and not when some other thread does. f must not block for long.
+func (ns *namespace) do(f func() error) error {
+	done := make(chan error, 1)
+	ns.jobs <- func() { done <- f() }
+	return <-done
+}
+
+// enter runs f, which may block, on a thread of its own in the namespace.
+func (ns *namespace) enter(f func()) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // the thread can't be used again: it ends with this goroutine
+		if err := unix.Setns(ns.fd, unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter network namespace: %w", err)
+			return
+		}
+		f()
+		done <- nil
+	}()
+	return <-done
+}
+
+func (ns *namespace) close() {
+	ns.once.Do(func() {
+		close(ns.jobs)
+		unix.Close(ns.fd)
+	})
+}

@@ -1,0 +1,110 @@
+package probe
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// ErrRefused says that the guest answered a command with an error.
+var ErrRefused = errors.New("refused by the guest")
+
+// A State is what the guest's service answers: how many numbers it took, and their checksum.
+type State struct{ Count, Sum uint64 }
+
+// A Client is one connection to the guest's service. It is for one goroutine.
+type Client struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+// NewClient returns a client over conn, which then belongs to it.
+func NewClient(conn net.Conn) *Client { return &Client{conn, bufio.NewReader(conn)} }
+
+// Close closes the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// SetDeadline bounds all further exchanges.
+func (c *Client) SetDeadline(t time.Time) error { return c.conn.SetDeadline(t) }
+
+// Add sends n and returns the guest's state after it.
+func (c *Client) Add(n uint64) (State, error) { return c.state("add %d", n) }
+
+// Get returns the guest's state.
+func (c *Client) Get() (State, error) { return c.state("get") }
+
+// Dirty makes the guest write to pages of a working set, so many a second.
+func (c *Client) Dirty(perSecond, workingSet int) error {
+	_, err := c.do("dirty %d %d", perSecond, workingSet)
+	return err
+}
+
+// Chatter makes the guest send a probe of each kind so many times a second; 0 stops it.
+func (c *Client) Chatter(perSecond int) error {
+	_, err := c.do("chatter %d", perSecond)
+	return err
+}
+
+// Stall returns the longest time the guest stood still since the last call, as far as it can tell by its own clock.
+func (c *Client) Stall() (time.Duration, error) {
+	line, err := c.do("stall")
+	if err != nil {
+		return 0, err
+	}
+	var us int64
+	if _, err := fmt.Sscan(line, &us); err != nil {
+		return 0, fmt.Errorf("probe: stall: answer %q: %w", line, err)
+	}
+	return time.Duration(us) * time.Microsecond, nil
+}
+
+// WriteBlock writes n to a 4 KiB block of the guest's first disk. It returns when the guest was told that the write
+// is durable.
+func (c *Client) WriteBlock(block int64, n uint64) error {
+	_, err := c.do("write %d %d", block, n)
+	return err
+}
+
+// ReadBlock returns the number in a block of the guest's first disk, read from the disk and no cache.
+func (c *Client) ReadBlock(block int64) (uint64, error) {
+	line, err := c.do("read %d", block)
+	if err != nil {
+		return 0, err
+	}
+	var n uint64
+	if _, err := fmt.Sscan(line, &n); err != nil {
+		return 0, fmt.Errorf("probe: read block %d: answer %q: %w", block, line, err)
+	}
+	return n, nil
+}
+
+func (c *Client) state(format string, args ...any) (State, error) {
+	line, err := c.do(format, args...)
+	if err != nil {
+		return State{}, err
+	}
+	var s State
+	if _, err := fmt.Sscan(line, &s.Count, &s.Sum); err != nil {
+		return State{}, fmt.Errorf("probe: answer %q: %w", line, err)
+	}
+	return s, nil
+}
+
+func (c *Client) do(format string, args ...any) (string, error) {
+	cmd := fmt.Sprintf(format, args...)
+	if _, err := c.conn.Write([]byte(cmd + "\n")); err != nil {
+		return "", fmt.Errorf("probe: send %q: %w", cmd, err)
+	}
+	line, err := c.r.ReadString('\n')
+	if err != nil {
+		return "", fmt.Errorf("probe: answer to %q: %w", cmd, err)
+	}
+	line = strings.TrimSuffix(line, "\n")
+	if why, ok := strings.CutPrefix(line, "error: "); ok {
+		return "", fmt.Errorf("probe: %s: %w: %s", cmd, ErrRefused, why)
+	}
+	return line, nil
+}

@@ -1,0 +1,150 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const bootDeadline = 10 * time.Minute // a boot takes half a minute on an idle machine
+
+// A snapshot of a booted host is three files that nobody writes to any more: the memory, the state of the devices, and
+// the disk. A restored host maps the memory privately and puts an overlay on the disk, so any number of processes
+// restore from one snapshot at once.
+type snapshot struct{ *entry }
+
+func (s snapshot) memory() string { return filepath.Join(s.dir, "memory") }
+func (s snapshot) state() string  { return filepath.Join(s.dir, "state") }
+func (s snapshot) disk() string   { return filepath.Join(s.dir, "disk.qcow2") }
+
+// prepareSnapshot returns the snapshot of one host, booting it in the lab's network if it is not in the cache.
+func prepareSnapshot(ctx context.Context, c cache, n *network, img image, p place, logf func(string, ...any)) (snapshot, error) {
+	version, err := qemuVersion(ctx)
+	if err != nil {
+		return snapshot{}, err
+	}
+	key, err := snapshotKey(version, img, p)
+	if err != nil {
+		return snapshot{}, err
+	}
+	e, err := c.get(ctx, "host"+p.name, key, func(dir string) error {
+		logf("lab: booting host %s for its snapshot", p.name)
+		ctx, cancel := context.WithTimeout(ctx, bootDeadline)
+		defer cancel()
+		if err := takeSnapshot(ctx, n, img, p, snapshot{&entry{dir: dir}}); err != nil {
+			console, _ := os.ReadFile(filepath.Join(dir, "console.log"))
+			return fmt.Errorf("%w; console of host %s:\n%s", err, p.name, tail(string(console), 20))
+		}
+		return nil
+	})
+	return snapshot{e}, err
+}
+
+// snapshotKey covers what QEMU is told and what it is given to boot; paths are part of neither.
+func snapshotKey(version string, img image, p place) (string, error) {
+	neutral := machine{
+		place: p, image: image{xen: "xen", kernel: "kernel", initramfs: "initramfs"},
+		disk: "disk", memory: "memory", shared: true, dir: "dir",
+	}
+	k := newKey().text("qemu", version).text("image", img.key).text("warmup", warmUp)
+	for _, arg := range neutral.args() {
+		k.text("arg", arg)
+	}
+	return k.sum()
+}
+
+// warmUp leaves in the snapshot what the first test would otherwise wait for.
+const warmUp = `set -e
+state=$(systemctl is-system-running --wait) || { echo "systemd: $state"; systemctl --failed --no-legend; exit 1; } >&2
+xl list
+cat /var/lib/xlft-lab/* > /dev/null
+sync`
+
+func takeSnapshot(ctx context.Context, n *network, img image, p place, s snapshot) (err error) {
+	if err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", img.disk, s.disk()); err != nil {
+		return err
+	}
+	q, err := startQEMU(n.ns, machine{place: p, image: img, disk: s.disk(), memory: s.memory(), shared: true, dir: s.dir})
+	if err != nil {
+		return err
+	}
+	defer q.kill()
+	m, err := dialMonitor(ctx, filepath.Join(s.dir, "monitor"), q.gone)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	h := &Host{place: p, net: n, qemu: q}
+	if err := h.awaitAgent(ctx); err != nil {
+		return err
+	}
+	if _, err := h.Run(ctx, "sh", "-c", warmUp); err != nil {
+		return err
+	}
+	if _, err := m.do("stop", nil); err != nil {
+		return err
+	}
+	if err := m.ignoreShared(); err != nil {
+		return err
+	}
+	if _, err := m.do("migrate", map[string]any{"uri": "exec:cat > state"}); err != nil {
+		return err
+	}
+	if err := m.migrated(ctx); err != nil {
+		return err
+	}
+	if _, err := m.do("quit", nil); err != nil {
+		return err
+	}
+	select {
+	case <-q.gone:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("QEMU does not quit: %w", ctx.Err())
+	}
+}
+
+// restore starts a host from its snapshot in dir, with a new overlay as its disk.
+func (s snapshot) restore(ctx context.Context, n *network, img image, p place, dir string) (*qemu, error) {
+	m := machine{place: p, image: img, disk: filepath.Join(dir, "disk.qcow2"), memory: s.memory(), frozen: true, dir: dir}
+	if err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", s.disk(), m.disk); err != nil {
+		return nil, err
+	}
+	q, err := startQEMU(n.ns, m)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.load(ctx, q, m); err != nil {
+		q.kill()
+		log, _ := os.ReadFile(filepath.Join(dir, "qemu.log"))
+		return nil, fmt.Errorf("restore host %s: %w\n%s", p.name, err, tail(string(log), 10))
+	}
+	return q, nil
+}
+
+func (s snapshot) load(ctx context.Context, q *qemu, m machine) error {
+	mon, err := dialMonitor(ctx, m.monitor(), q.gone)
+	if err != nil {
+		return err
+	}
+	defer mon.close()
+	if err := mon.ignoreShared(); err != nil {
+		return err
+	}
+	// No announcement by QEMU itself: the LAN carries what hosts and guests say.
+	if _, err := mon.do("migrate-set-parameters", map[string]any{"announce-rounds": 0}); err != nil {
+		return err
+	}
+	if _, err := mon.do("migrate-incoming", map[string]any{"uri": "exec:cat " + s.state()}); err != nil {
+		return err
+	}
+	if err := mon.migrated(ctx); err != nil {
+		return err
+	}
+	_, err = mon.do("cont", nil)
+	return err
+}

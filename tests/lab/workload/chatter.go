@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/netip"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"xlft/tests/lab/probe"
+)
+
+var errNoPeer = errors.New("chatter: no peer on the kernel command line")
+
+// A chatter sends numbered frames of every kind past the guest's own network stack.
+type chatter struct {
+	count func() uint64 // the service's counter
+
+	mu   sync.Mutex
+	fd   int
+	ends probe.Ends
+	seq  uint64
+	stop chan struct{} // ends the present goroutine; nil if there is none
+}
+
+func (c *chatter) open(set map[string]string) error {
+	c.fd = -1
+	link, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return fmt.Errorf("chatter: %w", err)
+	}
+	peer, err := net.ParseMAC(set["peermac"])
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNoPeer, err)
+	}
+	c.ends = probe.Ends{SrcMAC: link.HardwareAddr, DstMAC: peer}
+	for key, addr := range map[string]*netip.Addr{"ip4": &c.ends.Src4, "ip6": &c.ends.Src6, "peer4": &c.ends.Dst4, "peer6": &c.ends.Dst6} {
+		if *addr, err = netip.ParseAddr(set[key]); err != nil {
+			return fmt.Errorf("%w: lab.%s: %w", errNoPeer, key, err)
+		}
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	if err != nil {
+		return fmt.Errorf("chatter: packet socket: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: link.Index}); err != nil {
+		return fmt.Errorf("chatter: bind to eth0: %w", err)
+	}
+	c.fd = fd
+	return nil
+}
+
+func (c *chatter) set(rate int) error {
+	if rate < 0 || rate > maxRate {
+		return fmt.Errorf("chatter: %d a second is out of range", rate)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stop != nil {
+		close(c.stop)
+		c.stop = nil
+	}
+	if rate == 0 {
+		return nil
+	}
+	if c.fd < 0 {
+		return errNoPeer
+	}
+	c.stop = make(chan struct{})
+	go pace(rate, c.stop, func(uint64) { c.send() })
+	return nil
+}
+
+func (c *chatter) send() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, proto := range probe.Protos {
+		c.seq++
+		frame := c.ends.Frame(probe.Probe{Proto: proto, Seq: c.seq, Count: c.count()})
+		if _, err := unix.Write(c.fd, frame); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			log.Printf("workload: %v probe %d: %v", proto, c.seq, err)
+		}
+	}
+}
