@@ -115,7 +115,7 @@ func (l *link) write(t wire.Type, epoch uint64) error {
 }
 
 // run carries the session until it breaks: heartbeats out, frames in, epochs
-// from sp. post gets what the backup says; sent is told of every epoch sent.
+// from sp. post gets what the backup says; sent is told of every piece sent.
 // The error says why the backup counts as lost.
 func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last piece)) error {
 	g, ctx := errgroup.WithContext(l.ctx)
@@ -208,7 +208,9 @@ func (l *link) send(sp *spool, sent func(uint64, piece)) error {
 				if err := l.data.WriteFrame(wire.TypeEpochEnd, e, sum.Append(nil)); err != nil {
 					return fmt.Errorf("send epoch %d: %w", e, err)
 				}
-				sent(e, p)
+			}
+			sent(e, p)
+			if p.last {
 				break
 			}
 		}

@@ -300,7 +300,8 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 			m.proven = true
 			return []Action{AskOwner{}}
 		}
-		return []Action{Connect{}}
+		// Abandon: a gate may be left of one that died after all was decided.
+		return []Action{Abandon{}, Connect{}}
 	case Connected:
 		m.state = Seeding
 		m.acked, m.flight, m.taking = 0, 0, 1

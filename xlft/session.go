@@ -38,9 +38,10 @@ type Session struct {
 	Store   Store
 	Log     *zap.Logger
 
-	// Held says that an earlier protector of the domain died and left its
-	// output held; the gate was adopted as it was.
-	Held bool
+	// Instance tells this run of the domain from any other: a protector that
+	// finds its predecessor's record asks who owns the domain only if it is
+	// about the same run.
+	Instance string
 	// Events, if set, asks for a checkpoint each time it is ready to receive
 	// from: the domain did something that the outside waits for.
 	Events <-chan struct{}
@@ -83,11 +84,15 @@ func (s *Session) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.Domain, err)
 	}
+	// An earlier protector died while the backup could have taken over: the
+	// output stays as it was left, held, until it is known who owns the domain.
+	held := rec.Role == HostPrimary && rec.Exposed && rec.Instance == s.Instance
 	s.rec = rec
-	if !s.Held {
+	if !held {
 		s.rec.Generation++
+		s.rec.Exposed = false
 	}
-	s.rec.Role, s.rec.Peer = HostPrimary, s.Peer
+	s.rec.Role, s.rec.Peer, s.rec.Instance = HostPrimary, s.Peer, s.Instance
 	if err := s.Store.Save(s.Domain, s.rec); err != nil {
 		return fmt.Errorf("%s: %w", s.Domain, err)
 	}
@@ -99,7 +104,7 @@ func (s *Session) Run(ctx context.Context) error {
 	s.spawn(func() { s.watchGuest(work) })
 	s.spawn(func() { s.watchTriggers(work) })
 
-	s.step(work, Start{Held: s.Held})
+	s.step(work, Start{Held: held})
 	stop := ctx.Done()
 	for s.exit == nil {
 		select {
@@ -141,6 +146,9 @@ func (s *Session) Failover(ctx context.Context) error {
 	}
 	return s.request(ctx, FailoverAsked{})
 }
+
+// Alive returns once the session has taken it in: a watchdog's question.
+func (s *Session) Alive(ctx context.Context) error { return s.request(ctx, nil) }
 
 func (s *Session) request(ctx context.Context, ev Event) error {
 	s.init()
@@ -264,6 +272,14 @@ func (s *Session) do(ctx context.Context, a Action) {
 		gen := s.rec.Generation
 		s.spawn(func() { s.askArbiter(ctx, gen) })
 	case BeginSave:
+		// From the first byte on, a successor of this process must ask before
+		// it lets anything out.
+		s.rec.Exposed = true
+		if err := s.Store.Save(s.Domain, s.rec); err != nil {
+			s.save = nil
+			s.postLater(ctx, saved{SaveEnded{err}, nil})
+			return
+		}
 		s.beginSave(ctx)
 	case Checkpoint:
 		s.save.next <- a
@@ -312,6 +328,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 		s.resumeLeftover()
 	case NextGeneration:
 		s.rec.Generation++
+		s.rec.Exposed = false
 		if err := s.Store.Save(s.Domain, s.rec); err != nil {
 			s.Log.Error("record the change of owner", zap.Error(err))
 		}
@@ -366,7 +383,7 @@ func (s *Session) destroy() {
 	if s.save != nil {
 		s.save.gone.Store(true)
 	}
-	s.rec.Role = HostYielded
+	s.rec.Role, s.rec.Exposed = HostYielded, false
 	if err := s.Store.Save(s.Domain, s.rec); err != nil {
 		s.Log.Error("record that the domain was given up", zap.Error(err))
 	}

@@ -109,16 +109,19 @@ func (b *statusBox) openEpoch() (begun time.Time, ok bool) {
 	return b.begun, !b.begun.IsZero() && b.v.State == Protected.String()
 }
 
-// sent counts what left for the backup. With p.last, an epoch is complete.
+// sent counts what left for the backup; a piece has the counts of its epoch up
+// to itself.
 func (b *statusBox) sent(epoch uint64, p piece) {
 	b.set(func(v *Status) {
 		if epoch == 1 {
 			v.SeedBytes = p.stats.Bytes
 		}
-		v.PagesSent += p.stats.Pages
-		v.BytesSent += p.stats.Bytes
+		if p.last {
+			v.PagesSent += p.stats.Pages
+			v.BytesSent += p.stats.Bytes
+		}
 	})
-	if epoch > 1 {
+	if epoch > 1 && p.last {
 		b.mu.Lock()
 		b.bytes.add(p.stats.Bytes)
 		b.mu.Unlock()

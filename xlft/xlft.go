@@ -122,6 +122,10 @@ type Record struct {
 	Generation uint64   `json:"generation"`
 	Role       HostRole `json:"role"`
 	Peer       string   `json:"peer"` // the other host's name in the config
+	// Of a primary: the backup may hold a whole checkpoint of this run of the
+	// domain.
+	Exposed  bool   `json:"exposed,omitempty"`
+	Instance string `json:"instance,omitempty"`
 }
 
 // HostRole is what this host last was to a domain.

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"xlft/netbuffer"
+	"xlft/savestream"
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/xen"
+	"xlft/xlft/wire"
+)
+
+// problemsError is a domain that can't be protected, with every reason.
+type problemsError struct {
+	domain   string
+	problems []wire.Problem
+}
+
+func (e *problemsError) Error() string {
+	return e.domain + " can't be protected now:"
+}
+
+// errAlready: a protector of the domain runs.
+var errAlready = errors.New("is protected already")
+
+// advice says what to do about an error; "" if that is not known.
+func advice(err error) string {
+	is := func(t error) bool { return errors.Is(err, t) }
+	var (
+		ce      *config.Error
+		refusal *wire.Refusal
+		unknown *wire.UnknownPeerError
+		module  *netbuffer.UnsupportedError
+		alert   tls.AlertError
+	)
+	switch {
+	case errors.As(err, &ce) && is(fs.ErrNotExist):
+		return "Copy the reference configuration there and adapt it: /usr/local/share/doc/xlft/xlft.toml."
+	case errors.As(err, &ce) && is(config.ErrUnknownKey):
+		return "The reference configuration has every key: /usr/local/share/doc/xlft/xlft.toml."
+	case is(xen.ErrNoXen):
+		return "Build it with \"make build-xen\"."
+	case is(xen.ErrNoDomain):
+		return "\"xl list\" shows the domains of this host."
+	case is(errAlready):
+		return "\"xl ft-status\" shows its protection, \"xl ft-stop\" ends it."
+	case is(control.ErrDown):
+		return "\"xl ft-list\" shows what is protected on this host."
+	case errors.As(err, &module):
+		return "Load the kernel module and run the command again; /etc/modules-load.d/xlft.conf loads it at boot."
+	case errors.As(err, &unknown):
+		return "Put that fingerprint into the peer's table in the configuration, if it is the right host."
+	case errors.As(err, &alert), strings.Contains(err.Error(), "tls: bad certificate"):
+		return "The backup does not know this host's certificate: put this host's fingerprint (\"xlft keygen --show\") into the backup's configuration."
+	case is(syscall.ECONNREFUSED):
+		return "Is the receiver up there? \"systemctl start xlft-receiver.socket\" on the backup, and look at address in the configuration."
+	case is(syscall.EHOSTUNREACH), is(syscall.ENETUNREACH), is(syscall.ETIMEDOUT):
+		return "Look at the network between the hosts, and at address in the configuration."
+	case is(xlft.ErrBothRun):
+		return "Destroy the domain on one of the hosts, then start protection on the other."
+	case is(wire.ErrExists):
+		return "--force replaces it; its peers then need the new fingerprint."
+	case is(xlft.ErrSuspendTimeout):
+		return "The domain needs drivers that react to a suspend request (Linux and most PV drivers do), and time to: see suspend_timeout."
+	case errors.As(err, &refusal) && refusal.Code == wire.CodeVersion:
+		return "Install the same version of xlft on both hosts."
+	case is(savestream.ErrMandatory), is(savestream.ErrTooLong):
+		return "The stream is damaged, or of a version that is not known here."
+	}
+	return ""
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"xlft/netbuffer"
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/xen"
+	"xlft/xlft/wire"
+)
+
+// dialTimeout bounds one attempt to reach a peer.
+const dialTimeout = 10 * time.Second
+
+// dialer opens TLS connections to a peer, and to nobody else.
+func dialer(id *wire.Identity, p config.Peer) xlft.Dialer {
+	d := &tls.Dialer{
+		NetDialer: &net.Dialer{Timeout: dialTimeout},
+		Config:    id.TLSConfig(func(f wire.Fingerprint) bool { return f == p.Fingerprint }),
+	}
+	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", p.Address) }
+}
+
+// peerOf returns the backup that a domain is to have.
+func peerOf(c *config.Config, d config.Domain, override string) (config.Peer, error) {
+	name := d.Backup
+	if override != "" {
+		name = override
+	}
+	if name == "" {
+		return config.Peer{}, fmt.Errorf("%s: no backup is configured: set backup, or give --backup", d.Name)
+	}
+	p, ok := c.Peers[name]
+	if !ok {
+		return p, fmt.Errorf("%s: no [peer.%s] in the configuration", d.Name, name)
+	}
+	return p, nil
+}
+
+func arbiter(c *config.Config) xlft.Arbiter { return xlft.None{} }
+
+// offer describes a domain of this host to a backup.
+func offer(h *xen.Host, d xen.Domain, dc config.Domain) (wire.Offer, *domconf.Config, error) {
+	raw, err := h.Config(d.ID)
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	conf, err := domconf.Parse(raw)
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	info, err := h.Info()
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	return wire.Offer{
+		Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
+		XenVersion: info.Version, FailureTimeout: dc.FailureTimeout,
+	}, conf, nil
+}
+
+// instance tells a run of a domain from all others: this boot, this domid.
+func instance(d xen.Domain) string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), d.ID)
+}
+
+// gate is a netbuffer.Gate as xlft.Session wants it.
+type gate struct{ *netbuffer.Gate }
+
+// openGate builds, or adopts, the network gate of a domain.
+func openGate(h *xen.Host, d xen.Domain, limit uint64) (*gate, error) {
+	g, err := netbuffer.Open(d.ID, netbuffer.Options{
+		Limit: uint32(min(limit, 1<<32-1)),
+		Quiesce: func() (func(), error) {
+			if err := h.Pause(d.ID); err != nil {
+				return nil, err
+			}
+			return func() { h.Unpause(d.ID) }, nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &gate{g}, nil
+}
+
+// Seal also gives gates to network devices that came since. What those sent in
+// this epoch was not held: protection begins anew.
+func (g *gate) Seal(epoch uint64) error {
+	err := g.Gate.Seal(epoch)
+	if err != nil {
+		if vifs, xerr := g.Gate.Extend(); xerr == nil && len(vifs) > 0 {
+			return fmt.Errorf("%w (now held too: %s)", err, strings.Join(vifs, " "))
+		}
+	}
+	return err
+}
+
+func (g *gate) Held() (held, limit uint64, err error) {
+	st, err := g.Stats()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, v := range st.Vifs {
+		// The fullest device decides.
+		if limit == 0 || v.Bytes*limit > held*v.Limit {
+			held, limit = v.Bytes, v.Limit
+		}
+	}
+	return held, limit, nil
+}
+
+// drainLook is how often a gate is looked at while it drains.
+const drainLook = time.Millisecond
+
+func (g *gate) Drain(ctx context.Context) error {
+	for {
+		held, _, err := g.Held()
+		if err != nil || held == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d bytes still wait: %w", held, ctx.Err())
+		case <-time.After(drainLook):
+		}
+	}
+}
+
+// check looks for every reason why a domain can't be protected now, on both
+// hosts. An error means that it could not look.
+func check(ctx context.Context, c *config.Config, id *wire.Identity, h *xen.Host, d xen.Domain, p config.Peer) ([]wire.Problem, error) {
+	var ps []wire.Problem
+	o, conf, err := offer(h, d, c.For(d.Name))
+	if err != nil {
+		return nil, err
+	}
+	info, err := h.Info()
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range conf.Problems(info.ShadowPV) {
+		ps = append(ps, wire.Problem{What: q.What, Advice: q.Advice})
+	}
+	if len(conf.NICs) > 0 {
+		if err := netbuffer.Check(ctx); err != nil {
+			ps = append(ps, wire.Problem{What: err.Error(), Advice: advice(err)})
+		}
+	}
+	st, why, err := h.Guest(d).State()
+	switch {
+	case err != nil:
+		return nil, err
+	case st == xlft.GuestSuspended:
+		ps = append(ps, wire.Problem{What: "the domain is suspended", Advice: "Resume it, or wait for what suspended it."})
+	case st == xlft.GuestOver:
+		ps = append(ps, wire.Problem{What: "the domain has ended: " + why, Advice: "Start it again."})
+	}
+	o.MaxEpoch = c.CheckpointMemory
+	var r wire.CheckResult
+	if err := xlft.Ask(ctx, dialer(id, p), software(), wire.TypeCheck, o, wire.TypeCheckResult, &r); err != nil {
+		a := advice(err)
+		if a == "" {
+			a = "Look at the network between the hosts, and at the receiver's log on the backup."
+		}
+		return append(ps, wire.Problem{What: fmt.Sprintf("backup %s (%s) can't be asked: %v", p.Name, p.Address, err), Advice: a}), nil
+	}
+	own := map[string]bool{}
+	for _, q := range ps {
+		own[q.What] = true
+	}
+	for _, q := range r.Problems {
+		// What is wrong with the domain itself, both hosts say.
+		if !own[strings.TrimPrefix(q.What, "backup: ")] {
+			ps = append(ps, q)
+		}
+	}
+	return ps, nil
+}

@@ -1,0 +1,107 @@
+// Command xlft keeps Xen domains alive through the loss of their host.
+//
+// Its ft- commands are reached as "xl ft-..." through scripts/xl; the daemons
+// behind them are started by systemd.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"xlft/xlft/config"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func software() string { return "xlft " + version }
+
+func main() {
+	// Memory that a large checkpoint took goes back soon: it is the domains'.
+	debug.SetGCPercent(50)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := root().ExecuteContext(ctx); err != nil {
+		complain(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// app is what commands share.
+type app struct {
+	configPath string
+}
+
+func (a *app) config() (*config.Config, error) { return config.Load(a.configPath) }
+
+func root() *cobra.Command {
+	a := &app{}
+	c := &cobra.Command{
+		Use:   "xlft",
+		Short: "fault tolerance for Xen domains",
+		Long: `xlft keeps a running Xen domain alive through the loss of its host: a second
+host holds an up-to-date copy, and runs it on when the first one dies. What the
+domain sends waits until the copy holds the state that sent it.
+
+The ft- commands are meant to be called through xl: "xl ft-start web1".`,
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	path := os.Getenv("XLFT_CONFIG")
+	if path == "" {
+		path = config.DefaultPath
+	}
+	c.PersistentFlags().StringVar(&a.configPath, "config", path, "configuration file")
+	c.AddGroup(&cobra.Group{ID: "domain", Title: "Commands for domains:"}, &cobra.Group{ID: "host", Title: "Commands for hosts:"})
+	c.AddCommand(
+		a.startCommand(), a.stopCommand(), a.statusCommand(), a.listCommand(), a.checkCommand(), a.failoverCommand(),
+		a.keygenCommand(), a.inspectCommand(), a.configCommand(), a.manCommand(c),
+		a.protectCommand(), a.receiveCommand(), a.workerCommand(),
+	)
+	return c
+}
+
+// name is the last word of the command, for messages: "ft-start".
+func name(c *cobra.Command) string { return c.Name() }
+
+// complain prints an error, and what to do about it if that is known.
+func complain(w io.Writer, err error) {
+	fmt.Fprintln(w, err)
+	var ps *problemsError
+	if errors.As(err, &ps) {
+		for _, p := range ps.problems {
+			fmt.Fprintf(w, "  - %s\n    %s\n", p.What, p.Advice)
+		}
+		return
+	}
+	if a := advice(err); a != "" {
+		fmt.Fprintln(w, "  "+strings.ReplaceAll(a, "\n", "\n  "))
+	}
+}
+
+// daemonLog logs to the journal, or to whoever reads standard error: one line
+// an event, as JSON unless it is a terminal.
+func daemonLog() *zap.Logger {
+	enc := zap.NewProductionEncoderConfig()
+	enc.EncodeTime = zapcore.ISO8601TimeEncoder
+	enc.EncodeDuration = zapcore.StringDurationEncoder
+	var e zapcore.Encoder
+	if st, err := os.Stderr.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 {
+		e = zapcore.NewConsoleEncoder(enc)
+	} else {
+		e = zapcore.NewJSONEncoder(enc)
+	}
+	return zap.New(zapcore.NewCore(e, zapcore.Lock(os.Stderr), zap.InfoLevel))
+}

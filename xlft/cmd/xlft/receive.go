@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"xlft/xlft"
+	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/replica"
+	"xlft/xlft/internal/store"
+	"xlft/xlft/internal/xen"
+	"xlft/xlft/wire"
+)
+
+func (a *app) receiveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "receive",
+		Short:   "hold copies of other hosts' domains (what xlft-receiver.service runs)",
+		GroupID: "host",
+		Long: `Listens for other hosts that protect their domains here, holds the copies, and
+runs a domain on when its host is lost. The listening socket is systemd's if it
+hands one over, otherwise receive.listen of the configuration.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.receive(cmd.Context(), daemonLog()); err != nil {
+				return fmt.Errorf("receive: %w", err)
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) receive(ctx context.Context, log *zap.Logger) error {
+	c, err := a.config()
+	if err != nil {
+		return err
+	}
+	id, err := wire.LoadIdentity(c.Identity)
+	if err != nil {
+		return err
+	}
+	h, err := xen.Open()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	restorer := &replica.Restorer{Host: h, Log: log, Command: []string{self, "restore-worker"}}
+	if err := restorer.Sweep(); err != nil {
+		return fmt.Errorf("destroy replicas left behind: %w", err)
+	}
+	names := map[wire.Fingerprint]string{}
+	for _, p := range c.Peers {
+		names[p.Fingerprint] = p.Name
+	}
+	inner, err := listener(c.Listen)
+	if err != nil {
+		return err
+	}
+	l := tls.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return names[f] != "" }))
+	st := store.Dir(c.StateDir)
+	r := &xlft.Receiver{
+		Software: software(), Restorer: restorer, Arbiter: arbiter(c), Store: st, Log: log,
+		PeerName: func(nc net.Conn) string {
+			tc, ok := nc.(*tls.Conn)
+			if !ok || len(tc.ConnectionState().PeerCertificates) == 0 {
+				return ""
+			}
+			return names[wire.PeerFingerprint(tc.ConnectionState())]
+		},
+		RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory,
+	}
+	changed := make(chan struct{}, 1)
+	r.OnChange(func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})
+	stop, err := serveReceiver(control.Socket(c.RunDir, control.Receiver), r)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	log.Info("receiving", zap.Stringer("address", l.Addr()), zap.Stringer("arbiter", r.Arbiter), zap.Stringer("fingerprint", id.Fingerprint))
+	daemon.SdNotify(false, daemon.SdNotifyReady)
+	over := make(chan struct{})
+	defer close(over)
+	go tellSystemd(r, changed, over)
+	return r.Serve(ctx, l)
+}
+
+// listener returns systemd's socket if there is one.
+func listener(address string) (net.Listener, error) {
+	ls, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("take systemd's socket: %w", err)
+	}
+	switch len(ls) {
+	case 0:
+		return net.Listen("tcp", address)
+	case 1:
+		return ls[0], nil
+	}
+	return nil, fmt.Errorf("systemd handed over %d sockets, not one", len(ls))
+}
+
+func serveReceiver(path string, r *xlft.Receiver) (stop func(), err error) {
+	l, err := control.Listen(path)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	control.Handle(mux, "GET /standbys", func(*http.Request) (any, error) { return r.Standbys(), nil })
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go srv.Serve(l)
+	return func() {
+		srv.Close()
+		os.Remove(path)
+	}, nil
+}
+
+func tellSystemd(r *xlft.Receiver, changed, over <-chan struct{}) {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		interval = 20 * time.Second
+	}
+	watch := time.NewTicker(interval / 3)
+	defer watch.Stop()
+	for {
+		all := r.Standbys() // takes the locks that everything here takes
+		ready := 0
+		for _, s := range all {
+			if s.State == xlft.Ready.String() {
+				ready++
+			}
+		}
+		daemon.SdNotify(false, fmt.Sprintf("STATUS=%d replicas, %d of them complete\n%s", len(all), ready, daemon.SdNotifyWatchdog))
+		select {
+		case <-changed:
+		case <-watch.C:
+		case <-over:
+			daemon.SdNotify(false, daemon.SdNotifyStopping)
+			return
+		}
+	}
+}
+
+func (a *app) workerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "restore-worker",
+		Short:  "restore one domain (started by receive)",
+		Args:   cobra.NoArgs,
+		Hidden: true,
+		RunE: func(*cobra.Command, []string) error {
+			if err := replica.Work(daemonLog()); err != nil {
+				return fmt.Errorf("restore-worker: %w", err)
+			}
+			return nil
+		},
+	}
+}
+

@@ -1,0 +1,130 @@
+// Package control is how the commands talk to the running daemons of the same
+// host: HTTP with JSON on a unix socket per daemon.
+//
+// The one rule a caller must know: who may open the socket may do everything;
+// it is root's (mode 0600).
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Socket returns the path of a daemon's socket; name is a domain's, or
+// Receiver.
+func Socket(dir, name string) string { return filepath.Join(dir, url.PathEscape(name)+".sock") }
+
+// Receiver names the receiver's socket. No domain has that name: Xen allows
+// no "/" in one.
+const Receiver = "/receiver"
+
+// Names returns whose sockets are in dir, domains only.
+func Names(dir string) ([]string, error) {
+	es, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range es {
+		if n, ok := strings.CutSuffix(e.Name(), ".sock"); ok {
+			if n, err := url.PathUnescape(n); err == nil && n != Receiver {
+				names = append(names, n)
+			}
+		}
+	}
+	return names, nil
+}
+
+// Listen opens a daemon's socket. A stale one is replaced; a live one is an
+// error.
+func Listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("open control socket: %w", err)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("open control socket: %s is in use", path)
+	}
+	os.Remove(path)
+	// The mask makes the socket root's from its first moment.
+	old := syscall.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("open control socket: %w", err)
+	}
+	return l, nil
+}
+
+// Handle registers f at pattern ("POST /stop"). What f returns is the answer;
+// its error is answered too.
+func Handle(mux *http.ServeMux, pattern string, f func(*http.Request) (any, error)) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		w.Header().Set("Content-Type", "application/json")
+		if err != nil {
+			w.WriteHeader(http.StatusConflict)
+			v = failure{err.Error()}
+		}
+		json.NewEncoder(w).Encode(v)
+	})
+}
+
+type failure struct {
+	Error string `json:"error"`
+}
+
+// ErrDown: no daemon listens there.
+var ErrDown = errors.New("not running")
+
+// Call asks the daemon behind the socket at path, and decodes its answer into
+// out unless that is nil.
+func Call(ctx context.Context, path, method, what string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://xlft"+what, body)
+	if err != nil {
+		return err
+	}
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}
+	defer tr.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			return ErrDown
+		}
+		return fmt.Errorf("ask the daemon at %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var f failure
+		if json.NewDecoder(resp.Body).Decode(&f) != nil || f.Error == "" {
+			f.Error = resp.Status
+		}
+		return errors.New(f.Error)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}

@@ -1,0 +1,120 @@
+// Package domconf reads, from libxl's JSON of a domain's configuration, what
+// decides whether the domain can be protected.
+//
+// The one rule a caller must know: it looks at the configuration only; what
+// the hosts have, the caller knows.
+package domconf
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Config is the part of libxl_domain_config (libxl_types.idl) that matters
+// here. Device lists that xlft can't carry are kept only to be counted.
+type Config struct {
+	Create struct {
+		Type string `json:"type"` // "pv", "pvh", "hvm"
+		Name string `json:"name"`
+		UUID string `json:"uuid"`
+	} `json:"c_info"`
+	Build struct {
+		MaxMemKiB    uint64          `json:"max_memkb"`
+		TargetMemKiB uint64          `json:"target_memkb"`
+		ShadowMemKiB uint64          `json:"shadow_memkb"`
+		MaxVCPUs     int             `json:"max_vcpus"`
+		DeviceModel  json.RawMessage `json:"device_model_version"`
+		VTPM         json.RawMessage `json:"-"`
+	} `json:"b_info"`
+	Disks    []Disk            `json:"disks"`
+	NICs     []NIC             `json:"nics"`
+	PCI      []json.RawMessage `json:"pcidevs"`
+	RDMs     []json.RawMessage `json:"rdms"`
+	DTDevs   []json.RawMessage `json:"dtdevs"`
+	VFBs     []json.RawMessage `json:"vfbs"`
+	VKBs     []json.RawMessage `json:"vkbs"`
+	VTPMs    []json.RawMessage `json:"vtpms"`
+	P9s      []json.RawMessage `json:"p9s"`
+	PVCalls  []json.RawMessage `json:"pvcallsifs"`
+	VDispls  []json.RawMessage `json:"vdispls"`
+	VSnds    []json.RawMessage `json:"vsnds"`
+	Channels []json.RawMessage `json:"channels"`
+	USBCtrls []json.RawMessage `json:"usbctrls"`
+	USBDevs  []json.RawMessage `json:"usbdevs"`
+
+	OnPoweroff string `json:"on_poweroff"`
+	OnReboot   string `json:"on_reboot"`
+	OnCrash    string `json:"on_crash"`
+}
+
+// Disk is a libxl_device_disk.
+type Disk struct {
+	VDev   string `json:"vdev"`
+	Target string `json:"pdev_path"`
+	Script string `json:"script"`
+}
+
+// NIC is a libxl_device_nic.
+type NIC struct {
+	DevID  int    `json:"devid"`
+	MAC    string `json:"mac"`
+	Bridge string `json:"bridge"`
+	Script string `json:"script"`
+}
+
+// Parse reads libxl's JSON.
+func Parse(b []byte) (*Config, error) {
+	c := new(Config)
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, fmt.Errorf("read domain configuration: %w", err)
+	}
+	if c.Create.Type == "" {
+		return nil, fmt.Errorf("read domain configuration: c_info has no type")
+	}
+	return c, nil
+}
+
+// Problem is a reason why the domain can't be protected, and what to do.
+type Problem struct{ What, Advice string }
+
+// Problems returns what in the configuration xlft can't protect. pvLogDirty
+// says whether the hypervisor can track a PV guest's writes.
+func (c *Config) Problems(pvLogDirty bool) []Problem {
+	var ps []Problem
+	add := func(what, advice string) { ps = append(ps, Problem{what, advice}) }
+	switch c.Create.Type {
+	case "pvh":
+	case "pv":
+		if !pvLogDirty {
+			add("it is a PV domain, and this Xen was built without shadow paging, so that a PV domain's writes can't be tracked",
+				"Run it as a PVH domain (type=\"pvh\").")
+		}
+	case "hvm":
+		if string(c.Build.DeviceModel) != `"none"` {
+			add("it is an HVM domain with a device model (QEMU), whose state is not copied yet",
+				"Run it as a PVH domain (type=\"pvh\").")
+		}
+	default:
+		add(fmt.Sprintf("it is a domain of unknown type %q", c.Create.Type), "Run it as a PVH domain (type=\"pvh\").")
+	}
+	for _, d := range c.Disks {
+		add(fmt.Sprintf("disk %s (%s) would not be copied: disks are not supported yet", d.VDev, d.Target),
+			"Run the domain from a ramdisk or over the network for now.")
+	}
+	for _, d := range []struct {
+		n    int
+		what string
+	}{
+		{len(c.PCI), "PCI device passed through"}, {len(c.RDMs), "reserved memory region of a device"},
+		{len(c.DTDevs), "device-tree device passed through"}, {len(c.VFBs), "virtual framebuffer"},
+		{len(c.VTPMs), "virtual TPM"}, {len(c.P9s), "9p file system"}, {len(c.PVCalls), "PV calls device"},
+		{len(c.VDispls), "virtual display"}, {len(c.VSnds), "virtual sound card"}, {len(c.Channels), "channel"},
+		{len(c.USBCtrls) + len(c.USBDevs), "USB device"},
+	} {
+		if d.n > 0 {
+			add(fmt.Sprintf("it has %d of: %s; what it does can't be held back or copied", d.n, d.what),
+				"Remove it from the domain's configuration.")
+		}
+	}
+	return ps
+}

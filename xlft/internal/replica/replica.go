@@ -1,0 +1,292 @@
+// Package replica makes domains from checkpointed streams, each in a worker
+// process of its own, because libxl's restore blocks until the stream ends.
+//
+// The one rule a caller must know: a replica lives and dies with its worker's
+// control socket until RunOn; whatever kills the receiver kills the replica
+// and never starts it.
+package replica
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"xlft/savestream"
+	"xlft/xlft"
+	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/xen"
+	"xlft/xlft/wire"
+)
+
+// Restorer is an xlft.Restorer on this host.
+type Restorer struct {
+	Host *xen.Host
+	Log  *zap.Logger
+	// Command starts a worker: this program's restore-worker.
+	Command []string
+}
+
+// overheadKiB is what a domain needs beyond its memory: page tables, libxl's
+// slack and per-vCPU state.
+func overheadKiB(c *domconf.Config) uint64 {
+	return c.Build.ShadowMemKiB + c.Build.MaxMemKiB/128 + 8<<10
+}
+
+// Check returns what this host lacks to take the domain.
+func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
+	var ps []wire.Problem
+	add := func(advice, format string, args ...any) {
+		ps = append(ps, wire.Problem{What: "backup: " + fmt.Sprintf(format, args...), Advice: advice})
+	}
+	c, err := domconf.Parse(o.Config)
+	if err != nil {
+		add("Use the same xlft version on both hosts.", "%v", err)
+		return ps
+	}
+	info, err := r.Host.Info()
+	if err != nil {
+		add("Look at the receiver's log on the backup.", "%v", err)
+		return ps
+	}
+	for _, p := range c.Problems(info.ShadowPV) {
+		add(p.Advice, "%s", p.What)
+	}
+	if older(info.Version, o.XenVersion) {
+		add("Update Xen on the backup.", "its Xen %s is older than the primary's %s, and could not read the domain's state", info.Version, o.XenVersion)
+	}
+	if c.Create.Type != "pv" && !info.HAP {
+		add("Switch hardware-assisted paging on in the firmware or on Xen's command line.", "its Xen has no hardware-assisted paging, which a %s domain needs", c.Create.Type)
+	}
+	all, err := r.Host.Domains()
+	if err != nil {
+		add("Look at the receiver's log on the backup.", "%v", err)
+	}
+	for _, d := range all {
+		if d.Name == o.Domain || d.UUID == o.UUID {
+			add("Destroy or rename it, if it is not the one to protect.", "a domain of that name or UUID is there already (%s, id %d)", d.Name, d.ID)
+		}
+	}
+	if need := c.Build.MaxMemKiB + overheadKiB(c); info.FreeKiB < need {
+		add("Free memory on the backup: destroy domains or make dom0 smaller.", "%d MiB of memory are needed, %d MiB are free", need>>10, info.FreeKiB>>10)
+	}
+	for _, nic := range c.NICs {
+		if nic.Bridge == "" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join("/sys/class/net", nic.Bridge, "bridge")); err != nil {
+			add(fmt.Sprintf("Make a bridge %s on the backup, on the same network.", nic.Bridge), "no bridge %s, which the domain's network device %d is on", nic.Bridge, nic.DevID)
+		}
+		if s := nic.Script; filepath.IsAbs(s) {
+			if _, err := os.Stat(s); err != nil {
+				add("Install the script on the backup.", "no hotplug script %s, which the domain's network device %d uses", s, nic.DevID)
+			}
+		}
+	}
+	return ps
+}
+
+// older compares versions such as "4.17".
+func older(a, b string) bool {
+	x, y := parts(a), parts(b)
+	return x[0] < y[0] || x[0] == y[0] && x[1] < y[1]
+}
+
+func parts(v string) (p [2]int) {
+	major, minor, _ := strings.Cut(v, ".")
+	p[0], _ = strconv.Atoi(major)
+	p[1], _ = strconv.Atoi(minor)
+	return p
+}
+
+// Sweep destroys replicas whose worker died without a chance to.
+func (r *Restorer) Sweep() error {
+	all, err := r.Host.Domains()
+	if err != nil {
+		return err
+	}
+	for _, d := range all {
+		if strings.HasSuffix(d.Name, suffix) {
+			r.Log.Warn("destroying a replica that was left behind", zap.String("domain", d.Name), zap.Uint32("domid", d.ID))
+			if err := r.Host.Destroy(d.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Restore starts a worker.
+func (r *Restorer) Restore(_ context.Context, o wire.Offer) (xlft.Replica, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "control")
+	defer theirs.Close()
+	ours := os.NewFile(uintptr(fds[0]), "control")
+	control, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		control.Close()
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	defer pr.Close()
+	// Not by pw.Fd, which would make it blocking: Close has to free a Write.
+	if rc, err := pw.SyscallConn(); err == nil {
+		rc.Control(func(fd uintptr) { unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) }) // smaller is only slower
+	}
+
+	cmd := exec.Command(r.Command[0], r.Command[1:]...)
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs, pr}
+	w := &worker{
+		r: r, name: o.Domain, cmd: cmd, control: control, stream: pw,
+		failed: make(chan error, 1), running: make(chan struct{}), exited: make(chan struct{}),
+	}
+	if err := cmd.Start(); err != nil {
+		control.Close()
+		pw.Close()
+		return nil, fmt.Errorf("start restore worker: %w", err)
+	}
+	go w.listen()
+	if err := json.NewEncoder(control).Encode(order{Config: o.Config, Name: o.Domain}); err != nil {
+		w.Discard()
+		return nil, fmt.Errorf("start restore worker: %w", err)
+	}
+	if err := w.write(savestream.LibxlHeader(), savestream.LibxcContextRecord()); err != nil {
+		w.Discard()
+		return nil, err
+	}
+	return w, nil
+}
+
+// worker is an xlft.Replica.
+type worker struct {
+	r       *Restorer
+	name    string
+	cmd     *exec.Cmd
+	control net.Conn
+	stream  *os.File
+
+	failed  chan error
+	running chan struct{} // closed when the domain runs
+	exited  chan struct{}
+	once    sync.Once
+}
+
+// listen reads the worker's answers to the end of the process.
+func (w *worker) listen() {
+	in := json.NewDecoder(w.control)
+	err := errors.New("restore worker ended")
+	ran := false
+	for {
+		var a answer
+		if derr := in.Decode(&a); derr != nil {
+			break
+		}
+		if a.Error != "" {
+			err = errors.New(a.Error)
+		}
+		if a.Running {
+			ran = true
+			close(w.running)
+		}
+	}
+	if werr := w.cmd.Wait(); werr != nil && !ran {
+		err = fmt.Errorf("%w (%w)", err, werr)
+	}
+	if !ran {
+		w.failed <- err
+	}
+	close(w.exited)
+}
+
+func (w *worker) write(bs ...[]byte) error {
+	for _, b := range bs {
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Write feeds the restore.
+func (w *worker) Write(b []byte) (int, error) {
+	n, err := w.stream.Write(b)
+	if err != nil {
+		err = fmt.Errorf("feed restore worker: %w", err)
+	}
+	return n, err
+}
+
+// Checkpoint lets libxc apply what was written.
+func (w *worker) Checkpoint() error { return w.write(savestream.CheckpointEndRecord()) }
+
+// RunOn is the point of no return: from its first byte on the worker goes
+// through with it, alone if it must.
+func (w *worker) RunOn(ctx context.Context) error {
+	if err := json.NewEncoder(w.control).Encode(order{Run: true}); err != nil {
+		return fmt.Errorf("tell restore worker to run %s: %w", w.name, err)
+	}
+	w.stream.Close()
+	select {
+	case <-w.running:
+		return nil
+	case err := <-w.failed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// discardTimeout is what a worker gets to destroy its domain.
+const discardTimeout = time.Minute
+
+// Discard ends the worker, which destroys its domain.
+func (w *worker) Discard() error {
+	w.once.Do(func() {
+		// The order matters: a worker that finds its stream ended looks at
+		// the socket to know what to do.
+		if c, ok := w.control.(*net.UnixConn); ok {
+			c.CloseWrite()
+		}
+		w.stream.Close()
+	})
+	select {
+	case <-w.exited:
+	case <-time.After(discardTimeout):
+		w.cmd.Process.Kill()
+		<-w.exited
+	}
+	w.control.Close()
+	d, err := w.r.Host.Lookup(w.name + suffix)
+	if errors.Is(err, xen.ErrNoDomain) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return w.r.Host.Destroy(d.ID)
+}
+
+// Failed delivers the error of a worker that ended before RunOn was through.
+func (w *worker) Failed() <-chan error { return w.failed }
+
+var _ io.Writer = (*worker)(nil)

@@ -1,0 +1,111 @@
+package replica
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft/internal/announce"
+	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/xen"
+)
+
+// File descriptors of a worker.
+const (
+	controlFD = 3 // a stream socket: lines of JSON both ways
+	streamFD  = 4 // the checkpointed libxl stream
+)
+
+// order is what a receiver tells its worker: first what to restore, later to
+// run it. The end of the socket before that means: destroy it.
+type order struct {
+	Config json.RawMessage `json:"config,omitempty"`
+	Name   string          `json:"name,omitempty"`
+	Run    bool            `json:"run,omitempty"`
+}
+
+// answer is what a worker tells its receiver.
+type answer struct {
+	Error   string `json:"error,omitempty"`
+	Running bool   `json:"running,omitempty"`
+	DomID   uint32 `json:"domid,omitempty"`
+}
+
+// suffix marks a replica's name until it runs. It is not xl's "--incoming":
+// what bears it is ours to destroy.
+const suffix = "--xlft"
+
+// Work is the whole life of a worker process: it restores one domain. The
+// replica runs only if the receiver said so; whatever else happens, it is
+// destroyed.
+func Work(log *zap.Logger) error {
+	control := os.NewFile(controlFD, "control")
+	stream := os.NewFile(streamFD, "stream")
+	if control == nil || stream == nil {
+		return errors.New("a restore worker is started by the receiver")
+	}
+	in, out := json.NewDecoder(control), json.NewEncoder(control)
+	var o order
+	if err := in.Decode(&o); err != nil {
+		return fmt.Errorf("read the order: %w", err)
+	}
+	fail := func(err error) error {
+		out.Encode(answer{Error: err.Error()})
+		return err
+	}
+	h, err := xen.Open()
+	if err != nil {
+		return fail(err)
+	}
+	defer h.Close()
+
+	run := make(chan bool, 1)
+	go func() {
+		var next order
+		run <- in.Decode(&next) == nil && next.Run
+	}()
+	domid, err := h.Restore(o.Config, o.Name+suffix, stream)
+	if err != nil {
+		return fail(err)
+	}
+	if !<-run {
+		if err := h.Destroy(domid); err != nil {
+			return fail(err)
+		}
+		log.Info("replica destroyed", zap.String("domain", o.Name))
+		return nil
+	}
+	if err := h.Rename(domid, o.Name+suffix, o.Name); err != nil {
+		// A name is a lesser thing than a running domain.
+		log.Error("rename", zap.Error(err))
+	}
+	if err := h.Unpause(domid); err != nil {
+		return fail(err)
+	}
+	out.Encode(answer{Running: true, DomID: domid})
+	announceAll(log, o.Config)
+	return nil
+}
+
+// announceAll announces the domain's addresses. Failures are logged: the
+// domain's own first packets do the same.
+func announceAll(log *zap.Logger, config json.RawMessage) {
+	c, err := domconf.Parse(config)
+	if err != nil {
+		log.Error("announce", zap.Error(err))
+		return
+	}
+	for _, nic := range c.NICs {
+		mac, err := net.ParseMAC(nic.MAC)
+		if err == nil {
+			err = announce.Send(nic.Bridge, mac)
+		}
+		if err != nil {
+			log.Warn("announce", zap.String("mac", nic.MAC), zap.Error(err))
+		}
+	}
+}
