@@ -29,6 +29,8 @@ type Host struct {
 	snap snapshot
 	dir  string
 
+	attached bool // another process has the host's QEMU
+
 	mu    sync.Mutex // guards what follows
 	qemu  *qemu      // nil while the host is down
 	conns map[net.Conn]struct{}
@@ -75,7 +77,7 @@ func (h *Host) Kill() {
 // Revive restores the host from its snapshot, killing it first if it runs. It remembers nothing of its former life.
 func (h *Host) Revive(ctx context.Context) error {
 	h.Kill()
-	if err := h.net.setUp(h.lanTap, true); err != nil {
+	if err := h.net.plug(h.place, true); err != nil {
 		return err
 	}
 	q, err := h.snap.restore(ctx, h.net, h.img, h.place, h.dir)
@@ -88,7 +90,10 @@ func (h *Host) Revive(ctx context.Context) error {
 	if err := h.awaitAgent(ctx); err != nil {
 		return err
 	}
-	return h.setClock(ctx)
+	if err := h.setClock(ctx); err != nil {
+		return err
+	}
+	return h.net.forget()
 }
 
 // Boot starts a killed host from its disk as it was left, which takes as long as a boot takes. What its kernel had
@@ -105,8 +110,10 @@ func (h *Host) Boot(ctx context.Context) error {
 	if err := h.awaitAgent(ctx); err != nil {
 		return err
 	}
-	_, err = h.Run(ctx, "systemctl", "is-system-running", "--wait")
-	return err
+	if _, err := h.Run(ctx, "systemctl", "is-system-running", "--wait"); err != nil {
+		return err
+	}
+	return h.net.forget()
 }
 
 // Pause stops the host as if it hung: it keeps its connections and says nothing. Its clock jumps when it resumes.
@@ -129,10 +136,10 @@ func (h *Host) signal(sig syscall.Signal) error {
 
 // CutLAN pulls the host's LAN cable: nothing comes through in either direction, and the host sees its link up as
 // before. Commands still reach it.
-func (h *Host) CutLAN() error { return h.net.setUp(h.lanTap, false) }
+func (h *Host) CutLAN() error { return h.net.plug(h.place, false) }
 
 // RestoreLAN plugs the cable in again.
-func (h *Host) RestoreLAN() error { return h.net.setUp(h.lanTap, true) }
+func (h *Host) RestoreLAN() error { return h.net.plug(h.place, true) }
 
 // pristine says whether the host runs and nobody has touched it since it was restored.
 func (h *Host) pristine() bool {
@@ -187,7 +194,7 @@ func (h *Host) dialAgent(ctx context.Context) (net.Conn, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.qemu == nil {
+	if h.qemu == nil && !h.attached {
 		conn.Close()
 		return nil, ErrDown
 	}

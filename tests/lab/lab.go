@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"sync"
@@ -179,6 +180,18 @@ func (l *Lab) ListenPacket(ctx context.Context, network, addr string) (pc net.Pa
 		return nil, enter
 	}
 	return pc, err
+}
+
+// Exec starts a program of this machine at the test process's place on the LAN. It is killed when the lab is closed.
+func (l *Lab) Exec(cmd *exec.Cmd) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if err := l.net.ns.do(cmd.Start); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	return nil
 }
 
 // The lab of this test binary.

@@ -19,18 +19,23 @@ type namespace struct {
 }
 
 func newNamespace() (*namespace, error) {
+	return startNamespace(func() error { return unix.Unshare(unix.CLONE_NEWNET) })
+}
+
+// startNamespace starts the thread, which goes where it belongs by move.
+func startNamespace(move func() error) (*namespace, error) {
 	ns := &namespace{jobs: make(chan func())}
 	ready := make(chan error)
-	go ns.run(ready)
+	go ns.run(move, ready)
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
 	return ns, nil
 }
 
-func (ns *namespace) run(ready chan<- error) {
+func (ns *namespace) run(move func() error, ready chan<- error) {
 	runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+	if err := move(); err != nil {
 		ready <- err
 		return
 	}

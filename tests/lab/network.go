@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -53,13 +54,25 @@ type network struct {
 	nl *netlink.Handle
 }
 
-func newNetwork(ns *namespace) (*network, error) {
+// openNetwork returns the network of a namespace that has it.
+func openNetwork(ns *namespace) (*network, error) {
 	n := &network{ns: ns}
 	return n, ns.do(func() error {
 		var err error
 		if n.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return fmt.Errorf("netlink: %w", err)
 		}
+		return nil
+	})
+}
+
+// newNetwork makes the network in an empty namespace.
+func newNetwork(ns *namespace) (*network, error) {
+	n, err := openNetwork(ns)
+	if err != nil {
+		return nil, err
+	}
+	return n, ns.do(func() error {
 		lo, err := n.nl.LinkByName("lo")
 		if err != nil {
 			return fmt.Errorf("loopback: %w", err)
@@ -152,6 +165,37 @@ func (n *network) setUp(name string, up bool) error {
 	return nil
 }
 
+// forget drops what the test process believes of LAN neighbours that did not answer, so that it asks again at once.
+func (n *network) forget() error {
+	br, err := n.nl.LinkByName(lanBridge)
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", lanBridge, err)
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		neighbours, err := n.nl.NeighList(br.Attrs().Index, family)
+		if err != nil {
+			return fmt.Errorf("neighbours on %s: %w", lanBridge, err)
+		}
+		for _, neigh := range neighbours {
+			if neigh.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) == 0 {
+				continue
+			}
+			if err := n.nl.NeighDel(&neigh); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("forget neighbour %v: %w", neigh.IP, err)
+			}
+		}
+	}
+	return nil
+}
+
+// plug takes a host's LAN up or down.
+func (n *network) plug(p place, in bool) error {
+	if err := n.setUp(p.lanTap, in); err != nil {
+		return err
+	}
+	return n.forget()
+}
+
 // isolate keeps a bridge port from all other isolated ones; the test process still reaches it.
 func (n *network) isolate(name string, on bool) error {
 	link, err := n.nl.LinkByName(name)
@@ -167,7 +211,7 @@ func (n *network) isolate(name string, on bool) error {
 // mend makes the network whole.
 func (n *network) mend() error {
 	for _, p := range places {
-		if err := n.setUp(p.lanTap, true); err != nil {
+		if err := n.plug(p, true); err != nil {
 			return err
 		}
 		if err := n.isolate(p.lanTap, false); err != nil {

@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
-const bootDeadline = 10 * time.Minute // a boot takes half a minute on an idle machine
+const (
+	bootDeadline = 10 * time.Minute // a boot takes half a minute on an idle machine
+	probeTimeout = time.Second      // for one attempt to connect to something that is coming up
+)
 
 // A snapshot of a booted host is three files that nobody writes to any more: the memory, the state of the devices, and
 // the disk. A restored host maps the memory privately and puts an overlay on the disk, so any number of processes
@@ -50,18 +54,37 @@ func snapshotKey(version string, img image, p place) (string, error) {
 		place: p, image: image{xen: "xen", kernel: "kernel", initramfs: "initramfs"},
 		disk: "disk", memory: "memory", shared: true, dir: "dir",
 	}
-	k := newKey().text("qemu", version).text("image", img.key).text("warmup", warmUp)
+	cpu, err := cpuModel()
+	if err != nil {
+		return "", err
+	}
+	k := newKey().text("qemu", version).text("cpu", cpu).text("image", img.key).text("warmup", warmUp)
 	for _, arg := range neutral.args() {
 		k.text("arg", arg)
 	}
 	return k.sum()
 }
 
+// cpuModel is part of a snapshot: the emulated time stamp counter runs as fast as this machine's.
+func cpuModel() (string, error) {
+	body, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "", err
+	}
+	for _, line := range strings.Split(string(body), "\n") {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", nil
+}
+
 // warmUp leaves in the snapshot what the first test would otherwise wait for.
 const warmUp = `set -e
 state=$(systemctl is-system-running --wait) || { echo "systemd: $state"; systemctl --failed --no-legend; exit 1; } >&2
-xl list
-cat /var/lib/xlft-lab/* > /dev/null
+xl -q create -p /var/lib/xlft-lab/linux.cfg
+xl destroy linux
+rm -f /var/log/xen/*.log* /var/log/xen/console/*
 sync`
 
 func takeSnapshot(ctx context.Context, n *network, img image, p place, s snapshot) (err error) {

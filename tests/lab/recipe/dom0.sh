@@ -38,6 +38,7 @@ install -m 644 "$FILES/guest/linux.cfg" "$lab/linux.cfg"
 # The host.
 install -m 755 "$AGENT" "$root/usr/local/sbin/labagent"
 install -m 755 "$FILES/host/lab-network" "$root/usr/local/sbin/lab-network"
+install -m 755 "$FILES/host/vif-lab" "$root/etc/xen/scripts/vif-lab"
 install -m 644 -t "$root/etc/systemd/system" "$FILES/host/lab-network.service" "$FILES/host/labagent.service"
 install -m 644 "$FILES/host/modules.conf" "$root/etc/modules-load.d/lab.conf"
 install -m 644 "$FILES/host/modprobe.conf" "$root/etc/modprobe.d/lab.conf"
