@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ type link struct {
 	control *wire.Conn
 	data    *wire.Conn
 
+	pack    bool       // compress data
 	wmu     sync.Mutex // one writer at a time on control
 	silence time.Duration
 
@@ -43,7 +45,7 @@ type link struct {
 
 // openLink calls the backup and offers it the domain. It returns once the
 // backup has accepted and both connections stand.
-func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer) (_ *link, err error) {
+func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer, pack bool) (_ *link, err error) {
 	var id [16]byte
 	rand.Read(id[:])
 	session := hex.EncodeToString(id[:])
@@ -54,7 +56,7 @@ func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer) (
 			l.close()
 		}
 	}()
-	if l.control, err = connect(ctx, dial, wire.Control, session, software); err != nil {
+	if l.control, _, err = connect(ctx, dial, wire.Control, session, software); err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { l.control.Close() })
@@ -67,28 +69,31 @@ func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer) (
 		return nil, fmt.Errorf("offer %s: %w", o.Domain, err)
 	}
 	l.control.SetDeadline(time.Time{})
-	if l.data, err = connect(ctx, dial, wire.Data, session, software); err != nil {
+	var h wire.Hello
+	if l.data, h, err = connect(ctx, dial, wire.Data, session, software); err != nil {
 		return nil, err
 	}
+	l.pack = pack && slices.Contains(h.Features, wire.FeatureS2)
 	// The session's life is the link's own, not that of the call that made it.
 	l.ctx, l.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return l, nil
 }
 
 // connect dials and greets.
-func connect(ctx context.Context, dial Dialer, kind wire.ConnKind, session, software string) (*wire.Conn, error) {
+func connect(ctx context.Context, dial Dialer, kind wire.ConnKind, session, software string) (*wire.Conn, wire.Hello, error) {
 	raw, err := dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open %s connection: %w", kind, err)
+		return nil, wire.Hello{}, fmt.Errorf("open %s connection: %w", kind, err)
 	}
 	c := wire.NewConn(raw)
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if _, err := wire.Greet(c, kind, session, software, greetTimeout); err != nil {
+	h, err := wire.Greet(c, kind, session, software, greetTimeout)
+	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("open %s connection: %w", kind, err)
+		return nil, h, fmt.Errorf("open %s connection: %w", kind, err)
 	}
-	return c, nil
+	return c, h, nil
 }
 
 // errHungUp is a link that its own side closed.
@@ -200,7 +205,7 @@ func (l *link) send(sp *spool, sent func(uint64, piece)) error {
 			}
 			sum.Length += uint64(len(p.data))
 			sum.CRC = crc32.Update(sum.CRC, castagnoli, p.data)
-			if err := l.data.WriteFrame(wire.TypeData, e, p.data); err != nil {
+			if err := l.data.WriteData(e, p.data, l.pack); err != nil {
 				return fmt.Errorf("send epoch %d: %w", e, err)
 			}
 			sp.recycle(p.data)
@@ -220,7 +225,7 @@ func (l *link) send(sp *spool, sent func(uint64, piece)) error {
 // Ask opens a query connection, sends v as a frame of type t and reads the
 // answer, a frame of type answer, into out.
 func Ask(ctx context.Context, dial Dialer, software string, t wire.Type, v any, answer wire.Type, out any) error {
-	c, err := connect(ctx, dial, wire.Query, "", software)
+	c, _, err := connect(ctx, dial, wire.Query, "", software)
 	if err != nil {
 		return err
 	}

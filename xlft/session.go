@@ -20,6 +20,7 @@ type Settings struct {
 	AckTimeout     time.Duration // an ack that takes longer counts as a loss
 	SuspendTimeout time.Duration // how long the domain may take to suspend
 	RetryDelay     time.Duration // before the backup, or the arbiter, is called again
+	Compress       bool          // what is sent, if the backup can read it
 	SpoolLimit     int64         // bytes of a checkpoint held in memory here
 }
 
@@ -418,7 +419,7 @@ func (s *Session) offer() wire.Offer {
 }
 
 func (s *Session) connect(ctx context.Context, o wire.Offer) {
-	l, err := openLink(ctx, s.Dial, s.Software, o)
+	l, err := openLink(ctx, s.Dial, s.Software, o, s.Settings.Compress)
 	if err != nil {
 		var r *wire.Refusal
 		if errors.As(err, &r) && r.Code == wire.CodeRunning {
@@ -493,7 +494,7 @@ const guestLook = time.Second
 // watchTriggers asks for checkpoints. It looks at counters far more often than
 // it asks; the machine takes only what fits.
 func (s *Session) watchTriggers(ctx context.Context) {
-	look := time.NewTicker(max(s.Settings.EpochMax/16, 2*time.Millisecond))
+	look := time.NewTicker(max(s.Settings.EpochMax/8, 2*time.Millisecond))
 	defer look.Stop()
 	for {
 		why := Why("")

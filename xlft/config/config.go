@@ -63,6 +63,7 @@ type Domain struct {
 	SuspendTimeout time.Duration
 	RetryDelay     time.Duration
 	NetBuffer      uint64 // bytes per network device
+	Compress       bool
 }
 
 // For returns how the domain called name is protected.
@@ -139,6 +140,7 @@ type rawDomain struct {
 	SuspendTimeout *rawDuration `toml:"suspend_timeout"`
 	RetryDelay     *rawDuration `toml:"retry_delay"`
 	NetBuffer      *rawBytes    `toml:"net_buffer"`
+	Compression    *string      `toml:"compression"`
 }
 
 // rawDuration is a duration as time.ParseDuration reads it: "200ms", "1s".
@@ -316,7 +318,7 @@ func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	builtin := Domain{
 		EpochMax: 200 * time.Millisecond, DirtyMax: 16384, FailureTimeout: time.Second,
 		AckTimeout: 30 * time.Second, SuspendTimeout: 10 * time.Second, RetryDelay: 5 * time.Second,
-		NetBuffer: 0,
+		NetBuffer: 0, Compress: true,
 	}
 	key := toml.Key(nil)
 	if c.Default, key, err = raw.Default.apply(builtin, toml.Key{"default"}, c.Peers); err != nil {
@@ -355,6 +357,12 @@ func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain
 	set(&d.DirtyMax, raw.DirtyMax)
 	if raw.NetBuffer != nil {
 		d.NetBuffer = uint64(*raw.NetBuffer)
+	}
+	if raw.Compression != nil {
+		if *raw.Compression != "s2" && *raw.Compression != "none" {
+			return d, append(append(toml.Key{}, at...), "compression"), fmt.Errorf("%q is neither \"s2\" nor \"none\"", *raw.Compression)
+		}
+		d.Compress = *raw.Compression == "s2"
 	}
 	sub := func(k string) toml.Key { return append(append(toml.Key{}, at...), k) }
 	if d.Backup != "" {

@@ -3,28 +3,32 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
 const magic = "xlft"
 
+// features are what this side can do beyond the version's minimum.
+var features = []string{FeatureS2}
+
 // Greet opens a connection from the primary's side: it sends Hello and waits
-// for the answer, at most timeout. It returns the version that both speak.
-func Greet(c *Conn, kind ConnKind, session, software string, timeout time.Duration) (version int, err error) {
+// for the answer, at most timeout. The answer has the version and the features
+// that both sides have.
+func Greet(c *Conn, kind ConnKind, session, software string, timeout time.Duration) (r Hello, err error) {
 	c.SetDeadline(time.Now().Add(timeout))
 	defer c.SetDeadline(time.Time{})
-	h := Hello{Magic: magic, VersionMin: VersionMin, VersionMax: VersionMax, Software: software, Kind: kind, Session: session}
+	h := Hello{Magic: magic, VersionMin: VersionMin, VersionMax: VersionMax, Features: features, Software: software, Kind: kind, Session: session}
 	if err := c.WriteJSON(TypeHello, 0, h); err != nil {
-		return 0, fmt.Errorf("greet peer: %w", err)
+		return r, fmt.Errorf("greet peer: %w", err)
 	}
-	var r Hello
 	if err := c.Expect(TypeHello, &r); err != nil {
-		return 0, fmt.Errorf("greet peer: %w", err)
+		return r, fmt.Errorf("greet peer: %w", err)
 	}
 	if r.Magic != magic || r.VersionMin != r.VersionMax || r.VersionMin < VersionMin || r.VersionMax > VersionMax {
-		return 0, fmt.Errorf("greet peer: bad answer %+v", r)
+		return r, fmt.Errorf("greet peer: bad answer %+v", r)
 	}
-	return r.VersionMin, nil
+	return r, nil
 }
 
 // Welcome is Greet's other side. On an error it has told the peer why; the
@@ -61,7 +65,8 @@ func Welcome(c *Conn, software string, timeout time.Duration) (Hello, error) {
 		return refuse(CodeProtocol, fmt.Sprintf("unknown connection kind %.20q", h.Kind))
 	}
 	v := min(h.VersionMax, VersionMax)
-	if err := c.WriteJSON(TypeHello, 0, Hello{Magic: magic, VersionMin: v, VersionMax: v, Software: software, Kind: h.Kind, Session: h.Session}); err != nil {
+	common := slices.DeleteFunc(slices.Clone(h.Features), func(f string) bool { return !slices.Contains(features, f) })
+	if err := c.WriteJSON(TypeHello, 0, Hello{Magic: magic, VersionMin: v, VersionMax: v, Features: common, Software: software, Kind: h.Kind, Session: h.Session}); err != nil {
 		return h, fmt.Errorf("welcome peer: %w", err)
 	}
 	return h, nil

@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+
+	"github.com/klauspost/compress/s2"
 )
 
 // Version range of the protocol that this package speaks.
@@ -32,9 +34,16 @@ const MaxBody = 4 << 20
 // cancel to get through between two of them.
 const DataBody = 256 << 10
 
-// headerLen is the length of a frame header: type u8, flags u8 (zero),
-// reserved u16 (zero), body length u32, epoch u64; little endian.
+// headerLen is the length of a frame header: type u8, flags u8, reserved u16
+// (zero), body length u32, epoch u64; little endian.
 const headerLen = 16
+
+// flagS2 marks a DATA body that is compressed as an S2 block, which starts
+// with its decoded length. Only sent if both sides have FeatureS2.
+const flagS2 = 1
+
+// FeatureS2 is the name of that feature in HELLO.
+const FeatureS2 = "s2"
 
 // Type says what a frame carries.
 type Type uint8
@@ -106,6 +115,7 @@ var (
 	ErrType       = errors.New("unknown frame type")
 	ErrReserved   = errors.New("reserved bytes are not zero")
 	ErrUnexpected = errors.New("frame not expected here")
+	ErrPacked     = errors.New("compressed body is damaged")
 )
 
 // FrameError is a frame that could not be read. Offset counts bytes from the
@@ -139,6 +149,9 @@ type Conn struct {
 	rhdr [headerLen]byte
 	body []byte
 	whdr [headerLen]byte
+
+	packed []byte // a compressed body as it came
+	packer []byte // a compressed body as it goes
 }
 
 // NewConn frames c.
@@ -160,30 +173,65 @@ func (c *Conn) ReadFrame() (Frame, error) {
 	if _, ok := typeNames[t]; !ok {
 		return fail(ErrType)
 	}
-	if h[1] != 0 || h[2] != 0 || h[3] != 0 {
+	packed := h[1] == flagS2 && t == TypeData
+	if h[1] != 0 && !packed || h[2] != 0 || h[3] != 0 {
 		return fail(ErrReserved)
 	}
 	if n > t.maxBody() {
 		return fail(ErrTooLong)
 	}
-	// The buffer grows by what arrives, not by what the header claims: a
-	// claim costs a peer nothing, bytes do.
-	c.body = c.body[:0]
-	for uint32(len(c.body)) < n {
-		step := min(int(n)-len(c.body), max(64<<10, cap(c.body)-len(c.body)))
-		at := len(c.body)
-		if cap(c.body)-at < step {
-			grown := make([]byte, at, min(int(n), max(2*cap(c.body), at+step)))
-			copy(grown, c.body)
-			c.body = grown
+	var err error
+	if packed {
+		if c.packed, err = c.read(c.packed, int(n)); err == nil {
+			err = c.unpack()
 		}
-		c.body = c.body[:at+step]
-		if _, err := io.ReadFull(c.Conn, c.body[at:]); err != nil {
-			return fail(short(err))
-		}
+	} else {
+		c.body, err = c.read(c.body, int(n))
+	}
+	if err != nil {
+		return fail(err)
 	}
 	c.off += headerLen + int64(n)
 	return Frame{t, binary.LittleEndian.Uint64(h[8:]), c.body}, nil
+}
+
+// read reads n bytes into buf, which grows by what arrives and not by what a
+// header claims: a claim costs a peer nothing, bytes do.
+func (c *Conn) read(buf []byte, n int) ([]byte, error) {
+	buf = buf[:0]
+	for len(buf) < n {
+		at := len(buf)
+		step := min(n-at, max(64<<10, cap(buf)-at))
+		if cap(buf)-at < step {
+			grown := make([]byte, at, min(n, max(2*cap(buf), at+step)))
+			copy(grown, buf)
+			buf = grown
+		}
+		buf = buf[:at+step]
+		if _, err := io.ReadFull(c.Conn, buf[at:]); err != nil {
+			return buf, short(err)
+		}
+	}
+	return buf, nil
+}
+
+// unpack decompresses packed into body.
+func (c *Conn) unpack() error {
+	n, err := s2.DecodedLen(c.packed)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrPacked, err)
+	}
+	if n > DataBody {
+		return ErrTooLong
+	}
+	if cap(c.body) < n {
+		c.body = make([]byte, 0, DataBody)
+	}
+	c.body, err = s2.Decode(c.body[:cap(c.body)], c.packed)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrPacked, err)
+	}
+	return nil
 }
 
 // Own leaves the last frame's body to the caller for good. The next frames use
@@ -203,7 +251,28 @@ func (c *Conn) WriteFrame(t Type, epoch uint64, body []byte) error {
 	if uint64(len(body)) > uint64(t.maxBody()) {
 		return fmt.Errorf("wire: write %v: %w (%d bytes)", t, ErrTooLong, len(body))
 	}
-	c.whdr = [headerLen]byte{0: byte(t)}
+	return c.write(t, 0, epoch, body)
+}
+
+// WriteData sends a DATA frame of at most DataBody bytes, compressed if that
+// is asked for and worth it.
+func (c *Conn) WriteData(epoch uint64, body []byte, pack bool) error {
+	if len(body) > DataBody {
+		return fmt.Errorf("wire: write %v: %w (%d bytes)", TypeData, ErrTooLong, len(body))
+	}
+	if pack {
+		if c.packer == nil {
+			c.packer = make([]byte, s2.MaxEncodedLen(DataBody))
+		}
+		if p := s2.Encode(c.packer, body); len(p) < len(body)-len(body)/8 {
+			return c.write(TypeData, flagS2, epoch, p)
+		}
+	}
+	return c.write(TypeData, 0, epoch, body)
+}
+
+func (c *Conn) write(t Type, flags byte, epoch uint64, body []byte) error {
+	c.whdr = [headerLen]byte{0: byte(t), 1: flags}
 	binary.LittleEndian.PutUint32(c.whdr[4:], uint32(len(body)))
 	binary.LittleEndian.PutUint64(c.whdr[8:], epoch)
 	if len(body) == 0 {

@@ -117,7 +117,7 @@ func protect(ctx context.Context, c *config.Config, domain, backup string, log *
 		Settings: xlft.Settings{
 			EpochMax: dc.EpochMax, DirtyMax: dc.DirtyMax, FailureTimeout: dc.FailureTimeout,
 			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
-			SpoolLimit: int64(c.CheckpointMemory),
+			SpoolLimit: int64(c.CheckpointMemory), Compress: dc.Compress,
 		},
 		Guest: h.Guest(d), Output: g, Arbiter: arbiter(c), Dial: dialer(id, peer), Peer: peer.Name,
 		Store: store.Dir(c.StateDir), Log: log.With(zap.String("domain", domain), zap.String("backup", peer.Name)),

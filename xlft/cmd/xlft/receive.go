@@ -173,4 +173,3 @@ func (a *app) workerCommand() *cobra.Command {
 		},
 	}
 }
-

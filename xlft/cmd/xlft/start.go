@@ -166,7 +166,7 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 }
 
 const (
-	progressEvery = 200 * time.Millisecond
+	progressEvery = 500 * time.Millisecond
 	stopTimeout   = time.Minute
 )
 

@@ -25,9 +25,8 @@ type Domain struct {
 
 // Info is what a host can do.
 type Info struct {
-	Version   string // "4.17"
-	FreeKiB   uint64 // memory that no domain has
-	ShadowPV  bool   // log-dirty for PV guests (CONFIG_SHADOW_PAGING)
-	HAP       bool   // hardware-assisted paging, for PVH and HVM guests
-	Hypercall string // full version string
+	Version  string // "4.17"
+	FreeKiB  uint64 // memory that no domain has
+	ShadowPV bool   // log-dirty for PV guests (CONFIG_SHADOW_PAGING)
+	HAP      bool   // hardware-assisted paging, for PVH and HVM guests
 }

@@ -83,22 +83,26 @@ func (h *Host) taken() string {
 	return ""
 }
 
-// Info asks what this host can do.
+// Info asks what this host can do. It asks libxl itself: xenlight's
+// GetVersionInfo, GetPhysinfo and DomainInfo store through a nil pointer, at
+// least up to Xen 4.17.
 func (h *Host) Info() (Info, error) {
-	v, err := h.xl.GetVersionInfo()
-	if err != nil {
-		return Info{}, fmt.Errorf("ask Xen's version: %w", err)
+	v := C.libxl_get_version_info(h.ctx())
+	if v == nil {
+		return Info{}, errors.New("ask Xen's version: libxl does not say")
 	}
-	p, err := h.xl.GetPhysinfo()
-	if err != nil {
-		return Info{}, fmt.Errorf("ask for physical information: %w", err)
+	var p C.libxl_physinfo
+	C.libxl_physinfo_init(&p)
+	defer C.libxl_physinfo_dispose(&p)
+	if rc := C.libxl_get_physinfo(h.ctx(), &p); rc != 0 {
+		return Info{}, fmt.Errorf("ask for physical information: %w", xenlight.Error(rc))
 	}
+	free := uint64(p.free_pages+p.scrub_pages) - uint64(p.outstanding_pages)
 	return Info{
-		Version:   fmt.Sprintf("%d.%d", v.XenVersionMajor, v.XenVersionMinor),
-		FreeKiB:   (p.FreePages + p.ScrubPages - p.OutstandingPages) * uint64(v.Pagesize) / 1024,
-		ShadowPV:  p.CapShadow,
-		HAP:       p.CapHap,
-		Hypercall: fmt.Sprintf("%d.%d%s", v.XenVersionMajor, v.XenVersionMinor, v.XenVersionExtra),
+		Version:  fmt.Sprintf("%d.%d", v.xen_version_major, v.xen_version_minor),
+		FreeKiB:  free * uint64(v.pagesize) / 1024,
+		ShadowPV: bool(p.cap_shadow),
+		HAP:      bool(p.cap_hap),
 	}, nil
 }
 
@@ -115,19 +119,21 @@ func (h *Host) Domains() ([]Domain, error) {
 
 // Lookup finds a domain by name or id.
 func (h *Host) Lookup(name string) (Domain, error) {
-	id, err := h.xl.NameToDomid(name)
+	all, err := h.Domains()
 	if err != nil {
-		n, perr := strconv.ParseUint(name, 10, 15)
-		if perr != nil {
-			return Domain{}, fmt.Errorf("%w: %q", ErrNoDomain, name)
+		return Domain{}, err
+	}
+	for _, d := range all {
+		if d.Name == name {
+			return d, nil
 		}
-		id = xenlight.Domid(n)
 	}
-	di, err := h.xl.DomainInfo(id)
-	if err != nil || di.Dying {
-		return Domain{}, fmt.Errorf("%w: %q", ErrNoDomain, name)
+	for _, d := range all {
+		if strconv.FormatUint(uint64(d.ID), 10) == name {
+			return d, nil
+		}
 	}
-	return Domain{uint32(id), h.xl.DomidToName(id), di.Uuid.String()}, nil
+	return Domain{}, fmt.Errorf("%w: %q", ErrNoDomain, name)
 }
 
 // Config returns the domain's configuration as libxl's JSON.

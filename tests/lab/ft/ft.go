@@ -1,0 +1,176 @@
+//go:build linux
+
+// Package ft puts xlft on the lab's hosts and drives it as an operator would,
+// through xl and systemd.
+//
+// The one rule a caller must know: it holds nothing of its own; what is true
+// of a host, it asks the host.
+package ft
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"xlft/tests/lab"
+	"xlft/xlft"
+)
+
+// Settings of the lab's configuration that scenarios vary.
+type Settings struct {
+	EpochMax       time.Duration
+	FailureTimeout time.Duration
+	AckTimeout     time.Duration
+	NetBuffer      string
+}
+
+// Usual is what scenarios use unless they say otherwise. The failure timeout
+// is longer than a user's: emulated hosts share two processors.
+var Usual = Settings{EpochMax: 400 * time.Millisecond, FailureTimeout: 4 * time.Second, AckTimeout: 60 * time.Second, NetBuffer: "64MiB"}
+
+// Tree is the top of the source tree that this program was started in.
+func Tree() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "scripts", "xl")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("ft: not inside the source tree")
+}
+
+// Install puts xlft on both hosts as "make install" does, gives each an
+// identity and a configuration that names the other, and starts the receivers.
+func Install(ctx context.Context, l *lab.Lab, s Settings) error {
+	tree, err := Tree()
+	if err != nil {
+		return err
+	}
+	stage, err := os.MkdirTemp("", "xlft-install-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(stage)
+	mk := exec.CommandContext(ctx, "make", "-s", "install", "DESTDIR="+stage)
+	mk.Dir = tree
+	if out, err := mk.CombinedOutput(); err != nil {
+		return fmt.Errorf("make install: %w\n%s", err, out)
+	}
+	tar := filepath.Join(stage, "all.tar")
+	if out, err := exec.CommandContext(ctx, "tar", "-C", stage, "--exclude=./all.tar", "-cf", tar, ".").CombinedOutput(); err != nil {
+		return fmt.Errorf("pack the installation: %w\n%s", err, out)
+	}
+	prints := map[*lab.Host]string{}
+	for _, h := range l.Hosts() {
+		if err := h.Copy(ctx, tar, "/root/xlft.tar", 0o600); err != nil {
+			return err
+		}
+		if _, err := h.Run(ctx, "tar", "-C", "/", "--no-same-owner", "-xf", "/root/xlft.tar"); err != nil {
+			return err
+		}
+		out, err := h.Run(ctx, "/usr/local/sbin/xlft", "keygen", "--dir", "/etc/xlft/identity")
+		if err != nil {
+			return err
+		}
+		prints[h] = strings.TrimSpace(out)
+	}
+	for _, h := range l.Hosts() {
+		p := l.Peer(h)
+		if err := h.WriteFile(ctx, "/etc/xlft/xlft.toml", []byte(Config(h, p, prints[p], s)), 0o644); err != nil {
+			return err
+		}
+		for _, argv := range [][]string{
+			{"systemd-tmpfiles", "--create", "/etc/tmpfiles.d/xlft.conf"},
+			{"systemctl", "daemon-reload"},
+			{"systemctl", "start", "xlft-receiver.socket", "xlft-receiver.service"},
+		} {
+			if _, err := h.Run(ctx, argv...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Config is host h's configuration, with peer p.
+func Config(h, p *lab.Host, fingerprint string, s Settings) string {
+	return fmt.Sprintf(`[host]
+name = %q
+
+[arbiter]
+type = "none"
+accept_split_brain = true
+
+[peer.%s]
+address = "%v:7789"
+fingerprint = %q
+
+[default]
+epoch_max = %q
+failure_timeout = %q
+ack_timeout = %q
+suspend_timeout = "20s"
+retry_delay = "1s"
+net_buffer = %q
+`, h.Name(), p.Name(), p.IPv4(), fingerprint, s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer)
+}
+
+// Row is what "xl ft-status --json" prints.
+type Row struct {
+	Domain    string              `json:"domain"`
+	Role      string              `json:"role"`
+	State     string              `json:"state"`
+	Protected bool                `json:"protected"`
+	Epoch     uint64              `json:"epoch"`
+	Primary   *xlft.Status        `json:"primary"`
+	Standby   *xlft.StandbyStatus `json:"standby"`
+}
+
+// Status asks a host about a domain. That it is unprotected is no error.
+func Status(ctx context.Context, h *lab.Host, domain string) (Row, error) {
+	var r Row
+	out, err := h.Run(ctx, "xl", "ft-status", "--json", domain)
+	var ce *lab.CommandError
+	if err != nil && !(errors.As(err, &ce) && ce.Status.Code == 1 && out != "") {
+		return r, err
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		return r, fmt.Errorf("read ft-status of %s: %w", domain, err)
+	}
+	return r, nil
+}
+
+// Await waits until the status of a domain on a host is as ok wants it.
+func Await(ctx context.Context, h *lab.Host, domain string, what string, ok func(Row) bool) (Row, error) {
+	var last Row
+	err := lab.Await(ctx, func() error {
+		r, err := Status(ctx, h, domain)
+		if err != nil {
+			return err
+		}
+		last = r
+		if !ok(r) {
+			return fmt.Errorf("%s on %s is %s (role %s, protected %v), waiting for: %s", domain, h.Name(), r.State, r.Role, r.Protected, what)
+		}
+		return nil
+	})
+	return last, err
+}
+
+// Journal returns what xlft's units logged on a host.
+func Journal(ctx context.Context, h *lab.Host) string {
+	out, err := h.Run(ctx, "journalctl", "--no-pager", "-o", "short-monotonic", "-u", "xlft*")
+	if err != nil {
+		return err.Error()
+	}
+	return out
+}
