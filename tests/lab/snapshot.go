@@ -82,7 +82,7 @@ func cpuModel() (string, error) {
 // warmUp leaves in the snapshot what the first test would otherwise wait for.
 const warmUp = `set -e
 state=$(systemctl is-system-running --wait) || { echo "systemd: $state"; systemctl --failed --no-legend; exit 1; } >&2
-xl -q create -p /var/lib/xlft-lab/linux.cfg
+xl create -q -p /var/lib/xlft-lab/linux.cfg
 xl destroy linux
 rm -f /var/log/xen/*.log* /var/log/xen/console/*
 sync`
