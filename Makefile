@@ -20,7 +20,9 @@ build:
 # The real thing, with libxl. Needs libxen-dev; "make setup" installs it.
 build-xen: build/xlft
 
-build/xlft: $(shell git ls-files '*.go' '*.c' '*.h' go.mod go.sum 2>/dev/null)
+# Go knows what is out of date.
+.PHONY: build/xlft
+build/xlft:
 	scripts/fetch-xenlight
 	go build -tags xen -ldflags '$(LDFLAGS)' -o $@ ./xlft/cmd/xlft
 

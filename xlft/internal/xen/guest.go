@@ -91,10 +91,14 @@ func (g *Guest) Resume() error {
 		return fmt.Errorf("resume domain %d: %w%s", g.d.ID, err, g.h.taken())
 	}
 	// xenstored forgets that the domain was shut down, so that its next
-	// shutdown is told again. The domain runs already.
-	g.h.xsmu.Lock()
-	defer g.h.xsmu.Unlock()
-	C.xs_resume_domain(g.h.xs, C.uint(g.d.ID))
+	// shutdown is told again. The domain runs already, and nobody waits.
+	go func() {
+		g.h.xsmu.Lock()
+		defer g.h.xsmu.Unlock()
+		if g.h.xs != nil {
+			C.xs_resume_domain(g.h.xs, C.uint(g.d.ID))
+		}
+	}()
 	return nil
 }
 

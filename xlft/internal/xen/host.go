@@ -56,9 +56,12 @@ func (h *Host) Close() {
 	if h.xl != nil {
 		h.xl.Close()
 	}
+	h.xsmu.Lock()
 	if h.xs != nil {
 		C.xs_close(h.xs)
+		h.xs = nil
 	}
+	h.xsmu.Unlock()
 	if h.xch != nil {
 		C.xc_interface_close(h.xch)
 	}
