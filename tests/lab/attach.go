@@ -54,7 +54,11 @@ func (l *Lab) Publish() (namespace string, err error) {
 	if err := os.WriteFile(name+".new", body, 0o644); err != nil {
 		return "", fmt.Errorf("lab: %w", err)
 	}
-	return s.Namespace, os.Rename(name+".new", name)
+	if err := os.Rename(name+".new", name); err != nil {
+		return "", fmt.Errorf("lab: %w", err)
+	}
+	l.published = name
+	return s.Namespace, nil
 }
 
 // Attach returns the published lab. It runs commands, copies files, dials, captures and cuts cables there; the life

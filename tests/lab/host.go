@@ -21,6 +21,8 @@ import (
 // ErrDown says that the host is not running.
 var ErrDown = errors.New("host is down")
 
+var errAttached = errors.New("the process that keeps the lab up has the life of its hosts")
+
 // A Host is one of the two Xen hosts.
 type Host struct {
 	place
@@ -76,6 +78,9 @@ func (h *Host) Kill() {
 
 // Revive restores the host from its snapshot, killing it first if it runs. It remembers nothing of its former life.
 func (h *Host) Revive(ctx context.Context) error {
+	if h.attached {
+		return errAttached
+	}
 	h.Kill()
 	if err := h.net.plug(h.place, true); err != nil {
 		return err
@@ -99,6 +104,9 @@ func (h *Host) Revive(ctx context.Context) error {
 // Boot starts a killed host from its disk as it was left, which takes as long as a boot takes. What its kernel had
 // not written by then is lost.
 func (h *Host) Boot(ctx context.Context) error {
+	if h.attached {
+		return errAttached
+	}
 	h.Kill()
 	q, err := startQEMU(h.net.ns, machine{place: h.place, image: h.img, disk: filepath.Join(h.dir, "disk.qcow2"), dir: h.dir})
 	if err != nil {

@@ -102,14 +102,18 @@ func prepareBase(ctx context.Context, c cache, logf func(string, ...any)) (*entr
 				"SOURCES="+strings.Join(sources, "\n"),
 				"PACKAGES="+strings.Join(hostPackages, " "),
 				"XEN_PACKAGE="+xenPackage)
-			// What the script mounts goes with it.
-			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+			confine(cmd)
 		}, "bash")
 		if err != nil {
 			return err
 		}
 		return unpackKernel(filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "vmlinux"))
 	})
+}
+
+// confine gives a script mounts and process ids of its own: what it mounts and whom it starts end with it.
+func confine(cmd *exec.Cmd) {
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID
 }
 
 // candidates returns the versions that apt would install here. A machine that knows none of them, such as one that
@@ -169,6 +173,7 @@ func prepareDom0(ctx context.Context, c cache, base *entry, logf func(string, ..
 				"AGENT="+agent,
 				"WORKLOAD="+workload,
 				"SIZE="+diskSize)
+			confine(cmd)
 		}, "bash", filepath.Join(recipe, "dom0.sh"))
 	})
 	return dom0, key, err

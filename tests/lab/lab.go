@@ -22,9 +22,10 @@ import (
 type Lab struct {
 	A, B *Host
 
-	net *network
-	img image
-	run *entry
+	net       *network
+	img       image
+	run       *entry
+	published string // file that tells others of it
 }
 
 // Prepare makes this machine ready: it installs the packages that are missing, and builds the hosts' image and their
@@ -93,6 +94,9 @@ func Open(ctx context.Context, logf func(format string, args ...any)) (l *Lab, e
 // Close kills the hosts and removes all traces of the lab but its cache.
 func (l *Lab) Close() error {
 	var err error
+	if l.published != "" {
+		err = os.Remove(l.published)
+	}
 	for _, h := range l.Hosts() {
 		h.Kill()
 		h.snap.release()
@@ -102,7 +106,7 @@ func (l *Lab) Close() error {
 		l.net.ns.close()
 	}
 	if l.run != nil {
-		err = l.run.discard()
+		err = errors.Join(err, l.run.discard())
 	}
 	l.img.release()
 	return err

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 )
 
 // ErrUnable says that this machine can't run the lab. Its message has the reason.
@@ -40,7 +41,6 @@ var needs = []need{
 	{"cpio", program("cpio")},
 	{"kmod", program("depmod")},
 	{"e2fsprogs", program("mkfs.ext4")},
-	{"util-linux", program("unshare")},
 	{"xz-utils", program("xz")},
 	{"systemd", program("systemctl")}, // sets up the units of an image; it need not run here
 }
@@ -126,7 +126,7 @@ func aptInstall(ctx context.Context, packages []string) error {
 	return run(ctx, install...)
 }
 
-// run runs a program that asks nothing. The error has the end of what it printed.
+// run runs a program that asks nothing, and that dies with this process. The error has the end of what it printed.
 func run(ctx context.Context, argv ...string) error {
 	return runIn(ctx, nil, argv...)
 }
@@ -134,9 +134,13 @@ func run(ctx context.Context, argv ...string) error {
 func runIn(ctx context.Context, prepare func(*exec.Cmd), argv ...string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if prepare != nil {
 		prepare(cmd)
 	}
+	// The signal comes when the parent's thread ends, so this one is kept.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, tail(string(out), 30))
