@@ -70,12 +70,16 @@ func check() error {
 	var errs error
 	note := func(err error) { errs = errors.Join(errs, err) }
 	note(unsupported("plug qdisc", "sch_plug", k.changePlug(ifb, plugLimit, DefaultLimit, unix.NLM_F_CREATE|unix.NLM_F_EXCL)))
-	d := &device{vif: vif, ifb: ifb}
+	d := &device{k: k, vif: vif, ifb: [2]netlink.Link{ifb, ifb}}
 	if err := k.addQdisc(d); err != nil {
 		note(err)
 		return errs
 	}
-	note(k.addFilter(d, nil))
+	if err := k.addFilter(d, nil, 0); err != nil {
+		note(err)
+		return errs
+	}
+	note(d.Steer(1))
 	return errs
 }
 
@@ -93,7 +97,7 @@ func (k *kernel) has(classifier string) bool {
 		return false
 	}
 	defer k.h.LinkDel(l)
-	d := &device{vif: l, ifb: l}
+	d := &device{k: k, vif: l}
 	if err := k.addQdisc(d); err != nil {
 		return false
 	}

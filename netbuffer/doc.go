@@ -2,14 +2,21 @@
 // of the epoch that sent it is safe on the backup.
 //
 // Everything that arrives from a vif is redirected (clsact or ingress, matchall,
-// mirred) to an ifb of its own whose root qdisc is plug. The plug keeps packets
-// of all ethertypes in order, counts those of the epoch that was sealed and
-// those of the running one, and hands released ones back to the vif, from where
-// they go on as if nothing had happened.
+// mirred) to one of two ifbs whose root qdisc is plug. The plug keeps packets of
+// all ethertypes, in order, and hands them back to the vif when it is opened,
+// from where they go on as if nothing had happened. The two take turns: one has
+// the sealed epoch, the other the running one. Seal turns the redirect over to
+// the one that is empty, Release opens the other.
+//
+// One plug with its counters of packets per epoch would do in theory. But the
+// kernel changes those counters without the lock that an arriving packet takes
+// (plug_change in net/sched/sch_plug.c), and packets do arrive during a seal:
+// the domain is suspended, its backend is not. A wrong count lets a later epoch
+// out ahead of its checkpoint. Here nothing is counted.
 //
 // The one rule: Seal while the domain is suspended, and Release an epoch only
-// after its checkpoint is acknowledged. The qdisc remembers one sealed epoch,
-// so there is never a second Seal before the Release; Seal refuses it.
+// after its checkpoint is acknowledged. There are two queues, so there is never
+// a second Seal before the Release; Seal refuses it.
 //
 // A gate lives in the kernel, not in this process. If the process dies while
 // the gate holds, the packets stay held; Open finds the gate again and leaves

@@ -21,10 +21,8 @@ var (
 	// ErrBypassed: somebody removed the redirect of a vif; its output leaves
 	// at once.
 	ErrBypassed = errors.New("redirect to the gate is gone")
-	// ErrLeak: more left a gate than was released.
-	ErrLeak = errors.New("more left the gate than was released")
-	// ErrBusy: packets kept coming where the caller promised quiet.
-	ErrBusy = errors.New("packets keep coming")
+	// ErrBusy: a queue that was opened does not run empty.
+	ErrBusy = errors.New("released packets do not leave")
 	// ErrBroken: an earlier error left it unknown what is sealed. Everything
 	// stays held; Abandon, Discard and Close still work.
 	ErrBroken = errors.New("gate is in an unknown state")

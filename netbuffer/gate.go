@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Line is one vif's way through a gate.
+// A Line is one vif and its path through a gate.
 type Line struct {
-	Name  string // of the vif
-	Queue Queue
+	Name string // of the vif
+	Path Path
 }
 
 // A Gate holds the output of all vifs of a domain by epoch.
@@ -38,14 +38,15 @@ type Gate struct {
 
 type line struct {
 	Line
-	gone bool // the vif vanished; its queue may still hold packets
+	gone bool // the vif vanished; its queues may still hold packets
 
-	// mark is what had arrived when the newest epoch was sealed. More must not
-	// have passed before the next epoch is sealed and released.
-	mark uint64
+	// now is the queue that gets packets. The other one has the epoch before:
+	// held, or released and leaving, or empty.
+	now   int
+	ready bool // the other queue is empty and holds
 }
 
-// host is what a gate needs of the machine besides its queues.
+// host is what a gate needs of the machine besides its paths.
 type host interface {
 	// added returns vifs of the domain that have no line, and tells lines whose
 	// vif is gone.
@@ -54,21 +55,19 @@ type host interface {
 	extend(lines []*line, holding bool) ([]*line, error)
 	// remember writes down, for the next process, whether the gate holds.
 	remember(l *line, holding bool) error
-	// redirected says whether the vif's packets still go through the queue.
+	// redirected says whether the vif's packets still go to the queues.
 	redirected(l *line) error
-	// settled says whether nothing is on its way between queue and vif.
-	settled(l *line) (bool, error)
-	// bypass ends the redirect; the queue stays.
+	// bypass ends the redirect; the queues stay.
 	bypass(l *line) error
-	// destroy drops the queue and all it holds.
+	// destroy drops the queues and all they hold.
 	destroy(l *line) error
 	close() error
 }
 
 // Options say how a gate is built. The zero value is good.
 type Options struct {
-	// Limit is how many bytes a vif may have waiting; more is dropped. 0 means
-	// DefaultLimit.
+	// Limit is how many bytes of one epoch a vif may have waiting; more is
+	// dropped. 0 means DefaultLimit.
 	Limit uint32
 
 	// Vifs names interfaces of the domain that neither their name nor sysfs
@@ -81,7 +80,7 @@ type Options struct {
 	// nil, Close may reorder.
 	Quiesce func() (resume func(), err error)
 
-	// Timeout bounds each wait for a queue to fall quiet or empty. 0 means
+	// Timeout bounds each wait for released packets to leave. 0 means
 	// DefaultTimeout.
 	Timeout time.Duration
 }
@@ -91,12 +90,12 @@ const (
 	// an epoch takes.
 	DefaultLimit = 10_000_000_000 / 8 / 4
 
-	// DefaultTimeout bounds waits for a queue.
+	// DefaultTimeout bounds waits for packets to leave.
 	DefaultTimeout = time.Second
 
-	// stuck is how long a released packet may stay before its release counts
-	// as over.
-	stuck = 2 * time.Millisecond
+	// linger is how long Release waits for packets to leave, so that the next
+	// Seal, in the domain's pause, need not.
+	linger = 10 * time.Millisecond
 )
 
 // nap sleeps between two looks at a queue. time.Sleep rounds up to a
@@ -120,8 +119,9 @@ func (o Options) limit() uint32 {
 	return DefaultLimit
 }
 
-// New makes a gate of queues that let everything out at present. Tests use it
-// with netbuffertest's queue; Open is the real one.
+// New makes a gate of paths whose first queue lets everything out at present
+// and whose second is empty and holds. Tests use it with netbuffertest's Path;
+// Open is the real one.
 func New(opts Options, lines ...Line) *Gate {
 	g := &Gate{opts: opts}
 	for _, l := range lines {
@@ -131,16 +131,17 @@ func New(opts Options, lines ...Line) *Gate {
 }
 
 // Seal ends epoch on all vifs and starts the next. Call it while the domain is
-// suspended: what it sends after it resumes belongs to the next epoch. The
-// first Seal starts holding; what went before has left.
+// suspended: what it sends after it resumes belongs to the next epoch. What
+// its backends still pass on meanwhile is held with the next epoch: late, never
+// early. The first Seal starts holding; what went before has left.
 //
-// The plug qdisc counts one sealed epoch, not a queue of them. A second plug
-// would overwrite the first count and the next release would let output out
-// ahead of its checkpoint; so Seal returns ErrHeld until Release.
+// There are two queues, one for the sealed epoch and one for the running one,
+// so Seal returns ErrHeld until Release.
 //
 // After ErrHeld, ErrEpoch, ErrAdopted, ErrBusy or ErrNewVif nothing was sealed
-// and Seal can be tried again. Any other error is final (ErrBroken): some vifs
-// may be sealed and others not. All that is held stays held.
+// and Seal can be tried again. If turning a vif over fails, later calls return
+// ErrBroken: some vifs may be sealed and others not. All that is held stays
+// held.
 func (g *Gate) Seal(epoch uint64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -159,30 +160,27 @@ func (g *Gate) Seal(epoch uint64) error {
 	if err := g.checkVifs(); err != nil {
 		return err
 	}
-
-	if !g.holding {
-		if err := g.startHolding(); err != nil {
-			return g.errorf("seal epoch %d: %w", epoch, err)
-		}
-	}
 	deadline := time.Now().Add(g.opts.timeout())
-	before := make([]QueueState, len(g.lines))
-	for i, l := range g.lines {
-		st, err := l.ready(deadline)
-		if err != nil {
+	for _, l := range g.lines {
+		if err := l.prepare(deadline); err != nil {
 			return g.errorf("seal epoch %d: %s: %w", epoch, l.Name, err)
 		}
-		if st.Passed > l.mark {
-			return g.fail("seal epoch %d: %s: %w: %d bytes", epoch, l.Name, ErrLeak, st.Passed-l.mark)
-		}
-		before[i] = st
 	}
-	for i, l := range g.lines {
-		if err := l.seal(before[i], deadline); err != nil {
+	if !g.holding && g.host != nil {
+		// Write it down first: a gate that holds and is not known to hold would
+		// be let out by the next process.
+		for _, l := range g.lines {
+			if err := g.host.remember(l, true); err != nil {
+				return g.errorf("seal epoch %d: %w", epoch, err)
+			}
+		}
+	}
+	for _, l := range g.lines {
+		if err := l.turn(); err != nil {
 			return g.fail("seal epoch %d: %s: %w", epoch, l.Name, err)
 		}
 	}
-	g.sealed, g.epoch = true, epoch
+	g.holding, g.sealed, g.epoch = true, true, epoch
 	return nil
 }
 
@@ -201,100 +199,53 @@ func (g *Gate) checkVifs() error {
 	return nil
 }
 
-// startHolding makes all queues hold. A packet that waits in a queue that lets
-// everything out is not counted by the plug, so all must be empty at that
-// moment.
-func (g *Gate) startHolding() error {
-	deadline := time.Now().Add(g.opts.timeout())
-	for _, l := range g.lines {
-		// Write it down first: a gate that holds and is not known to hold would
-		// be let out by the next process.
-		if g.host != nil {
-			if err := g.host.remember(l, true); err != nil {
-				return err
-			}
-		}
+// prepare makes the other queue ready to take an epoch. What it had is
+// released; it must be gone before the queue can hold again.
+func (l *line) prepare(deadline time.Time) error {
+	if l.ready {
+		return nil
 	}
-	for i, l := range g.lines {
-		if err := l.hold(deadline); err != nil {
-			// Nothing is sealed yet, so nothing needs to be held.
-			for _, l := range g.lines[:i+1] {
-				err = errors.Join(err, l.Queue.Change(ReleaseIndefinite))
-			}
-			for _, l := range g.lines {
-				if g.host != nil {
-					err = errors.Join(err, g.host.remember(l, false))
-				}
-			}
-			return fmt.Errorf("%s: %w", l.Name, err)
-		}
+	if err := l.wait(1-l.now, deadline); err != nil {
+		return err
 	}
-	g.holding = true
+	if err := l.Path.Change(1-l.now, Hold); err != nil {
+		return err
+	}
+	l.ready = true
 	return nil
 }
 
-// hold turns a queue that lets everything out into one that holds.
-func (l *line) hold(deadline time.Time) error {
-	for {
-		if err := l.drain(deadline); err != nil {
-			return err
-		}
-		if err := l.Queue.Change(Buffer); err != nil {
-			return err
-		}
-		st, err := l.Queue.State()
+// turn sends what comes from now on to the other queue.
+func (l *line) turn() error {
+	if err := l.Path.Steer(1 - l.now); err != nil {
+		return err
+	}
+	l.now, l.ready = 1-l.now, false
+	return nil
+}
+
+// wait waits until a queue is empty. It looks twice: the last packet counts as
+// gone when it is being passed on.
+func (l *line) wait(queue int, deadline time.Time) error {
+	for seen := 0; ; {
+		empty, err := l.Path.Empty(queue)
 		if err != nil {
 			return err
 		}
-		if st.Packets == 0 {
-			l.mark = st.arrived()
+		if !empty {
+			seen = 0
+		} else if seen++; seen == 2 {
 			return nil
 		}
-		// One slipped in, counted or not. Let it out and try again.
-		if err := l.Queue.Change(ReleaseIndefinite); err != nil {
-			return err
+		if time.Now().After(deadline) {
+			return ErrBusy
 		}
+		nap()
 	}
 }
 
-// seal ends an epoch of one queue.
-//
-// The kernel changes its counters without the lock that an arriving packet
-// takes (plug_change in sch_plug.c), so a packet that arrives at that very
-// moment can leave a wrong count behind, and with it credit for packets of a
-// later epoch. The domain is suspended, but its backend may still have packets
-// of this epoch. So look whether one came; if so, wait and buffer again. That
-// can only make the count too small: everything in the queue is of this epoch
-// or older.
-func (l *line) seal(st QueueState, deadline time.Time) (err error) {
-	if st.Passed < l.mark && st.arrived() == l.mark {
-		// A count was too small before. All that waits is released already and
-		// nothing has come since: start afresh.
-		if err := l.Queue.Change(ReleaseIndefinite); err != nil {
-			return err
-		}
-		return l.hold(deadline)
-	}
-	for {
-		before := st.arrived()
-		if err := l.Queue.Change(Buffer); err != nil {
-			return err
-		}
-		if st, err = l.Queue.State(); err != nil {
-			return err
-		}
-		if st.arrived() == before {
-			l.mark = before
-			return nil
-		}
-		if st, err = l.calm(deadline); err != nil {
-			return err
-		}
-	}
-}
-
-// Release lets epoch out. Call it once the backup holds its checkpoint. It
-// returns when the kernel has been told, not when the last packet is gone.
+// Release lets epoch out. Call it once the backup holds its checkpoint. The
+// packets are on their way when it returns, most often gone.
 func (g *Gate) Release(epoch uint64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -307,17 +258,23 @@ func (g *Gate) Release(epoch uint64) error {
 		return g.errorf("release epoch %d: %w", epoch, ErrEpoch)
 	}
 	for _, l := range g.lines {
-		if err := l.Queue.Change(ReleaseOne); err != nil {
+		if err := l.Path.Change(1-l.now, Pass); err != nil {
 			return g.fail("release epoch %d: %s: %w", epoch, l.Name, err)
 		}
 	}
 	g.sealed = false
+	deadline := time.Now().Add(linger)
+	for _, l := range g.lines {
+		if err := l.prepare(deadline); err != nil {
+			break // Seal will see
+		}
+	}
 	return nil
 }
 
-// Abandon lets everything out and stops holding. Call it when protection is
-// over and this host is known to own the domain. The gate stays in place; the
-// next Seal starts holding again.
+// Abandon lets everything out, in order, and stops holding. Call it when
+// protection is over and this host is known to own the domain. The gate stays
+// in place; the next Seal starts holding again.
 func (g *Gate) Abandon() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -329,8 +286,9 @@ func (g *Gate) Abandon() error {
 
 func (g *Gate) abandon() error {
 	var errs error
+	deadline := time.Now().Add(g.opts.timeout())
 	for _, l := range g.lines {
-		if err := l.Queue.Change(ReleaseIndefinite); err != nil {
+		if err := l.open(deadline); err != nil {
 			errs = errors.Join(errs, g.errorf("abandon: %s: %w", l.Name, err))
 			continue
 		}
@@ -342,6 +300,20 @@ func (g *Gate) abandon() error {
 		g.holding, g.sealed, g.adopted, g.broken = false, false, false, nil
 	}
 	return errs
+}
+
+// open lets everything out, the older epoch first.
+func (l *line) open(deadline time.Time) error {
+	if !l.ready {
+		if err := l.Path.Change(1-l.now, Pass); err != nil {
+			return err
+		}
+		// If it does not run empty in time, order is what has to give.
+		if err := l.wait(1-l.now, deadline); err != nil && !errors.Is(err, ErrBusy) {
+			return err
+		}
+	}
+	return l.Path.Change(l.now, Pass)
 }
 
 // Close lets everything out, takes the redirects away and removes the gate.
@@ -402,25 +374,28 @@ func (g *Gate) bypass() error {
 	return errs
 }
 
-// settle waits until nothing is in the queues nor on its way out of them, and
-// nothing new came for a while.
+// settle waits until the queues are empty and nothing new came for a while.
 func (g *Gate) settle(quiet time.Duration) error {
 	deadline := time.Now().Add(g.opts.timeout())
 	for _, l := range g.lines {
 		var since time.Time
 		last := ^uint64(0)
 		for {
-			st, err := l.Queue.State()
-			if err != nil {
-				return g.errorf("close: %s: %w", l.Name, err)
-			}
-			settled, err := g.host.settled(l)
-			if err != nil {
-				return g.errorf("close: %s: %w", l.Name, err)
+			empty, passed := true, uint64(0)
+			for q := range 2 {
+				e, err := l.Path.Empty(q)
+				if err != nil {
+					return g.errorf("close: %s: %w", l.Name, err)
+				}
+				st, err := l.Path.State(q)
+				if err != nil {
+					return g.errorf("close: %s: %w", l.Name, err)
+				}
+				empty, passed = empty && e, passed+st.Passed
 			}
 			now := time.Now()
-			if !settled || st.Packets > 0 || st.Passed != last {
-				since, last = now, st.Passed
+			if !empty || passed != last {
+				since, last = now, passed
 			}
 			if now.Sub(since) >= quiet {
 				break
@@ -506,32 +481,25 @@ type Stats struct {
 	Holding bool
 	Sealed  uint64 // epoch that is sealed and not released; 0 if none
 	Vifs    []VifStats
-	Packets uint64 // of all vifs
-	Bytes   uint64 // of all vifs
-	Drops   uint64 // of all vifs, packets that found their queue full
+	Packets uint64 // waiting, of all vifs
+	Bytes   uint64 // of Packets
+	Drops   uint64 // packets of all vifs that found their queue full
+
+	// Fullest is how full the fullest queue is, 0 to 1: before it is full there
+	// has to be a checkpoint.
+	Fullest float64
 }
 
-// VifStats say what waits behind one vif.
+// VifStats say what waits behind one vif, in both queues.
 type VifStats struct {
 	Name    string
 	Packets uint64
 	Bytes   uint64
-	Limit   uint64 // of Bytes
-	Passed  uint64 // bytes that left
-	Drops   uint64 // packets that found the queue full
-	Gone    bool   // the vif vanished
-}
-
-// Fullest returns the largest Bytes/Limit of a vif, 0 to 1: a gate that fills
-// up needs a checkpoint before it has to drop.
-func (s Stats) Fullest() float64 {
-	full := 0.0
-	for _, v := range s.Vifs {
-		if v.Limit > 0 {
-			full = max(full, float64(v.Bytes)/float64(v.Limit))
-		}
-	}
-	return full
+	Limit   uint64  // of the bytes in each queue
+	Fullest float64 // of the two, 0 to 1
+	Passed  uint64  // bytes that left
+	Drops   uint64  // packets that found the queue full
+	Gone    bool    // the vif vanished
 }
 
 // Stats reads the queues, and checks that the vifs' packets still go through
@@ -549,80 +517,31 @@ func (g *Gate) Stats() (Stats, error) {
 	}
 	var errs error
 	for _, l := range g.lines {
-		st, err := l.Queue.State()
-		if err != nil {
-			errs = errors.Join(errs, g.errorf("stats: %s: %w", l.Name, err))
-			continue
+		v := VifStats{Name: l.Name, Limit: uint64(g.opts.limit()), Gone: l.gone}
+		for q := range 2 {
+			st, err := l.Path.State(q)
+			if err != nil {
+				errs = errors.Join(errs, g.errorf("stats: %s: %w", l.Name, err))
+				continue
+			}
+			v.Packets += st.Packets
+			v.Bytes += st.Bytes
+			v.Passed += st.Passed
+			v.Drops += st.Drops
+			v.Fullest = max(v.Fullest, float64(st.Bytes)/float64(v.Limit))
 		}
 		if g.host != nil && !l.gone {
 			if err := g.host.redirected(l); err != nil {
 				errs = errors.Join(errs, g.errorf("stats: %s: %w", l.Name, err))
 			}
 		}
-		s.Vifs = append(s.Vifs, VifStats{l.Name, st.Packets, st.Bytes, uint64(g.opts.limit()), st.Passed, st.Drops, l.gone})
-		s.Packets += st.Packets
-		s.Bytes += st.Bytes
-		s.Drops += st.Drops
+		s.Vifs = append(s.Vifs, v)
+		s.Packets += v.Packets
+		s.Bytes += v.Bytes
+		s.Drops += v.Drops
+		s.Fullest = max(s.Fullest, v.Fullest)
 	}
 	return s, errs
-}
-
-// ready waits until nothing arrives at the queue and what was released last
-// has left. The kernel adds a release to what is still to leave without a
-// lock, so one must be over before the next can come.
-func (l *line) ready(deadline time.Time) (QueueState, error) {
-	st, err := l.calm(deadline)
-	if err != nil {
-		return st, err
-	}
-	for since := time.Now(); st.Passed < l.mark && time.Since(since) < stuck; {
-		nap()
-		next, err := l.calm(deadline)
-		if err != nil {
-			return st, err
-		}
-		if next.Passed != st.Passed {
-			since = time.Now()
-		}
-		st = next
-	}
-	return st, nil
-}
-
-// calm waits until two looks in a row see the same.
-func (l *line) calm(deadline time.Time) (QueueState, error) {
-	st, err := l.Queue.State()
-	if err != nil {
-		return st, err
-	}
-	for {
-		next, err := l.Queue.State()
-		if err != nil || next == st {
-			return next, err
-		}
-		st = next
-		if time.Now().After(deadline) {
-			return st, ErrBusy
-		}
-		nap()
-	}
-}
-
-// drain waits until the queue is empty.
-func (l *line) drain(deadline time.Time) error {
-	for {
-		st, err := l.Queue.State()
-		if err != nil {
-			return err
-		}
-		if st.Packets == 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: %d wait", ErrBusy, st.Packets)
-		}
-		nap()
-	}
 }
 
 func (g *Gate) errorf(format string, args ...any) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,43 +49,76 @@ type sealer interface {
 	Abandon() error
 }
 
-// twoSeals breaks the rule that one epoch may be sealed.
-type twoSeals struct{ queues []*netbuffertest.Queue }
+// broken is a gate that lacks one of the rules.
+type broken struct {
+	paths []*netbuffertest.Path
+	now   int
 
-func (s twoSeals) all(a netbuffer.Action) error {
-	for _, q := range s.queues {
-		if err := q.Change(a); err != nil {
-			return err
+	twice    bool // seals again before a release
+	hurries  bool // opens the next epoch while the one before is leaving
+	anyOrder bool // abandons the newest epoch first
+	sealed   bool
+}
+
+func (b *broken) Seal(uint64) error {
+	if b.sealed && !b.twice {
+		return netbuffer.ErrHeld
+	}
+	for _, p := range b.paths {
+		for empty := b.hurries || b.twice; !empty; {
+			empty, _ = p.Empty(1 - b.now)
 		}
+		_ = p.Change(1-b.now, netbuffer.Hold)
+		_ = p.Steer(1 - b.now)
+	}
+	b.now, b.sealed = 1-b.now, true
+	return nil
+}
+
+func (b *broken) Release(uint64) error {
+	b.sealed = false
+	for _, p := range b.paths {
+		_ = p.Change(1-b.now, netbuffer.Pass)
 	}
 	return nil
 }
-func (s twoSeals) Seal(uint64) error    { return s.all(netbuffer.Buffer) }
-func (s twoSeals) Release(uint64) error { return s.all(netbuffer.ReleaseOne) }
-func (s twoSeals) Abandon() error       { return s.all(netbuffer.ReleaseIndefinite) }
+
+func (b *broken) Abandon() error {
+	b.sealed = false
+	for _, p := range b.paths {
+		_ = p.Change(1-b.now, netbuffer.Pass)
+		for empty := b.anyOrder; !empty; {
+			empty, _ = p.Empty(1 - b.now)
+		}
+		_ = p.Change(b.now, netbuffer.Pass)
+	}
+	return nil
+}
 
 // play runs random traffic, seals, acknowledgements and abandonments, and
 // returns the first breach of: nothing leaves before its epoch is released,
 // nothing is lost, nothing is reordered.
-func play(seed uint64, wrap func([]*netbuffertest.Queue) sealer) error {
+func play(seed uint64, wrap func([]*netbuffertest.Path) sealer) error {
 	const vifs = 2
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &wire{next: map[byte]uint32{}, free: true}
-	var queues []*netbuffertest.Queue
+	var paths []*netbuffertest.Path
 	for range vifs {
-		queues = append(queues, netbuffertest.NewQueue(w.receive))
+		p := netbuffertest.NewPath(w.receive)
+		p.Slow(true)
+		paths = append(paths, p)
 	}
-	gate := wrap(queues)
+	gate := wrap(paths)
 
 	epoch := uint64(1)       // that the domain runs in
 	var unacked []uint64     // sealed and not released, oldest first
 	var sent [vifs]uint32    // packets per vif
-	send := func(vif byte) { // the domain sends
-		queues[vif].Send(packet(vif, epoch, sent[vif], rng.IntN(50)))
+	send := func(vif byte) { // the domain sends, or its backend hands on
+		paths[vif].Send(packet(vif, epoch, sent[vif], rng.IntN(50)))
 		sent[vif]++
 	}
 	for range 300 {
-		switch rng.IntN(10) {
+		switch rng.IntN(12) {
 		case 0, 1: // end an epoch
 			err := gate.Seal(epoch)
 			if errors.Is(err, netbuffer.ErrHeld) {
@@ -95,6 +129,9 @@ func play(seed uint64, wrap func([]*netbuffertest.Queue) sealer) error {
 			}
 			if w.free {
 				w.free, w.released = false, epoch
+			}
+			if rng.IntN(3) == 0 { // the backend still had a packet
+				send(byte(rng.IntN(vifs)))
 			}
 			unacked = append(unacked, epoch)
 			epoch++
@@ -116,6 +153,10 @@ func play(seed uint64, wrap func([]*netbuffertest.Queue) sealer) error {
 				return err
 			}
 			unacked = nil
+		case 5, 6: // time passes
+			for range rng.IntN(6) {
+				paths[rng.IntN(vifs)].Step(rng.IntN(2))
+			}
 		default:
 			for range rng.IntN(4) {
 				send(byte(rng.IntN(vifs)))
@@ -129,47 +170,69 @@ func play(seed uint64, wrap func([]*netbuffertest.Queue) sealer) error {
 	if err := gate.Abandon(); err != nil {
 		return err
 	}
+	for _, p := range paths {
+		p.Slow(false)
+		for p.Step(0) || p.Step(1) {
+		}
+	}
 	for vif, n := range sent {
-		if w.next[byte(vif)] != n {
+		if w.next[byte(vif)] != n && w.breach == nil {
 			return fmt.Errorf("vif %d sent %d packets, %d came out", vif, n, w.next[byte(vif)])
 		}
 	}
 	return w.breach
 }
 
-func newGate(queues []*netbuffertest.Queue) sealer {
+func newGate(paths []*netbuffertest.Path) sealer {
 	var lines []netbuffer.Line
-	for i, q := range queues {
-		lines = append(lines, netbuffer.Line{Name: fmt.Sprintf("vif1.%d", i), Queue: q})
+	for i, p := range paths {
+		lines = append(lines, netbuffer.Line{Name: fmt.Sprintf("vif1.%d", i), Path: p})
 	}
 	return netbuffer.New(netbuffer.Options{}, lines...)
 }
 
 func TestNothingLeavesBeforeItsEpoch(t *testing.T) {
-	for seed := range uint64(2000) {
+	for seed := range uint64(200) {
 		if err := play(seed, newGate); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 	}
 }
 
-// TestTwoSealsAreCaught shows that the check above would notice.
-func TestTwoSealsAreCaught(t *testing.T) {
-	caught := 0
-	for seed := range uint64(200) {
-		if err := play(seed, func(q []*netbuffertest.Queue) sealer { return twoSeals{q} }); err != nil {
-			caught++
-		}
-	}
-	if caught < 150 {
-		t.Errorf("a gate that seals twice passed the check in %d of 200 runs", 200-caught)
+// TestBrokenGatesAreCaught shows that the check above would notice.
+func TestBrokenGatesAreCaught(t *testing.T) {
+	for name, tt := range map[string]struct {
+		gate broken
+		want string
+	}{
+		"SealsTwice":          {broken{twice: true, anyOrder: true}, "is released"},
+		"DoesNotWaitForEmpty": {broken{hurries: true}, "want"},
+		"AbandonsOutOfOrder":  {broken{anyOrder: true}, "want"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			caught := 0
+			for seed := range uint64(200) {
+				err := play(seed, func(p []*netbuffertest.Path) sealer {
+					g := tt.gate
+					g.paths = p
+					return &g
+				})
+				if err != nil && strings.Contains(err.Error(), tt.want) {
+					caught++
+				}
+			}
+			t.Logf("caught in %d of 200 runs", caught)
+			if caught == 0 {
+				t.Error("the check never noticed")
+			}
+		})
 	}
 }
 
 func TestGateRefusesTheWrongOrder(t *testing.T) {
 	var out int
-	q := netbuffertest.NewQueue(func([]byte) { out++ })
-	g := netbuffer.New(netbuffer.Options{}, netbuffer.Line{Name: "vif1.0", Queue: q})
+	q := netbuffertest.NewPath(func([]byte) { out++ })
+	g := netbuffer.New(netbuffer.Options{}, netbuffer.Line{Name: "vif1.0", Path: q})
 	want := func(what string, err, target error) {
 		t.Helper()
 		if !errors.Is(err, target) {
@@ -203,25 +266,21 @@ func TestGateRefusesTheWrongOrder(t *testing.T) {
 func TestSealAllOrNone(t *testing.T) {
 	boom := errors.New("boom")
 	var out int
-	a := netbuffertest.NewQueue(func([]byte) { out++ })
-	b := netbuffertest.NewQueue(func([]byte) { out++ })
-	fb := &failing{Queue: b}
-	g := netbuffer.New(netbuffer.Options{}, netbuffer.Line{Name: "vif1.0", Queue: a}, netbuffer.Line{Name: "vif1.1", Queue: fb})
-	if err := g.Seal(1); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Release(1); err != nil {
+	a := netbuffertest.NewPath(func([]byte) { out++ })
+	b := &stuck{Path: netbuffertest.NewPath(func([]byte) { out++ })}
+	g := netbuffer.New(netbuffer.Options{}, netbuffer.Line{Name: "vif1.0", Path: a}, netbuffer.Line{Name: "vif1.1", Path: b})
+	if err := errors.Join(g.Seal(1), g.Release(1)); err != nil {
 		t.Fatal(err)
 	}
 	a.Send([]byte("a"))
 	b.Send([]byte("b"))
-	fb.err = boom
+	b.err = boom
 	if err := g.Seal(2); !errors.Is(err, boom) {
 		t.Fatalf("got %v, want boom", err)
 	}
-	fb.err = nil
-	if err := g.Seal(3); !errors.Is(err, netbuffer.ErrBroken) {
-		t.Errorf("seal: got %v, want ErrBroken", err)
+	b.err = nil
+	if err := g.Seal(3); !errors.Is(err, netbuffer.ErrBroken) || !errors.Is(err, boom) {
+		t.Errorf("seal: got %v, want ErrBroken after boom", err)
 	}
 	if err := g.Release(2); !errors.Is(err, netbuffer.ErrBroken) {
 		t.Errorf("release: got %v, want ErrBroken", err)
@@ -237,133 +296,56 @@ func TestSealAllOrNone(t *testing.T) {
 	}
 }
 
-// failing is a queue whose Change fails while its state can be read.
-type failing struct {
-	netbuffer.Queue
+// stuck is a path whose switch may fail.
+type stuck struct {
+	*netbuffertest.Path
 	err error
 }
 
-func (f *failing) Change(a netbuffer.Action) error {
-	if f.err != nil {
-		return f.err
+func (s *stuck) Steer(queue int) error {
+	if s.err != nil {
+		return s.err
 	}
-	return f.Queue.Change(a)
+	return s.Path.Steer(queue)
 }
 
-// leaky lets a packet out that nobody released.
-type leaky struct {
-	netbuffer.Queue
-	extra uint64
-}
-
-func (l *leaky) State() (netbuffer.QueueState, error) {
-	st, err := l.Queue.State()
-	st.Passed += l.extra
-	return st, err
-}
-
-func TestSealNoticesALeak(t *testing.T) {
-	l := &leaky{Queue: netbuffertest.NewQueue(func([]byte) {})}
-	g := netbuffer.New(netbuffer.Options{}, netbuffer.Line{Name: "vif1.0", Queue: l})
+// TestSealWaitsUntilTheReleasedHaveLeft: a queue is not used again before it
+// is empty, and if it does not run empty nothing is sealed.
+func TestSealWaitsUntilTheReleasedHaveLeft(t *testing.T) {
+	var out int
+	p := &full{Path: netbuffertest.NewPath(func([]byte) { out++ })}
+	g := netbuffer.New(netbuffer.Options{Timeout: 10 * time.Millisecond}, netbuffer.Line{Name: "vif1.0", Path: p})
 	if err := g.Seal(1); err != nil {
 		t.Fatal(err)
 	}
+	p.full = true
 	if err := g.Release(1); err != nil {
 		t.Fatal(err)
 	}
-	l.extra = 60
-	if err := g.Seal(2); !errors.Is(err, netbuffer.ErrLeak) {
-		t.Errorf("got %v, want ErrLeak", err)
-	}
-}
-
-// late has a packet arrive at the very moment of a Buffer, after the kernel has
-// counted.
-type late struct {
-	*netbuffertest.Queue
-	during func()
-}
-
-func (l *late) Change(a netbuffer.Action) error {
-	err := l.Queue.Change(a)
-	if f := l.during; a == netbuffer.Buffer && f != nil {
-		l.during = nil
-		f()
-	}
-	return err
-}
-
-// TestSealWithLatePacket: what the backend still had when the domain was
-// suspended may leave late, never early, and the queue recovers when idle.
-func TestSealWithLatePacket(t *testing.T) {
-	var out []string
-	l := &late{Queue: netbuffertest.NewQueue(func(p []byte) { out = append(out, string(p)) })}
-	g := netbuffer.New(netbuffer.Options{}, netbuffer.Line{Name: "vif1.0", Queue: l})
-	step := func(what string, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
-	step("seal 1", g.Seal(1))
-	step("release 1", g.Release(1))
-	l.Send([]byte("a"))
-	l.Send([]byte("b"))
-	l.during = func() { l.Send([]byte("late")) }
-	step("seal 2", g.Seal(2))
-	l.Send([]byte("3")) // of epoch 3
-	step("release 2", g.Release(2))
-	if len(out) > 3 {
-		t.Fatalf("epoch 3 left early: %q", out)
-	}
-	step("seal 3", g.Seal(3))
-	step("release 3", g.Release(3))
-	step("seal 4", g.Seal(4)) // idle: nothing came since
-	if got := fmt.Sprint(out); got != "[a b late 3]" {
-		t.Errorf("got %s", got)
-	}
-	step("release 4", g.Release(4))
-	l.Send([]byte("5"))
-	step("seal 5", g.Seal(5))
-	if len(out) != 4 {
-		t.Errorf("after recovery: %q", out)
-	}
-	step("release 5", g.Release(5))
-	if len(out) != 5 {
-		t.Errorf("after recovery: %q", out)
-	}
-}
-
-// TestFirstSealWaitsForAnEmptyQueue: packets that wait in a queue that lets
-// everything out are not counted by the plug.
-func TestFirstSealWaitsForAnEmptyQueue(t *testing.T) {
-	q := &stuffed{Queue: netbuffertest.NewQueue(func([]byte) {}), waiting: 3}
-	g := netbuffer.New(netbuffer.Options{Timeout: 20 * time.Millisecond}, netbuffer.Line{Name: "vif1.0", Queue: q})
-	if err := g.Seal(1); !errors.Is(err, netbuffer.ErrBusy) {
+	p.Send([]byte("2"))
+	if err := g.Seal(2); !errors.Is(err, netbuffer.ErrBusy) {
 		t.Fatalf("got %v, want ErrBusy", err)
 	}
-	if q.buffered {
-		t.Fatal("held while packets waited")
-	}
-	q.waiting = 0
-	if err := g.Seal(1); err != nil {
+	p.Send([]byte("2"))
+	p.full = false
+	if err := g.Seal(2); err != nil {
 		t.Fatal(err)
 	}
+	if out != 0 {
+		t.Errorf("%d packets got out", out)
+	}
+	if err := g.Release(2); err != nil || out != 2 {
+		t.Errorf("release: %v, %d packets out, want 2", err, out)
+	}
 }
 
-type stuffed struct {
-	*netbuffertest.Queue
-	waiting  uint64
-	buffered bool
+// full is a path whose queues never count as empty.
+type full struct {
+	*netbuffertest.Path
+	full bool
 }
 
-func (s *stuffed) State() (netbuffer.QueueState, error) {
-	st, err := s.Queue.State()
-	st.Packets += s.waiting
-	return st, err
-}
-
-func (s *stuffed) Change(a netbuffer.Action) error {
-	s.buffered = s.buffered || a == netbuffer.Buffer
-	return s.Queue.Change(a)
+func (f *full) Empty(queue int) (bool, error) {
+	empty, err := f.Path.Empty(queue)
+	return empty && !f.full, err
 }

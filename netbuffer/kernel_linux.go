@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -17,9 +18,9 @@ import (
 )
 
 const (
-	// ifbPrefix starts the names of our ifbs: xlft<domid>.<vif>, with an e
-	// behind it for the tap of an emulated interface. The longest,
-	// xlft32751.99999, fits IFNAMSIZ.
+	// ifbPrefix starts the names of our ifbs: xlft<domid>.<vif>a and b, with an
+	// e before that for the tap of an emulated interface. The longest,
+	// xlft32751.9999a, fits IFNAMSIZ.
 	ifbPrefix = "xlft"
 
 	// plugHandle is the handle of our root qdisc, filterHandle that of our
@@ -28,6 +29,11 @@ const (
 	filterHandle = 0x786c6674
 
 	filterPriority = 1
+
+	// actionIndex plus the index of a vif's first ifb is the index of its
+	// mirred action. The kernel counts up from 1 for those who don't choose: if
+	// the vif vanishes under a Steer, no action of somebody else is hit.
+	actionIndex = 0x78000000
 
 	// ifbQueueLen is how many packets an ifb takes before it tells the qdisc
 	// to wait (it drops none). With 0 it would stop after every packet.
@@ -39,7 +45,7 @@ const (
 var (
 	vifName = regexp.MustCompile(`^vif(\d+)\.(\d+)(-emu)?$`)
 	sysName = regexp.MustCompile(`^vif-(\d+)-(\d+)$`)
-	ifbName = regexp.MustCompile(`^` + ifbPrefix + `(\d+)\.(x?[0-9a-f]+?)(e?)$`)
+	ifbName = regexp.MustCompile(`^` + ifbPrefix + `(\d+)\.(\d+e?|x[0-9a-f]+)([ab])$`)
 )
 
 // kernel is the host of a real gate. It talks to the network namespace that
@@ -48,16 +54,21 @@ type kernel struct {
 	domid uint32
 	opts  Options
 	h     *netlink.Handle
-	watch int // socket that hears of changes to links
 	socks map[int]*nl.SocketHandle
 	all   map[*line]*device
+
+	watch   int  // socket that hears of changes to links
+	changed bool // since the links were last looked at
 }
 
-// device is what stands behind a line.
+// device is what stands behind a line. It is the kernel's Path.
 type device struct {
-	vif      netlink.Link // nil if it vanished
-	ifb      netlink.Link
-	ownQdisc bool // we made the clsact
+	k        *kernel
+	vif      netlink.Link    // nil if it vanished
+	ifb      [2]netlink.Link // nil where one is missing of a vif that is gone
+	action   uint32          // index of the mirred action that steers
+	ownQdisc bool            // we made the clsact
+	made     bool            // the ifbs are new
 }
 
 func newKernel(domid uint32, opts Options) (*kernel, error) {
@@ -115,9 +126,28 @@ func open(domid uint32, opts Options, onlyFound bool) (*Gate, error) {
 	}
 	g := &Gate{opts: opts, host: k}
 	if err := k.fill(g, onlyFound); err != nil {
-		return nil, errors.Join(err, k.close())
+		return nil, errors.Join(err, g.undo(k), k.close())
 	}
 	return g, nil
+}
+
+// undo takes away what this Open made, and leaves what it found.
+func (g *Gate) undo(k *kernel) error {
+	g.lines = slices.DeleteFunc(g.lines, func(l *line) bool { return !k.all[l].made })
+	if g.holding {
+		return nil // what holds stays
+	}
+	var errs error
+	for _, l := range g.lines {
+		errs = errors.Join(errs, k.bypass(l))
+	}
+	if errs == nil {
+		errs = g.settle(time.Millisecond)
+	}
+	for _, l := range g.lines {
+		errs = errors.Join(errs, k.destroy(l))
+	}
+	return errs
 }
 
 func (k *kernel) fill(g *Gate, onlyFound bool) error {
@@ -135,6 +165,13 @@ func (k *kernel) fill(g *Gate, onlyFound bool) error {
 			ifbs[l.Attrs().Name] = l
 		}
 	}
+	take := func(name string) (pair [2]netlink.Link) {
+		for i := range pair {
+			pair[i] = ifbs[suffix(name, i)]
+			delete(ifbs, suffix(name, i))
+		}
+		return pair
+	}
 
 	// Any gate that holds makes all of them hold: adopt the most careful state.
 	for _, ifb := range ifbs {
@@ -147,29 +184,40 @@ func (k *kernel) fill(g *Gate, onlyFound bool) error {
 		if err != nil {
 			return err
 		}
-		found := ifbs[name]
-		delete(ifbs, name)
-		if found == nil && onlyFound {
+		found := take(name)
+		if found == [2]netlink.Link{} && onlyFound {
 			continue
 		}
 		l, err := k.build(v, found, name, g.holding)
+		if l != nil {
+			g.lines = append(g.lines, l) // for undo
+		}
 		if err != nil {
 			return err
 		}
-		g.lines = append(g.lines, l)
 	}
 	// What is left belongs to vifs that are gone.
-	for name, ifb := range ifbs {
-		l := &line{Line: Line{Name: noteOf(ifb).vif, Queue: k.plug(ifb)}, gone: true}
-		if l.Name == "" {
-			l.Name = name
+	for len(ifbs) > 0 {
+		var name string
+		for name = range ifbs {
+			break
 		}
-		k.all[l] = &device{ifb: ifb}
+		name = name[:len(name)-1]
+		d := &device{k: k, ifb: take(name)}
+		l := &line{Line: Line{name, d}, gone: true}
+		for _, ifb := range d.ifb {
+			if ifb != nil && noteOf(ifb).vif != "" {
+				l.Name = noteOf(ifb).vif
+			}
+		}
+		k.all[l] = d
 		g.lines = append(g.lines, l)
 	}
 	slices.SortFunc(g.lines, func(a, b *line) int { return strings.Compare(a.Name, b.Name) })
 	return nil
 }
+
+func suffix(name string, queue int) string { return name + "ab"[queue:queue+1] }
 
 // vifs picks the domain's interfaces.
 func (k *kernel) vifs(links []netlink.Link) ([]netlink.Link, error) {
@@ -217,7 +265,7 @@ func (k *kernel) ifbFor(vif netlink.Link) (string, error) {
 		n = fmt.Sprintf("x%x", vif.Attrs().Index)
 	}
 	name := fmt.Sprintf("%s%d.%s", ifbPrefix, k.domid, n)
-	if len(name) >= unix.IFNAMSIZ {
+	if len(name)+1 >= unix.IFNAMSIZ {
 		return "", fmt.Errorf("netbuffer: %s: name %s of its ifb is too long", vif.Attrs().Name, name)
 	}
 	return name, nil
@@ -253,9 +301,9 @@ func noteOf(ifb netlink.Link) note {
 
 // build makes the gate of one vif, or what is missing of it. The order is one
 // in which a crash at any point leaves nothing held that nobody knows of.
-func (k *kernel) build(vif, ifb netlink.Link, name string, holding bool) (*line, error) {
+func (k *kernel) build(vif netlink.Link, found [2]netlink.Link, name string, holding bool) (l *line, err error) {
 	fail := func(what string, err error) (*line, error) {
-		return nil, fmt.Errorf("netbuffer: hold output of %s: %s: %w", vif.Attrs().Name, what, err)
+		return l, fmt.Errorf("netbuffer: hold output of %s: %s: %w", vif.Attrs().Name, what, err)
 	}
 	filters, err := k.filters(vif)
 	if err != nil {
@@ -265,53 +313,75 @@ func (k *kernel) build(vif, ifb netlink.Link, name string, holding bool) (*line,
 		return nil, err
 	}
 
-	if ifb == nil {
-		la := netlink.NewLinkAttrs()
-		la.Name, la.MTU, la.TxQLen = name, vif.Attrs().MTU, ifbQueueLen
-		if err := k.h.LinkAdd(&netlink.Ifb{LinkAttrs: la}); err != nil {
-			return fail("make ifb", unsupported("ifb device", "ifb", err))
+	d := &device{k: k, vif: vif, made: found == [2]netlink.Link{}}
+	l = &line{Line: Line{vif.Attrs().Name, d}}
+	k.all[l] = d
+	for i, ifb := range found {
+		if ifb == nil {
+			if ifb, err = k.makeIfb(suffix(name, i), vif.Attrs().MTU); err != nil {
+				return fail("make ifb", err)
+			}
 		}
-		if ifb, err = k.h.LinkByName(name); err != nil {
-			return fail("make ifb", err)
+		d.ifb[i] = ifb
+		d.ownQdisc = d.ownQdisc || noteOf(ifb).ownQdisc
+		if err := k.makePlug(d, i); err != nil {
+			return fail("make plug", err)
+		}
+		if err := k.h.LinkSetUp(ifb); err != nil {
+			return fail("set ifb up", err)
 		}
 	}
-	d := &device{vif: vif, ifb: ifb, ownQdisc: noteOf(ifb).ownQdisc}
-	l := &line{Line: Line{vif.Attrs().Name, k.plug(ifb)}}
-	k.all[l] = d
 
-	fresh := false
-	if _, err := l.Queue.State(); err != nil {
-		// No plug yet. A new one holds.
-		if err := k.changePlug(ifb, plugLimit, k.opts.limit(), unix.NLM_F_CREATE|unix.NLM_F_REPLACE); err != nil {
-			return fail("make plug", unsupported("plug qdisc", "sch_plug", err))
+	// A new queue is empty and holds.
+	l.ready = found[1] == nil
+
+	// The redirect says which queue has the running epoch.
+	for _, f := range filters {
+		if ours(f) && target(f) == d.ifb[1].Attrs().Index {
+			l.now = 1
 		}
-		fresh = true
-	} else if err := k.changePlug(ifb, plugLimit, k.opts.limit(), 0); err != nil {
-		return fail("set limit", err)
 	}
 	if !holding {
-		if err := l.Queue.Change(ReleaseIndefinite); err != nil {
+		if err := l.open(time.Now().Add(k.opts.timeout())); err != nil {
 			return fail("open plug", err)
 		}
-	} else if !fresh || noteOf(ifb).vif == "" {
-		if err := k.remember(l, true); err != nil {
-			return fail("make note", err)
-		}
 	}
-	if err := k.h.LinkSetUp(ifb); err != nil {
-		return fail("set ifb up", err)
-	}
-
 	if err := k.addQdisc(d); err != nil {
 		return fail("make clsact", err)
 	}
 	if err := k.remember(l, holding); err != nil {
 		return fail("make note", err)
 	}
-	if err := k.addFilter(d, filters); err != nil {
+	if err := k.addFilter(d, filters, l.now); err != nil {
 		return fail("redirect", err)
 	}
 	return l, nil
+}
+
+func (k *kernel) makeIfb(name string, mtu int) (netlink.Link, error) {
+	la := netlink.NewLinkAttrs()
+	la.Name, la.MTU, la.TxQLen = name, mtu, ifbQueueLen
+	if err := k.h.LinkAdd(&netlink.Ifb{LinkAttrs: la}); err != nil {
+		return nil, unsupported("ifb device", "ifb", err)
+	}
+	ifb, err := k.h.LinkByName(name)
+	if err != nil {
+		return nil, err
+	}
+	// Without an address of its own the ifb stays quiet. If it is not, what the
+	// host sends on it waits in the queue and ends in the ifb.
+	_ = k.h.LinkSetIP6AddrGenMode(ifb, nl.IN6_ADDR_GEN_MODE_NONE)
+	return ifb, nil
+}
+
+// makePlug makes the root qdisc, which holds at first, or sets the limit of
+// the one that is there.
+func (k *kernel) makePlug(d *device, queue int) error {
+	flags := 0
+	if _, err := d.State(queue); err != nil {
+		flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	}
+	return unsupported("plug qdisc", "sch_plug", k.changePlug(d.ifb[queue], plugLimit, k.opts.limit(), flags))
 }
 
 // addQdisc makes sure that the vif has a place for ingress filters.
@@ -340,7 +410,14 @@ func (k *kernel) addQdisc(d *device) error {
 	return nil
 }
 
-func (k *kernel) filter(d *device) *netlink.MatchAll {
+func (k *kernel) hasQdisc(vif netlink.Link) bool {
+	qs, err := k.h.QdiscList(vif)
+	return err == nil && slices.ContainsFunc(qs, func(q netlink.Qdisc) bool {
+		return q.Attrs().Parent == netlink.HANDLE_INGRESS
+	})
+}
+
+func (k *kernel) filter(d *device, queue int) *netlink.MatchAll {
 	return &netlink.MatchAll{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: d.vif.Attrs().Index,
@@ -350,35 +427,47 @@ func (k *kernel) filter(d *device) *netlink.MatchAll {
 			Protocol:  unix.ETH_P_ALL,
 		},
 		Actions: []netlink.Action{&netlink.MirredAction{
-			ActionAttrs:  netlink.ActionAttrs{Action: netlink.TC_ACT_STOLEN},
+			ActionAttrs:  netlink.ActionAttrs{Index: actionIndex | d.ifb[0].Attrs().Index, Action: netlink.TC_ACT_STOLEN},
 			MirredAction: netlink.TCA_EGRESS_REDIR,
-			Ifindex:      d.ifb.Attrs().Index,
+			Ifindex:      d.ifb[queue].Attrs().Index,
 		}},
 	}
 }
 
-// addFilter redirects the vif, unless it already is.
-func (k *kernel) addFilter(d *device, filters []netlink.Filter) error {
+// addFilter redirects the vif to a queue, unless it already is, and notes
+// which action does it.
+func (k *kernel) addFilter(d *device, filters []netlink.Filter, queue int) error {
 	for _, f := range filters {
 		if !ours(f) {
 			continue
 		}
-		if target(f) == d.ifb.Attrs().Index {
+		if r := redirect(f); r != nil && d.has(r.Ifindex) {
+			d.action = uint32(r.Index)
 			return nil
 		}
 		// Left by a gate whose ifb is gone: it drops everything.
-		if err := k.h.FilterDel(k.filter(d)); err != nil {
+		if err := k.h.FilterDel(k.filter(d, queue)); err != nil {
 			return err
 		}
 	}
-	err := k.h.FilterAdd(k.filter(d))
+	err := k.h.FilterAdd(k.filter(d, queue))
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
 		if k.has("matchall") {
 			return unsupported("mirred action", "act_mirred", err)
 		}
 		return unsupported("matchall classifier", "cls_matchall", err)
 	}
+	d.action = uint32(actionIndex | d.ifb[0].Attrs().Index)
 	return err
+}
+
+func (d *device) has(ifindex int) bool {
+	for _, ifb := range d.ifb {
+		if ifb != nil && ifb.Attrs().Index == ifindex {
+			return true
+		}
+	}
+	return false
 }
 
 func (k *kernel) filters(vif netlink.Link) ([]netlink.Filter, error) {
@@ -393,11 +482,18 @@ func ours(f netlink.Filter) bool {
 	return f.Type() == "matchall" && f.Attrs().Handle == filterHandle
 }
 
-func target(f netlink.Filter) int {
+func redirect(f netlink.Filter) *netlink.MirredAction {
 	if m, ok := f.(*netlink.MatchAll); ok && len(m.Actions) == 1 {
 		if r, ok := m.Actions[0].(*netlink.MirredAction); ok {
-			return r.Ifindex
+			return r
 		}
+	}
+	return nil
+}
+
+func target(f netlink.Filter) int {
+	if r := redirect(f); r != nil {
+		return r.Ifindex
 	}
 	return 0
 }
@@ -416,19 +512,54 @@ func foreign(vif netlink.Link, filters []netlink.Filter) error {
 	return nil
 }
 
-// plug is the kernel's Queue.
-type plug struct {
-	k   *kernel
-	ifb netlink.Link
-}
-
-func (k *kernel) plug(ifb netlink.Link) Queue { return &plug{k, ifb} }
-
-func (p *plug) Change(a Action) error {
-	if err := p.k.changePlug(p.ifb, a, 0, 0); err != nil {
+// Change is Path's.
+func (d *device) Change(queue int, a Action) error {
+	if d.ifb[queue] == nil {
+		return nil
+	}
+	if err := d.k.changePlug(d.ifb[queue], a, 0, 0); err != nil {
 		return fmt.Errorf("%v: %w", a, err)
 	}
 	return nil
+}
+
+// Steer is Path's. It replaces the target of the mirred action: the kernel
+// swaps a pointer, so each packet goes to one queue or the other.
+func (d *device) Steer(queue int) error {
+	if d.vif == nil {
+		return nil
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_ACK|unix.NLM_F_REPLACE)
+	req.Sockets = d.k.socks
+	req.AddRawData(make([]byte, 4)) // struct tcamsg, all zero
+	tab := nl.NewRtAttr(nl.TCA_ACT_TAB, nil)
+	act := tab.AddRtAttr(1, nil)
+	act.AddRtAttr(nl.TCA_ACT_KIND, nl.ZeroTerminated("mirred"))
+	parms := nl.TcMirred{Eaction: int32(netlink.TCA_EGRESS_REDIR), Ifindex: uint32(d.ifb[queue].Attrs().Index)}
+	parms.Index, parms.Action = d.action, int32(netlink.TC_ACT_STOLEN)
+	act.AddRtAttr(nl.TCA_ACT_OPTIONS, nil).AddRtAttr(nl.TCA_MIRRED_PARMS, parms.Serialize())
+	req.AddRawData(tab.Serialize())
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("steer: %w", err)
+	}
+	return nil
+}
+
+// Empty is Path's. It compares what came into the ifb with what it handed on.
+func (d *device) Empty(queue int) (bool, error) {
+	if d.ifb[queue] == nil {
+		return true, nil
+	}
+	st, err := d.State(queue)
+	if err != nil || st.Packets > 0 {
+		return false, err
+	}
+	ifb, err := d.k.h.LinkByIndex(d.ifb[queue].Attrs().Index)
+	if err != nil {
+		return false, fmt.Errorf("read ifb: %w", err)
+	}
+	s := ifb.Attrs().Statistics
+	return s == nil || s.RxPackets-s.RxDropped == s.TxPackets, nil
 }
 
 func (k *kernel) request(typ, flags int, ifb netlink.Link) *nl.NetlinkRequest {
@@ -454,11 +585,15 @@ func (k *kernel) changePlug(ifb netlink.Link, a Action, limit uint32, flags int)
 	return err
 }
 
-// State asks for this one qdisc: a dump would walk all links of the host.
-func (p *plug) State() (QueueState, error) {
+// State is Path's. It asks for this one qdisc: a dump would walk all links of
+// the host.
+func (d *device) State(queue int) (QueueState, error) {
+	if d.ifb[queue] == nil {
+		return QueueState{}, nil
+	}
 	// Before Linux 6.5 or so the answer to a get only goes to multicast groups
 	// unless an echo is asked for.
-	req := p.k.request(unix.RTM_GETQDISC, unix.NLM_F_ACK|unix.NLM_F_ECHO, p.ifb)
+	req := d.k.request(unix.RTM_GETQDISC, unix.NLM_F_ACK|unix.NLM_F_ECHO, d.ifb[queue])
 	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWQDISC)
 	if err != nil {
 		return QueueState{}, fmt.Errorf("read queue: %w", err)
@@ -468,7 +603,7 @@ func (p *plug) State() (QueueState, error) {
 			return st, nil
 		}
 	}
-	return QueueState{}, fmt.Errorf("read queue: no plug qdisc on %s", p.ifb.Attrs().Name)
+	return QueueState{}, fmt.Errorf("read queue: no plug qdisc on %s", d.ifb[queue].Attrs().Name)
 }
 
 // parsePlug reads a struct tcmsg and its attributes.
@@ -511,7 +646,6 @@ func parsePlug(m []byte) (st QueueState, ok bool) {
 
 // added looks at the links again if the kernel said that any of them changed.
 func (k *kernel) added(lines []*line) ([]string, error) {
-	changed := false
 	buf := make([]byte, 1<<15)
 	for {
 		_, _, err := unix.Recvfrom(k.watch, buf, 0)
@@ -524,32 +658,21 @@ func (k *kernel) added(lines []*line) ([]string, error) {
 		if err != nil && err != unix.ENOBUFS {
 			return nil, fmt.Errorf("netbuffer: watch links: %w", err)
 		}
-		changed = true
+		k.changed = true
 	}
-	if !changed {
+	if !k.changed {
 		return nil, nil
 	}
 	fresh, err := k.missing(lines)
 	if err != nil {
-		k.wake()
 		return nil, err
 	}
+	k.changed = len(fresh) > 0 // then look again next time
 	var names []string
 	for _, v := range fresh {
 		names = append(names, v.Attrs().Name)
 	}
-	if len(names) > 0 {
-		k.wake()
-	}
 	return names, nil
-}
-
-// wake makes the next added look again, by a change that is none.
-func (k *kernel) wake() {
-	for _, d := range k.all {
-		_ = k.h.LinkSetAlias(d.ifb, d.ifb.Attrs().Alias)
-		return
-	}
 }
 
 // missing returns vifs without a line and marks lines whose vif is gone.
@@ -598,14 +721,18 @@ func (k *kernel) extend(lines []*line, holding bool) ([]*line, error) {
 		// A vif that left and came back finds the ifb of the one before, with
 		// packets in it that have no way out any more.
 		for _, l := range lines {
-			if d := k.all[l]; l.gone && d.ifb.Attrs().Name == name {
+			if d := k.all[l]; l.gone && d.named(name) {
 				if err := k.destroy(l); err != nil {
 					return out, err
 				}
+				d.ifb = [2]netlink.Link{}
 			}
 		}
-		l, err := k.build(v, nil, name, holding)
+		l, err := k.build(v, [2]netlink.Link{}, name, holding)
 		if err != nil {
+			if l != nil {
+				err = errors.Join(err, k.bypass(l), k.destroy(l))
+			}
 			return out, err
 		}
 		out = append(out, l)
@@ -613,13 +740,26 @@ func (k *kernel) extend(lines []*line, holding bool) ([]*line, error) {
 	return out, nil
 }
 
+func (d *device) named(name string) bool {
+	for i, ifb := range d.ifb {
+		if ifb != nil && ifb.Attrs().Name == suffix(name, i) {
+			return true
+		}
+	}
+	return false
+}
+
 func (k *kernel) remember(l *line, holding bool) error {
 	d := k.all[l]
 	alias := note{l.Name, holding, d.ownQdisc}.String()
-	if err := k.h.LinkSetAlias(d.ifb, alias); err != nil {
-		return fmt.Errorf("netbuffer: %s: note on %s: %w", l.Name, d.ifb.Attrs().Name, err)
+	for _, ifb := range d.ifb {
+		if ifb == nil {
+			continue
+		}
+		if err := k.h.LinkSetAlias(ifb, alias); err != nil {
+			return fmt.Errorf("netbuffer: %s: note on %s: %w", l.Name, ifb.Attrs().Name, err)
+		}
 	}
-	d.ifb.Attrs().Alias = alias
 	return nil
 }
 
@@ -633,7 +773,7 @@ func (k *kernel) redirected(l *line) error {
 		return err
 	}
 	for _, f := range fs {
-		if ours(f) && target(f) == d.ifb.Attrs().Index {
+		if ours(f) && d.has(target(f)) {
 			return foreign(d.vif, fs)
 		}
 	}
@@ -641,16 +781,6 @@ func (k *kernel) redirected(l *line) error {
 		return nil // vanished just now
 	}
 	return ErrBypassed
-}
-
-// settled compares what came into the ifb with what it handed on.
-func (k *kernel) settled(l *line) (bool, error) {
-	ifb, err := k.h.LinkByIndex(k.all[l].ifb.Attrs().Index)
-	if err != nil {
-		return false, err
-	}
-	s := ifb.Attrs().Statistics
-	return s == nil || s.RxPackets-s.RxDropped == s.TxPackets, nil
 }
 
 func (k *kernel) bypass(l *line) error {
@@ -664,12 +794,12 @@ func (k *kernel) bypass(l *line) error {
 	}
 	for _, f := range fs {
 		if ours(f) {
-			if err := k.h.FilterDel(k.filter(d)); err != nil && !gone(err) {
+			if err := k.h.FilterDel(k.filter(d, l.now)); err != nil && !gone(err) {
 				return fmt.Errorf("end redirect: %w", err)
 			}
 		}
 	}
-	if !d.ownQdisc {
+	if !d.ownQdisc || !k.hasQdisc(d.vif) {
 		return nil
 	}
 	// It was ours, but others may have come to use it.
@@ -691,10 +821,16 @@ func (k *kernel) bypass(l *line) error {
 }
 
 func (k *kernel) destroy(l *line) error {
-	if err := k.h.LinkDel(k.all[l].ifb); err != nil && !gone(err) {
-		return fmt.Errorf("remove %s: %w", k.all[l].ifb.Attrs().Name, err)
+	var errs error
+	for _, ifb := range k.all[l].ifb {
+		if ifb == nil {
+			continue
+		}
+		if err := k.h.LinkDel(ifb); err != nil && !gone(err) {
+			errs = errors.Join(errs, fmt.Errorf("remove %s: %w", ifb.Attrs().Name, err))
+		}
 	}
-	return nil
+	return errs
 }
 
 func gone(err error) bool {

@@ -119,14 +119,12 @@ const (
 // libxlRules says which libxl record may come where. The spec is brief on it;
 // these are the orders that libxl_stream_write.c produces.
 type libxlRules struct {
-	form    Form
-	layer   layer
-	libxc   bool // LIBXC_CONTEXT was seen
-	ended   bool
-	seenPV  bool // the libxc stream is of a PV domain
-	remus   bool // the libxc stream had checkpoints
-	legacy  bool
-	context bool // EMULATOR_CONTEXT since the last boundary
+	form   Form
+	layer  layer
+	libxc  bool // LIBXC_CONTEXT was seen
+	ended  bool
+	seenPV bool // the libxc stream is of a PV domain
+	remus  bool // the libxc stream had checkpoints
 }
 
 func (r *libxlRules) record(t LibxlType, body []byte) error {
