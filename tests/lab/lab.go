@@ -201,8 +201,10 @@ func (l *Lab) Exec(cmd *exec.Cmd) error {
 // The lab of this test binary.
 var shared struct {
 	turn sync.Mutex // held by the test that has the hosts
-	lab  *Lab
-	err  error // why there is none
+
+	mu  sync.Mutex // guards what follows: the end of the process may come at any time
+	lab *Lab
+	err error // why there is none
 }
 
 // Main runs the tests of a package that uses the lab: call it from TestMain. It takes the lab down at the end, also
@@ -220,8 +222,28 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
+// openShared opens the lab the first time. It runs in the turn of one test; the lock is free meanwhile, since the
+// end of the process need not wait for a build: QEMU and builds end with it by themselves.
+func openShared() (*Lab, error) {
+	shared.mu.Lock()
+	l, err := shared.lab, shared.err
+	shared.mu.Unlock()
+	if l != nil || err != nil {
+		return l, err
+	}
+	l, err = Open(context.Background(), log.Printf)
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	shared.lab, shared.err = l, err
+	return l, err
+}
+
 func closeShared() {
-	if l := shared.lab; l != nil {
+	shared.mu.Lock()
+	l := shared.lab
+	shared.lab, shared.err = nil, errors.New("the tests are over")
+	shared.mu.Unlock()
+	if l != nil {
 		if err := l.Close(); err != nil {
 			log.Print("lab: ", err)
 		}
@@ -235,16 +257,13 @@ func Start(t testing.TB) *Lab {
 	t.Helper()
 	shared.turn.Lock()
 	t.Cleanup(shared.turn.Unlock)
-	if shared.lab == nil && shared.err == nil {
-		shared.lab, shared.err = Open(context.Background(), log.Printf)
-	}
-	switch err := shared.err; {
+	l, err := openShared()
+	switch {
 	case errors.Is(err, ErrUnable) && os.Getenv("XLFT_LAB_REQUIRED") == "":
 		t.Skip(err)
 	case err != nil:
 		t.Fatal(err)
 	}
-	l := shared.lab
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := l.Reset(ctx); err != nil {

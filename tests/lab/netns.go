@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -15,8 +16,11 @@ import (
 type namespace struct {
 	fd   int
 	jobs chan func()
+	over chan struct{} // closed by close
 	once sync.Once
 }
+
+var errClosed = errors.New("network namespace is closed")
 
 func newNamespace() (*namespace, error) {
 	return startNamespace(func() error { return unix.Unshare(unix.CLONE_NEWNET) })
@@ -24,7 +28,7 @@ func newNamespace() (*namespace, error) {
 
 // startNamespace starts the thread, which goes where it belongs by move.
 func startNamespace(move func() error) (*namespace, error) {
-	ns := &namespace{jobs: make(chan func())}
+	ns := &namespace{jobs: make(chan func()), over: make(chan struct{})}
 	ready := make(chan error)
 	go ns.run(move, ready)
 	if err := <-ready; err != nil {
@@ -46,8 +50,13 @@ func (ns *namespace) run(move func() error, ready chan<- error) {
 	}
 	ns.fd = fd
 	ready <- nil
-	for job := range ns.jobs {
-		job()
+	for {
+		select {
+		case job := <-ns.jobs:
+			job()
+		case <-ns.over:
+			return
+		}
 	}
 }
 
@@ -55,8 +64,12 @@ func (ns *namespace) run(move func() error, ready chan<- error) {
 // when the namespace is closed or this process ends, and not when some other thread does. f must not block for long.
 func (ns *namespace) do(f func() error) error {
 	done := make(chan error, 1)
-	ns.jobs <- func() { done <- f() }
-	return <-done
+	select {
+	case ns.jobs <- func() { done <- f() }:
+		return <-done
+	case <-ns.over:
+		return errClosed
+	}
 }
 
 // enter runs f, which may block, on a thread of its own in the namespace.
@@ -76,7 +89,7 @@ func (ns *namespace) enter(f func()) error {
 
 func (ns *namespace) close() {
 	ns.once.Do(func() {
-		close(ns.jobs)
+		close(ns.over)
 		unix.Close(ns.fd)
 	})
 }
