@@ -362,7 +362,7 @@ func (g *Gate) bypass() error {
 		}
 		defer resume()
 	}
-	if err := g.settle(time.Millisecond); err != nil {
+	if err := g.settle(5 * time.Millisecond); err != nil {
 		return err
 	}
 	var errs error
