@@ -2,9 +2,10 @@ package savestream
 
 import "encoding/binary"
 
-// What libxl_domain_create_restore expects on its descriptor with
-// checkpointed_stream = REMUS, as read in libxl_stream_read.c and
-// xg_sr_restore.c:
+// LibxlHeader returns the 16 bytes that start a libxl stream.
+//
+// With checkpointed_stream = REMUS libxl_domain_create_restore expects on its
+// descriptor, as read in libxl_stream_read.c and xg_sr_restore.c:
 //
 //	LibxlHeader LibxcContext  epoch CheckpointEnd  epoch CheckpointEnd  ...
 //
@@ -25,8 +26,6 @@ import "encoding/binary"
 //     read after libxc is done, neither libxl's END nor anything before it. A
 //     libxc END has the same effect as the end of file: records since the last
 //     CHECKPOINT are dropped.
-
-// LibxlHeader returns the 16 bytes that start a libxl stream.
 func LibxlHeader() []byte {
 	b := binary.BigEndian.AppendUint64(nil, libxlIdent)
 	b = binary.BigEndian.AppendUint32(b, libxlVersion)
