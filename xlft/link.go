@@ -40,7 +40,7 @@ type link struct {
 	silence time.Duration
 
 	ctx    context.Context
-	cancel context.CancelCauseFunc
+	cancel context.CancelFunc
 }
 
 // openLink calls the backup and offers it the domain. It returns once the
@@ -75,7 +75,7 @@ func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer, p
 	}
 	l.pack = pack && slices.Contains(h.Features, wire.FeatureS2)
 	// The session's life is the link's own, not that of the call that made it.
-	l.ctx, l.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return l, nil
 }
 
@@ -99,10 +99,15 @@ func connect(ctx context.Context, dial Dialer, kind wire.ConnKind, session, soft
 // errHungUp is a link that its own side closed.
 var errHungUp = errors.New("hung up")
 
+// close hangs up.
 func (l *link) close() {
 	if l.cancel != nil {
-		l.cancel(errHungUp)
+		l.cancel()
 	}
+	l.disconnect()
+}
+
+func (l *link) disconnect() {
 	if l.control != nil {
 		l.control.Close()
 	}
@@ -124,13 +129,17 @@ func (l *link) write(t wire.Type, epoch uint64) error {
 // The error says why the backup counts as lost.
 func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last piece)) error {
 	g, ctx := errgroup.WithContext(l.ctx)
-	// A blocked read or write does not watch a context; closing ends it.
-	defer context.AfterFunc(ctx, l.close)()
+	// A blocked read or write does not watch a context; closing ends it. What
+	// is still captured goes nowhere: it can't be acked any more.
+	defer context.AfterFunc(ctx, func() {
+		l.disconnect()
+		sp.fail(errSpoolClosed)
+	})()
 	g.Go(func() error { return l.beat(ctx) })
 	g.Go(func() error { return l.listen(post) })
-	g.Go(func() error { return l.send(sp, sent) })
+	g.Go(func() error { return l.send(ctx, sp, sent) })
 	err := g.Wait()
-	if cause := context.Cause(l.ctx); cause != nil && errors.Is(cause, errHungUp) {
+	if l.ctx.Err() != nil {
 		return errHungUp
 	}
 	return err
@@ -167,11 +176,12 @@ func (l *link) listen(post func(Event)) error {
 		case wire.TypeAck:
 			post(Acked{f.Epoch})
 		case wire.TypeDropped, wire.TypeRefuse:
-			post(ReplicaDropped{f.Refusal()})
-			return errHungUp
+			err := f.Refusal()
+			post(ReplicaDropped{err})
+			return err
 		case wire.TypeRunning:
 			post(BackupRuns{})
-			return errHungUp
+			return ErrBackupRuns
 		default:
 			return fmt.Errorf("%w: %v", wire.ErrUnexpected, f.Type)
 		}
@@ -187,15 +197,15 @@ func silent(err error, silence time.Duration) error {
 	return fmt.Errorf("connection broke: %w", err)
 }
 
-func (l *link) send(sp *spool, sent func(uint64, piece)) error {
+func (l *link) send(ctx context.Context, sp *spool, sent func(uint64, piece)) error {
 	for e := uint64(1); ; e++ {
 		var sum wire.EpochEnd
 		for begun := false; ; {
 			p, err := sp.next(e)
 			if err != nil {
 				// The save has its own way to say why.
-				<-l.ctx.Done()
-				return errHungUp
+				<-ctx.Done()
+				return nil
 			}
 			if !begun {
 				begun = true

@@ -80,7 +80,7 @@ type (
 	ReplicaDropped struct{ Err error }
 	// Solo is the arbiter's answer to AskArbiter.
 	Solo struct{ Verdict Verdict }
-	// BackupRuns: the backup has taken over after HandOver.
+	// BackupRuns: the backup has taken over, asked by HandOver or by itself.
 	BackupRuns struct{}
 	// Retry: the delay of a RetryLater is over.
 	Retry struct{}
@@ -363,6 +363,8 @@ func (m *Machine) stepRunning(ev Event) []Action {
 	case ReplicaDropped:
 		m.giveUp(ev.Err)
 		return m.detach()
+	case BackupRuns:
+		return m.yield()
 	case SaveEnded:
 		// The save failed: the domain runs, its replica grows old. What is
 		// held may go once the backup has dropped the replica.
@@ -481,6 +483,8 @@ func (m *Machine) stepDropping(ev Event) []Action {
 	switch ev := ev.(type) {
 	case ReplicaDropped:
 		return m.detach()
+	case BackupRuns:
+		return m.yield()
 	case Acked:
 		return []Action{Release{ev.Epoch}}
 	case BackupLost:

@@ -79,16 +79,6 @@ func (s *standby) run(ctx context.Context) (err error) {
 		s.replica.Discard()
 		return err
 	}
-	var data *wire.Conn
-	select {
-	case data = <-s.data:
-	case <-time.After(joinTimeout):
-		s.replica.Discard()
-		return refuse(s.control, wire.CodeTimeout, nil, errors.New("no data connection came"))
-	case <-ctx.Done():
-		s.replica.Discard()
-		return ctx.Err()
-	}
 	s.log.Info("replica begun", zap.Uint64("generation", s.offer.Generation))
 	s.r.notify()
 
@@ -96,7 +86,6 @@ func (s *standby) run(ctx context.Context) (err error) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer data.Close()
 	defer s.control.Close()
 	defer cancel()
 	defer s.endFeed()
@@ -104,8 +93,8 @@ func (s *standby) run(ctx context.Context) (err error) {
 	wg.Go(func() { s.post(work, PrimaryLost{s.listen(work)}) })
 	wg.Go(func() { s.beat(work) })
 	wg.Go(func() {
-		if err := s.receive(work, data); err != nil {
-			s.post(work, err)
+		if ev := s.receive(work); ev != nil {
+			s.post(work, ev)
 		}
 	})
 	wg.Go(func() { s.feedLoop(work) })
@@ -309,9 +298,19 @@ func (s *standby) listen(ctx context.Context) error {
 	}
 }
 
-// receive takes epochs from the data connection. It returns the event that
-// ends the receiving: the primary lost, or the replica not to be trusted.
-func (s *standby) receive(ctx context.Context, c *wire.Conn) StandbyEvent {
+// receive takes epochs from the data connection, once that is there. It returns
+// the event that ends the receiving: the primary lost, or the replica not to be
+// trusted.
+func (s *standby) receive(ctx context.Context) StandbyEvent {
+	var c *wire.Conn
+	select {
+	case c = <-s.data:
+	case <-time.After(joinTimeout):
+		return PrimaryLost{errors.New("no data connection came")}
+	case <-ctx.Done():
+		return nil
+	}
+	defer context.AfterFunc(ctx, func() { c.Close() })()
 	var scan savestream.Scanner
 	for number := uint64(1); ; number++ {
 		e, ev := s.receiveEpoch(ctx, c, &scan, number)

@@ -1,0 +1,73 @@
+package simxen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"xlft/xlft"
+)
+
+// An Arbiter gives each generation of a domain away once.
+type Arbiter struct {
+	mu     sync.Mutex
+	owners map[string]xlft.Asker
+	cut    map[string]bool // hosts that can't reach it
+	lossy  map[string]bool // hosts whose answers get lost
+}
+
+// NewArbiter returns an arbiter that everybody reaches.
+func NewArbiter() *Arbiter {
+	return &Arbiter{owners: map[string]xlft.Asker{}, cut: map[string]bool{}, lossy: map[string]bool{}}
+}
+
+// Cut keeps a host from it, or lets it through again.
+func (a *Arbiter) Cut(host string, cut bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.cut[host] = cut
+}
+
+// Lossy makes it do as a host asks, but lose the answer.
+func (a *Arbiter) Lossy(host string, lossy bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.lossy[host] = lossy
+}
+
+// Owner returns who won a generation, or "".
+func (a *Arbiter) Owner(domain string, generation uint64) xlft.Asker {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.owners[fmt.Sprint(domain, "/", generation)]
+}
+
+// Arbiter is a process's way to the arbiter.
+func (p *Process) Arbiter(a *Arbiter) xlft.Arbiter { return &claims{p, a} }
+
+type claims struct {
+	p *Process
+	a *Arbiter
+}
+
+func (c *claims) String() string { return "simulated" }
+
+func (c *claims) Claim(_ context.Context, domain string, generation uint64, asker xlft.Asker) (bool, error) {
+	if c.p.Dead() {
+		return false, nil // its goroutines come to an end; nothing is done
+	}
+	c.a.mu.Lock()
+	defer c.a.mu.Unlock()
+	if c.a.cut[c.p.h.Name] {
+		return false, errors.New("simxen: arbiter unreachable")
+	}
+	key := fmt.Sprint(domain, "/", generation)
+	if c.a.owners[key] == "" {
+		c.a.owners[key] = asker
+	}
+	if c.a.lossy[c.p.h.Name] {
+		return false, errors.New("simxen: the arbiter's answer was lost")
+	}
+	return c.a.owners[key] == asker, nil
+}

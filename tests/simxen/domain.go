@@ -1,0 +1,332 @@
+package simxen
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/fnv"
+	"io"
+	"sync"
+	"time"
+
+	"xlft/savestream"
+	"xlft/xlft"
+)
+
+// PageSize is Xen's.
+const PageSize = 4096
+
+// A Domain is a deterministic program whose whole state lives in its pages:
+// page 0 has its count and its checksum, the others what it wrote last.
+type Domain struct {
+	Name string
+	host *Host
+	gate *Gate
+
+	mu        sync.Mutex
+	pages     [][]byte
+	dirty     map[int]bool
+	suspended bool
+	paused    bool
+	gone      bool
+	ended     string // why the program ended by itself; "" while it has not
+	deaf      bool   // does not react to suspend requests
+	life      *life
+	stop      chan struct{}
+}
+
+// tick is how often a domain does something.
+const tick = 10 * time.Millisecond
+
+// Boot starts a domain with n pages on the host.
+func (h *Host) Boot(name string, n int) *Domain {
+	d := h.domain(name, n)
+	d.life = h.w.birth(d, nil, 0, 0)
+	d.run()
+	return d
+}
+
+func (h *Host) domain(name string, n int) *Domain {
+	d := &Domain{Name: name, host: h, gate: &Gate{w: h.w}, dirty: map[int]bool{}, stop: make(chan struct{})}
+	d.gate.speaks.Store(true)
+	for range n {
+		d.pages = append(d.pages, make([]byte, PageSize))
+	}
+	h.mu.Lock()
+	h.domains[name] = d
+	h.mu.Unlock()
+	return d
+}
+
+// run lets the program take its steps until the domain is gone.
+func (d *Domain) run() {
+	d.host.wg.Go(func() {
+		t := time.NewTicker(tick)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				d.step()
+			case <-d.stop:
+				return
+			}
+		}
+	})
+}
+
+func fold(sum, in, count uint64) uint64 {
+	x := (sum ^ in ^ count<<32) * 0x9e3779b97f4a7c15
+	return x ^ x>>29
+}
+
+func (d *Domain) step() {
+	in := d.host.w.Rand()
+	d.mu.Lock()
+	if d.gone || d.suspended || d.paused || d.ended != "" {
+		d.mu.Unlock()
+		return
+	}
+	count, sum := d.state()
+	count++
+	sum = fold(sum, in, count)
+	binary.LittleEndian.PutUint64(d.pages[0], count)
+	binary.LittleEndian.PutUint64(d.pages[0][8:], sum)
+	at := 1 + int(in%uint64(len(d.pages)-1))
+	binary.LittleEndian.PutUint64(d.pages[at][8*(count%(PageSize/8)):], sum)
+	d.dirty[0], d.dirty[at] = true, true
+	l, speak := d.life, in>>32%2 == 0
+	d.mu.Unlock()
+	d.host.w.lived(l, count, sum)
+	if speak {
+		d.gate.send(l, Packet{count, sum})
+	}
+}
+
+func (d *Domain) state() (count, sum uint64) {
+	return binary.LittleEndian.Uint64(d.pages[0]), binary.LittleEndian.Uint64(d.pages[0][8:])
+}
+
+// speaks reports whether the domain runs and what it says gets out.
+func (d *Domain) speaks() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.gone && !d.suspended && !d.paused && d.ended == "" && d.gate.speaks.Load()
+}
+
+// Runs reports whether the domain takes steps.
+func (d *Domain) Runs() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.gone && !d.suspended && !d.paused && d.ended == ""
+}
+
+// Undelivered returns how many packets of this life have not got out.
+func (d *Domain) Undelivered() uint64 {
+	d.host.w.mu.Lock()
+	defer d.host.w.mu.Unlock()
+	return d.life.sent - d.life.got
+}
+
+// End lets the program end by itself.
+func (d *Domain) End(why string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ended = why
+}
+
+// Deafen makes the domain ignore suspend requests.
+func (d *Domain) Deafen(deaf bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.deaf = deaf
+}
+
+func (d *Domain) destroy() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.gone {
+		d.gone = true
+		close(d.stop)
+	}
+}
+
+func hash(pages [][]byte) uint64 {
+	h := fnv.New64a()
+	for _, p := range pages {
+		h.Write(p[:64]) // count, sum and the first words: enough to tell states apart
+		h.Write(p[PageSize/2 : PageSize/2+64])
+	}
+	return h.Sum64()
+}
+
+// guest is a process's hand on a domain.
+type guest struct {
+	p *Process
+	d *Domain
+}
+
+// Guest gives a domain as xlft wants it.
+func (p *Process) Guest(d *Domain) xlft.Guest { return &guest{p, d} }
+
+func (g *guest) Suspend(ctx context.Context) error {
+	for {
+		if g.p.Dead() {
+			return errDead
+		}
+		g.d.mu.Lock()
+		switch {
+		case g.d.gone || g.d.ended != "":
+			g.d.mu.Unlock()
+			return xlft.ErrGuestEnded
+		case !g.d.deaf && !g.d.paused:
+			g.d.suspended = true
+			h := hash(g.d.pages)
+			l := g.d.life
+			g.d.mu.Unlock()
+			g.d.host.w.took(l, h)
+			return nil
+		}
+		g.d.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return xlft.ErrSuspendTimeout
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (g *guest) change(f func(*Domain)) error {
+	if g.p.Dead() {
+		return errDead
+	}
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	f(g.d)
+	return nil
+}
+
+func (g *guest) Resume() error  { return g.change(func(d *Domain) { d.suspended = false }) }
+func (g *guest) Pause() error   { return g.change(func(d *Domain) { d.paused = true }) }
+func (g *guest) Unpause() error { return g.change(func(d *Domain) { d.paused = false }) }
+
+func (g *guest) Destroy() error {
+	if g.p.Dead() {
+		return errDead
+	}
+	g.d.destroy()
+	return nil
+}
+
+func (g *guest) DirtyPages() (uint64, error) {
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	return uint64(len(g.d.dirty)), nil
+}
+
+func (g *guest) State() (xlft.GuestState, string, error) {
+	if g.p.Dead() {
+		return 0, "", errDead
+	}
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	switch {
+	case g.d.gone:
+		return xlft.GuestOver, "destroyed", nil
+	case g.d.ended != "":
+		return xlft.GuestOver, g.d.ended, nil
+	case g.d.suspended:
+		return xlft.GuestSuspended, "", nil
+	}
+	return xlft.GuestRuns, "", nil
+}
+
+// header is what a real PVH domain's stream starts with.
+var header = savestream.Header{Version: 3, Type: savestream.HVM, XenMajor: 4, XenMinor: 17}
+
+// Save writes what xc_domain_save writes: all pages live, then at each
+// checkpoint those written since.
+func (g *guest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) error {
+	pr, pw := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(dst, pr)
+		io.Copy(io.Discard, pr)
+		done <- err
+	}()
+	err := g.save(ctx, pw, hooks)
+	pw.Close()
+	if derr := <-done; err == nil {
+		err = derr
+	}
+	return err
+}
+
+func (g *guest) save(ctx context.Context, w io.Writer, hooks xlft.SaveHooks) error {
+	enc := savestream.NewEncoder(w, header)
+	if err := enc.Encode(savestream.Record{Type: savestream.StaticDataEnd}); err != nil {
+		return err
+	}
+	g.d.mu.Lock()
+	all := make([]int, len(g.d.pages))
+	for i := range all {
+		all[i] = i
+	}
+	clear(g.d.dirty)
+	g.d.mu.Unlock()
+	const batch = 256
+	for len(all) > 0 {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		n := min(batch, len(all))
+		if err := g.writePages(enc, all[:n]); err != nil {
+			return err
+		}
+		all = all[n:]
+	}
+	for {
+		if err := hooks.Suspend(); err != nil {
+			return err
+		}
+		g.d.mu.Lock()
+		var dirty []int
+		for i := range g.d.pages {
+			if g.d.dirty[i] {
+				dirty = append(dirty, i)
+			}
+		}
+		clear(g.d.dirty)
+		g.d.mu.Unlock()
+		for len(dirty) > 0 {
+			n := min(batch, len(dirty))
+			if err := g.writePages(enc, dirty[:n]); err != nil {
+				return err
+			}
+			dirty = dirty[n:]
+		}
+		for _, r := range []savestream.Record{
+			{Type: savestream.HVMContext, Body: []byte("vcpu context")}, {Type: savestream.Checkpoint},
+		} {
+			if err := enc.Encode(r); err != nil {
+				return err
+			}
+		}
+		if err := hooks.Captured(); err != nil {
+			return err
+		}
+		if !hooks.Next() {
+			return nil
+		}
+	}
+}
+
+func (g *guest) writePages(enc *savestream.Encoder, pfns []int) error {
+	entries := make([]savestream.PageEntry, len(pfns))
+	data := make([]byte, 0, len(pfns)*PageSize)
+	g.d.mu.Lock()
+	for i, pfn := range pfns {
+		entries[i] = savestream.PageEntry{PFN: uint64(pfn)}
+		data = append(data, g.d.pages[pfn]...)
+	}
+	g.d.mu.Unlock()
+	return enc.WritePages(entries, data)
+}

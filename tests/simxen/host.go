@@ -1,0 +1,172 @@
+package simxen
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"xlft/xlft"
+)
+
+// errDead is what a killed process gets from everything it tries.
+var errDead = errors.New("simxen: this process is dead")
+
+// A Host runs domains and processes, and can lose power.
+type Host struct {
+	Name string
+	w    *World
+	net  *Net
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	down    bool
+	domains map[string]*Domain
+	procs   []*Process
+	disk    map[string]xlft.Record
+}
+
+// NewHost adds a host to the world.
+func NewHost(w *World, n *Net, name string) *Host {
+	return &Host{Name: name, w: w, net: n, domains: map[string]*Domain{}, disk: map[string]xlft.Record{}}
+}
+
+// Domain returns a domain, or nil.
+func (h *Host) Domain(name string) *Domain {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.domains[name]
+}
+
+// Crash is a power cut: processes and domains are gone, nobody is told.
+func (h *Host) Crash() {
+	h.mu.Lock()
+	h.down = true
+	procs, domains := h.procs, h.domains
+	h.procs, h.domains = nil, map[string]*Domain{}
+	h.mu.Unlock()
+	h.net.silence(h.Name)
+	for _, p := range procs {
+		p.kill()
+	}
+	for _, d := range domains {
+		d.destroy()
+		d.gate.discard()
+	}
+}
+
+// Down reports whether the host has lost power.
+func (h *Host) Down() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.down
+}
+
+// Wait waits until all domains of the host have stopped.
+func (h *Host) Wait() { h.wg.Wait() }
+
+// Shutdown ends the domains of a host at the end of a test.
+func (h *Host) Shutdown() {
+	h.mu.Lock()
+	domains := h.domains
+	h.domains = map[string]*Domain{}
+	h.mu.Unlock()
+	for _, d := range domains {
+		d.destroy()
+	}
+	h.wg.Wait()
+}
+
+// A Process is a protector or a receiver. When it is killed, whatever it still
+// tries has no effect, and its connections break.
+type Process struct {
+	h      *Host
+	dead   atomic.Bool
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu    sync.Mutex
+	conns []*Conn
+}
+
+// Spawn starts a process; what runs in it is the caller's.
+func (h *Host) Spawn() *Process {
+	p := &Process{h: h}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.procs = append(h.procs, p)
+	return p
+}
+
+// Context ends when the process is killed or asked to stop.
+func (p *Process) Context() context.Context { return p.ctx }
+
+// Terminate asks the process to stop, as SIGTERM does.
+func (p *Process) Terminate() { p.cancel() }
+
+// Dead reports whether the process was killed.
+func (p *Process) Dead() bool { return p.dead.Load() }
+
+// Kill is SIGKILL: the kernel closes its connections.
+func (p *Process) Kill() {
+	p.kill()
+	p.mu.Lock()
+	conns := p.conns
+	p.mu.Unlock()
+	for _, c := range conns {
+		c.abort()
+	}
+}
+
+func (p *Process) kill() {
+	p.dead.Store(true)
+	p.cancel()
+	// Whoever is blocked on a connection of a host without power must end
+	// too, for the test to end; the other side hears nothing of it.
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		c.unblock()
+	}
+}
+
+func (p *Process) own(c *Conn) {
+	p.mu.Lock()
+	p.conns = append(p.conns, c)
+	p.mu.Unlock()
+	if p.Dead() {
+		c.unblock()
+	}
+}
+
+// Store is the host's disk as the process sees it.
+func (p *Process) Store() xlft.Store { return &disk{p} }
+
+type disk struct{ p *Process }
+
+func (d *disk) Load(domain string) (xlft.Record, error) {
+	d.p.h.mu.Lock()
+	defer d.p.h.mu.Unlock()
+	return d.p.h.disk[domain], nil
+}
+
+func (d *disk) Save(domain string, r xlft.Record) error {
+	if d.p.Dead() {
+		return errDead
+	}
+	// As a file would: only what JSON carries.
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	var c xlft.Record
+	if err := json.Unmarshal(b, &c); err != nil {
+		return err
+	}
+	d.p.h.mu.Lock()
+	defer d.p.h.mu.Unlock()
+	d.p.h.disk[domain] = c
+	return nil
+}

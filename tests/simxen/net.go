@@ -1,0 +1,362 @@
+package simxen
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"xlft/xlft"
+)
+
+// Net joins the hosts: connections with a delay and a buffer, that stall when
+// the network is cut and go on when it is mended, as TCP's do.
+type Net struct {
+	Delay time.Duration
+
+	mu        sync.Mutex
+	cut       bool
+	silent    map[string]bool // hosts without power
+	listeners map[string]*Listener
+	conns     []*Conn
+	tear      int64 // bytes after which the next connection breaks; 0: never
+}
+
+// NewNet returns a network that is whole.
+func NewNet(delay time.Duration) *Net {
+	return &Net{Delay: delay, silent: map[string]bool{}, listeners: map[string]*Listener{}}
+}
+
+// Cut stops everything between the hosts, or lets it go on.
+func (n *Net) Cut(cut bool) {
+	n.mu.Lock()
+	n.cut = cut
+	conns := n.conns
+	n.mu.Unlock()
+	for _, c := range conns {
+		c.wake()
+	}
+}
+
+func (n *Net) silence(host string) {
+	n.mu.Lock()
+	n.silent[host] = true
+	delete(n.listeners, host)
+	n.mu.Unlock()
+}
+
+// TearAfter breaks the next connection that is opened after so many bytes from
+// its opener.
+func (n *Net) TearAfter(bytes int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tear = bytes
+}
+
+// passes reports whether bytes get from a host to another now.
+func (n *Net) passes(from, to string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.cut && !n.silent[from] && !n.silent[to]
+}
+
+// Dial returns a process's way to the listener of another host.
+func (p *Process) Dial(host string) xlft.Dialer {
+	return func(ctx context.Context) (net.Conn, error) {
+		n := p.h.net
+		if p.Dead() {
+			return nil, errDead
+		}
+		if !n.passes(p.h.Name, host) {
+			// Nobody answers.
+			select {
+			case <-time.After(dialPatience):
+				return nil, syscall.ETIMEDOUT
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		n.mu.Lock()
+		l := n.listeners[host]
+		tear := n.tear
+		n.tear = 0
+		n.mu.Unlock()
+		if l == nil {
+			return nil, syscall.ECONNREFUSED
+		}
+		ours, theirs := n.pair(p.h.Name, host)
+		ours.tear = tear
+		p.own(ours)
+		select {
+		case l.backlog <- theirs:
+			return ours, nil
+		case <-l.closed:
+			return nil, syscall.ECONNREFUSED
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// dialPatience is how long a connection attempt into silence takes.
+const dialPatience = 500 * time.Millisecond
+
+// A Listener is a host's door.
+type Listener struct {
+	p       *Process
+	backlog chan *Conn
+	closed  chan struct{}
+	once    sync.Once
+}
+
+// Listen opens the host's door for a process.
+func (p *Process) Listen() *Listener {
+	l := &Listener{p: p, backlog: make(chan *Conn), closed: make(chan struct{})}
+	p.h.net.mu.Lock()
+	p.h.net.listeners[p.h.Name] = l
+	p.h.net.mu.Unlock()
+	return l
+}
+
+func (l *Listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.backlog:
+		l.p.own(c)
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *Listener) Close() error {
+	l.once.Do(func() {
+		close(l.closed)
+		n := l.p.h.net
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.listeners[l.p.h.Name] == l {
+			delete(n.listeners, l.p.h.Name)
+		}
+	})
+	return nil
+}
+
+func (l *Listener) Addr() net.Addr { return addr(l.p.h.Name) }
+
+type addr string
+
+func (a addr) Network() string { return "sim" }
+func (a addr) String() string  { return string(a) }
+
+// stream is one direction of a connection.
+type stream struct {
+	from, to string
+	mu       sync.Mutex
+	cond     *sync.Cond
+	parts    []part
+	size     int
+	fin      bool // no more will come
+	finAt    time.Time
+	reset    bool
+	deadR    time.Time
+	deadW    time.Time
+	gone     bool // the reader does not read any more
+}
+
+type part struct {
+	at time.Time
+	b  []byte
+}
+
+// buffered is what a stream takes before a writer waits.
+const buffered = 256 << 10
+
+// Conn is one end of a connection.
+type Conn struct {
+	n       *Net
+	in, out *stream
+	tear    int64
+	wrote   int64
+}
+
+func (n *Net) pair(a, b string) (*Conn, *Conn) {
+	ab, ba := &stream{from: a, to: b}, &stream{from: b, to: a}
+	ab.cond, ba.cond = sync.NewCond(&ab.mu), sync.NewCond(&ba.mu)
+	x, y := &Conn{n: n, in: ba, out: ab}, &Conn{n: n, in: ab, out: ba}
+	n.mu.Lock()
+	n.conns = append(n.conns, x, y)
+	n.mu.Unlock()
+	return x, y
+}
+
+func (c *Conn) wake() {
+	for _, s := range []*stream{c.in, c.out} {
+		s.mu.Lock()
+		s.cond.Broadcast()
+		s.mu.Unlock()
+	}
+}
+
+// wakeAt wakes the waiters of a stream at a time.
+func (s *stream) wakeAt(at time.Time) *time.Timer {
+	return time.AfterFunc(time.Until(at), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.cond.Broadcast()
+	})
+}
+
+func (c *Conn) Read(b []byte) (int, error) {
+	s := c.in
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if s.gone {
+			return 0, net.ErrClosed
+		}
+		if s.reset {
+			return 0, syscall.ECONNRESET
+		}
+		now := time.Now()
+		var next time.Time
+		if c.n.passes(s.from, s.to) {
+			if len(s.parts) > 0 {
+				if p := &s.parts[0]; !p.at.After(now) {
+					n := copy(b, p.b)
+					p.b = p.b[n:]
+					s.size -= n
+					if len(p.b) == 0 {
+						s.parts = s.parts[1:]
+					}
+					s.cond.Broadcast()
+					return n, nil
+				}
+				next = s.parts[0].at
+			} else if s.fin {
+				if !s.finAt.After(now) {
+					return 0, io.EOF
+				}
+				next = s.finAt
+			}
+		}
+		if !s.deadR.IsZero() {
+			if !s.deadR.After(now) {
+				return 0, os.ErrDeadlineExceeded
+			}
+			if next.IsZero() || s.deadR.Before(next) {
+				next = s.deadR
+			}
+		}
+		if next.IsZero() {
+			s.cond.Wait()
+			continue
+		}
+		t := s.wakeAt(next)
+		s.cond.Wait()
+		t.Stop()
+	}
+}
+
+func (c *Conn) Write(b []byte) (int, error) {
+	if c.tear > 0 {
+		if c.wrote += int64(len(b)); c.wrote >= c.tear {
+			c.abort()
+			return 0, syscall.ECONNRESET
+		}
+	}
+	s := c.out
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	done := 0
+	for done < len(b) {
+		switch {
+		case s.fin:
+			return done, net.ErrClosed
+		case s.reset || s.gone:
+			return done, syscall.EPIPE
+		case !s.deadW.IsZero() && !s.deadW.After(time.Now()):
+			return done, os.ErrDeadlineExceeded
+		}
+		if room := buffered - s.size; room > 0 {
+			n := min(room, len(b)-done)
+			s.parts = append(s.parts, part{time.Now().Add(c.n.Delay), append([]byte(nil), b[done:done+n]...)})
+			s.size += n
+			done += n
+			s.cond.Broadcast()
+			continue
+		}
+		if s.deadW.IsZero() {
+			s.cond.Wait()
+			continue
+		}
+		t := s.wakeAt(s.deadW)
+		s.cond.Wait()
+		t.Stop()
+	}
+	return done, nil
+}
+
+// Close ends both directions in order: what was written still arrives.
+func (c *Conn) Close() error {
+	c.out.mu.Lock()
+	c.out.fin, c.out.finAt = true, time.Now().Add(c.n.Delay)
+	c.out.cond.Broadcast()
+	c.out.mu.Unlock()
+	c.in.mu.Lock()
+	c.in.gone = true
+	c.in.cond.Broadcast()
+	c.in.mu.Unlock()
+	return nil
+}
+
+// abort is a connection whose process was killed: the other side is told.
+func (c *Conn) abort() {
+	for _, s := range []*stream{c.out, c.in} {
+		s.mu.Lock()
+		s.reset = true
+		s.cond.Broadcast()
+		s.mu.Unlock()
+	}
+}
+
+// unblock frees this end only.
+func (c *Conn) unblock() {
+	c.in.mu.Lock()
+	c.in.gone = true
+	c.in.cond.Broadcast()
+	c.in.mu.Unlock()
+	c.out.mu.Lock()
+	c.out.fin, c.out.finAt = true, time.Now().Add(1000*time.Hour) // never seen
+	c.out.cond.Broadcast()
+	c.out.mu.Unlock()
+}
+
+func (c *Conn) LocalAddr() net.Addr  { return addr(c.out.from) }
+func (c *Conn) RemoteAddr() net.Addr { return addr(c.out.to) }
+
+// From is the host at the other end.
+func (c *Conn) From() string { return c.out.to }
+
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	c.in.deadR = t
+	c.in.cond.Broadcast()
+	return nil
+}
+
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	c.out.deadW = t
+	c.out.cond.Broadcast()
+	return nil
+}

@@ -1,0 +1,169 @@
+package simxen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"xlft/savestream"
+	"xlft/xlft"
+	"xlft/xlft/wire"
+)
+
+// Restorer makes replicas on a host, as libxl and libxc do: records are kept
+// until a checkpoint is whole, then applied.
+type Restorer struct {
+	P *Process
+	// Eager is the broken variant that applies records as they come.
+	Eager bool
+	// Unfit, if set, is why the host can't take a domain.
+	Unfit []wire.Problem
+}
+
+func (r *Restorer) Check(context.Context, wire.Offer) []wire.Problem { return r.Unfit }
+
+func (r *Restorer) Restore(_ context.Context, o wire.Offer) (xlft.Replica, error) {
+	if r.P.Dead() || r.P.h.Down() {
+		return nil, errDead
+	}
+	pr, pw := io.Pipe()
+	v := &replica{r: r, name: o.Domain, pr: pr, pw: pw, failed: make(chan error, 1), applied: make(chan struct{}, 1), ended: make(chan struct{})}
+	go v.restore()
+	return v, nil
+}
+
+type replica struct {
+	r       *Restorer
+	name    string
+	pr      *io.PipeReader
+	pw      *io.PipeWriter
+	failed  chan error
+	applied chan struct{} // a checkpoint record was processed
+	ended   chan struct{}
+
+	mu      sync.Mutex
+	pages   [][]byte // the newest whole state
+	fed     bool     // bytes came since the last whole checkpoint
+	run     bool
+	discard bool
+}
+
+func (v *replica) restore() {
+	defer close(v.ended)
+	dec := savestream.NewDecoder(v.pr)
+	var pending []savestream.Record
+	apply := func(rs []savestream.Record) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		for _, r := range rs {
+			pd, err := savestream.ParsePageData(r.Body)
+			if err != nil {
+				continue
+			}
+			for e, data := range pd.All() {
+				for uint64(len(v.pages)) <= e.PFN {
+					v.pages = append(v.pages, make([]byte, PageSize))
+				}
+				copy(v.pages[e.PFN], data)
+			}
+		}
+	}
+	first := true
+	for {
+		r, err := dec.Next()
+		if err != nil {
+			v.mu.Lock()
+			wanted := v.run || v.discard
+			v.mu.Unlock()
+			if !wanted {
+				v.failed <- fmt.Errorf("simxen: restore: %w", err)
+			}
+			v.pr.CloseWithError(err)
+			return
+		}
+		switch r.Type {
+		case savestream.PageDataType:
+			r.Body = append([]byte(nil), r.Body...)
+			if first || v.r.Eager {
+				apply([]savestream.Record{r})
+			} else {
+				pending = append(pending, r)
+			}
+		case savestream.Checkpoint:
+			apply(pending)
+			pending, first = nil, false
+			v.applied <- struct{}{}
+		}
+	}
+}
+
+func (v *replica) Write(b []byte) (int, error) {
+	if v.r.P.Dead() {
+		return 0, errDead
+	}
+	return v.pw.Write(b)
+}
+
+func (v *replica) Checkpoint() error {
+	select {
+	case <-v.applied:
+		return nil
+	case <-v.ended:
+		return errors.New("simxen: the restore has ended")
+	}
+}
+
+func (v *replica) RunOn(context.Context) error {
+	if v.r.P.Dead() || v.r.P.h.Down() {
+		return errDead
+	}
+	v.mu.Lock()
+	v.run = true
+	v.mu.Unlock()
+	v.pw.Close()
+	<-v.ended
+	h := v.r.P.h
+	v.mu.Lock()
+	pages := v.pages
+	v.mu.Unlock()
+	h.w.restored(hash(pages))
+	d := h.domain(v.name, 0)
+	d.pages = pages
+	count, sum := d.state()
+	h.w.mu.Lock()
+	parent := h.w.parent(count, sum)
+	h.w.mu.Unlock()
+	d.suspended = true
+	d.life = h.w.birth(d, parent, count, sum)
+	d.mu.Lock()
+	d.suspended = false
+	d.mu.Unlock()
+	d.run()
+	return nil
+}
+
+// parent finds the newest life that was in this state.
+func (w *World) parent(count, sum uint64) *life {
+	for i := len(w.lives) - 1; i >= 0; i-- {
+		if s, ok := w.lives[i].sums[count]; ok && s == sum {
+			return w.lives[i]
+		}
+	}
+	if len(w.lives) > 0 {
+		return w.lives[len(w.lives)-1]
+	}
+	return nil
+}
+
+func (v *replica) Discard() error {
+	v.mu.Lock()
+	v.discard = true
+	v.mu.Unlock()
+	v.pw.Close()
+	v.pr.Close()
+	return nil
+}
+
+func (v *replica) Failed() <-chan error { return v.failed }

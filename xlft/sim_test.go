@@ -1,0 +1,446 @@
+package xlft_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"xlft/tests/simxen"
+	"xlft/xlft"
+	"xlft/xlft/wire"
+)
+
+// The simulation runs Session and Receiver as they are on simulated hosts,
+// under thousands of fault schedules, and lets the world check the promises:
+//
+//	P1, P3, P4  at every step, by simxen.World
+//	P5          at the end: the domain is alive and nothing it said is lost
+//	P6          while it runs: "protected" is said only while it is true
+//
+// A seed gives the schedule; run one again with -sim.seed.
+var (
+	simSeeds = flag.Int("sim.seeds", 400, "how many fault schedules to run")
+	simSeed  = flag.Uint64("sim.seed", 0, "run this schedule alone, with its log")
+)
+
+// Times of the simulation: short, so that much happens in few steps.
+const (
+	simEpoch   = 60 * time.Millisecond
+	simSilence = 250 * time.Millisecond
+	simFaults  = 2500 * time.Millisecond // faults happen until then
+	simHeal    = 1500 * time.Millisecond // then everything works again, so long
+)
+
+// A variant is xlft with one of its promises broken on purpose.
+type variant struct {
+	output   func(xlft.Output) xlft.Output
+	arbiter  func(xlft.Arbiter) xlft.Arbiter
+	eager    bool          // the replica applies what it has not got whole
+	patience time.Duration // silence the primary accepts, if not simSilence
+	noResume bool          // a domain that lost its backup stays suspended
+}
+
+// A sim is one run: hosts A (with the domain) and B, and what happens to them.
+type sim struct {
+	t       testing.TB
+	v       variant
+	rng     *rand.Rand
+	w       *simxen.World
+	net     *simxen.Net
+	a, b    *simxen.Host
+	arbiter *simxen.Arbiter
+	domain  *simxen.Domain
+	log     *zap.Logger
+	wg      sync.WaitGroup
+
+	mu       sync.Mutex
+	primary  *simxen.Process
+	session  *xlft.Session
+	result   error
+	over     bool // the session has ended by itself or by an operator
+	backup   *simxen.Process
+	receiver *xlft.Receiver
+	received chan struct{} // closed when the receiver's Serve has returned
+	finished bool          // no process is started any more
+	story    []string
+	unhappy  time.Time // since when "protected" is said and not true
+	oneFault bool
+}
+
+const simDomain = "web1"
+
+func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
+	s := &sim{t: t, v: v, rng: rand.New(rand.NewPCG(seed, 0)), w: simxen.NewWorld(seed), log: log, arbiter: simxen.NewArbiter()}
+	s.net = simxen.NewNet(time.Duration(1+s.rng.IntN(8)) * time.Millisecond)
+	s.a, s.b = simxen.NewHost(s.w, s.net, "A"), simxen.NewHost(s.w, s.net, "B")
+	s.domain = s.a.Boot(simDomain, 12)
+	return s
+}
+
+func (s *sim) arb(p *simxen.Process) xlft.Arbiter {
+	a := p.Arbiter(s.arbiter)
+	if s.v.arbiter != nil {
+		return s.v.arbiter(a)
+	}
+	return a
+}
+
+// protect starts a protector on A, as systemd does after one was killed.
+func (s *sim) protect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.finished || s.a.Down() || s.primary != nil && !s.primary.Dead() {
+		return
+	}
+	p := s.a.Spawn()
+	out := p.Output(s.domain)
+	if s.v.output != nil {
+		out = s.v.output(out)
+	}
+	silence := simSilence
+	if s.v.patience > 0 {
+		silence = s.v.patience
+	}
+	guest := p.Guest(s.domain)
+	if s.v.noResume {
+		guest = &stuckGuest{Guest: guest}
+	}
+	session := &xlft.Session{
+		Domain: simDomain, Software: "sim", Instance: "A/1",
+		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48},
+		Settings: xlft.Settings{
+			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: 2 * time.Second,
+			SuspendTimeout: 500 * time.Millisecond, RetryDelay: 100 * time.Millisecond, SpoolLimit: 1 << 20,
+		},
+		Guest: guest, Output: out, Arbiter: s.arb(p), Dial: p.Dial("B"), Peer: "B", Store: p.Store(),
+		Log: s.log.Named("A"),
+	}
+	s.primary, s.session, s.over = p, session, false
+	s.wg.Go(func() {
+		err := session.Run(p.Context())
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.session == session && !p.Dead() {
+			s.over, s.result = true, err
+		}
+	})
+}
+
+// receive starts a receiver on B, once the one before has ended.
+func (s *sim) receive() {
+	if s.received != nil {
+		<-s.received
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.finished || s.b.Down() || s.backup != nil && s.backup.Context().Err() == nil {
+		return
+	}
+	p := s.b.Spawn()
+	r := &xlft.Receiver{
+		Software: "sim", Restorer: &simxen.Restorer{P: p, Eager: s.v.eager}, Arbiter: s.arb(p), Store: p.Store(),
+		Log: s.log.Named("B"), PeerName: func(c net.Conn) string { return c.(*simxen.Conn).From() },
+		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20,
+	}
+	ended := make(chan struct{})
+	s.backup, s.receiver, s.received = p, r, ended
+	l := p.Listen()
+	s.wg.Go(func() {
+		defer close(ended)
+		r.Serve(p.Context(), l)
+	})
+}
+
+func (s *sim) tell(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	s.log.Info("--- " + line)
+	s.story = append(s.story, line)
+}
+
+// run plays a schedule to its end.
+func (s *sim) run() {
+	begun := time.Now()
+	s.receive()
+	s.protect()
+	stopLooking := make(chan struct{})
+	s.wg.Go(func() { s.look(stopLooking) })
+
+	s.oneFault = s.rng.IntN(3) == 0
+	faults := 1
+	if !s.oneFault {
+		faults += s.rng.IntN(4)
+	}
+	for range faults {
+		time.Sleep(time.Duration(s.rng.Int64N(int64(simFaults) / int64(faults))))
+		s.fault(begun)
+	}
+	time.Sleep(time.Until(begun.Add(simFaults)))
+
+	// Everything that can be mended is mended; power does not come back.
+	s.net.Cut(false)
+	for _, h := range []string{"A", "B"} {
+		s.arbiter.Cut(h, false)
+		s.arbiter.Lossy(h, false)
+	}
+	s.domain.Deafen(false)
+	if s.backup.Context().Err() != nil {
+		s.receive()
+	}
+	s.protect()
+	time.Sleep(simHeal)
+	close(stopLooking)
+	s.judge()
+	s.end()
+}
+
+func (s *sim) fault(begun time.Time) {
+	at := time.Since(begun).Round(time.Millisecond)
+	after := func(f func()) {
+		d := time.Duration(s.rng.Int64N(int64(900 * time.Millisecond)))
+		s.wg.Go(func() { time.Sleep(d); f() })
+	}
+	if s.a.Down() && s.b.Down() {
+		return
+	}
+	switch s.rng.IntN(14) {
+	case 0, 1:
+		s.tell("%v power cut at A", at)
+		s.a.Crash()
+	case 2:
+		s.tell("%v power cut at B", at)
+		s.b.Crash()
+	case 3, 4:
+		s.tell("%v protector killed", at)
+		s.primary.Kill()
+		after(s.protect)
+	case 5:
+		s.tell("%v receiver killed", at)
+		s.backup.Kill()
+		after(s.receive)
+	case 6:
+		s.tell("%v receiver stopped in order", at)
+		s.backup.Terminate()
+		after(s.receive)
+	case 7, 8:
+		s.tell("%v network cut", at)
+		s.net.Cut(true)
+		after(func() { s.net.Cut(false) })
+	case 9:
+		h := []string{"A", "B"}[s.rng.IntN(2)]
+		s.tell("%v arbiter out of %s's reach, network cut", at, h)
+		s.arbiter.Cut(h, true)
+		s.net.Cut(true)
+		after(func() { s.arbiter.Cut(h, false) })
+		after(func() { s.net.Cut(false) })
+	case 10:
+		h := []string{"A", "B"}[s.rng.IntN(2)]
+		s.tell("%v the arbiter's answers to %s get lost, network cut", at, h)
+		s.arbiter.Lossy(h, true)
+		s.net.Cut(true)
+		after(func() { s.arbiter.Lossy(h, false) })
+		after(func() { s.net.Cut(false) })
+	case 11:
+		n := s.rng.Int64N(80 << 10)
+		s.tell("%v next connection breaks after %d bytes, protector's network reset", at, n)
+		s.net.TearAfter(n)
+		s.net.Cut(true)
+		after(func() { s.net.Cut(false) })
+	case 12:
+		s.tell("%v planned switch-over asked", at)
+		session := s.session
+		s.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			session.Failover(ctx)
+		})
+	case 13:
+		s.tell("%v domain is deaf to suspend requests", at)
+		s.domain.Deafen(true)
+		after(func() { s.domain.Deafen(false) })
+	}
+}
+
+// look is P6: "protected" is said only while the backup could take over, but
+// for the time that silence needs to be noticed.
+func (s *sim) look(stop <-chan struct{}) {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+		}
+		s.mu.Lock()
+		said := !s.a.Down() && !s.primary.Dead() && s.session.Status().Protected
+		able := false
+		if !s.b.Down() && !s.backup.Dead() {
+			for _, st := range s.receiver.Standbys() {
+				able = able || st.State == xlft.Ready.String() || st.State == xlft.Claiming.String() || st.State == xlft.TakingOver.String()
+			}
+			if d := s.b.Domain(simDomain); d != nil && d.Runs() {
+				able = true // a switch-over has just been done
+			}
+		}
+		switch {
+		case !said || able:
+			s.unhappy = time.Time{}
+		case s.unhappy.IsZero():
+			s.unhappy = time.Now()
+		case time.Since(s.unhappy) > 2*simSilence:
+			s.w.Violate("P6", "\"protected\" is said, but nobody could take over, for %v", time.Since(s.unhappy))
+		}
+		s.mu.Unlock()
+	}
+}
+
+// judge is P5, at the end of a run in which everything works again.
+func (s *sim) judge() {
+	s.mu.Lock()
+	over, result := s.over, s.result
+	s.mu.Unlock()
+	ours, theirs := s.a.Domain(simDomain), s.b.Domain(simDomain)
+	running := ours != nil && ours.Runs() || theirs != nil && theirs.Runs()
+	// Whose power failed after it had won the domain took it along; that is
+	// two failures. One failure never costs the domain.
+	if !running && s.oneFault && !s.a.Down() {
+		s.w.Violate("P5", "one failure (%s) and the domain runs nowhere; session over %v: %v", strings.Join(s.story, "; "), over, result)
+	}
+	if !running && s.oneFault && s.a.Down() && theirs == nil && s.w.Takeovers == 0 && s.wasReady() {
+		s.w.Violate("P5", "power cut at A after it was protected, and B does not run the domain")
+	}
+	if running && ours != nil && ours.Runs() && !over && !s.a.Down() && !s.b.Down() {
+		// Connected again and synced by itself.
+		if st := s.session.Status(); !st.Protected && st.State != xlft.Seeding.String() && !errors.Is(s.lastBoth(st), xlft.ErrBothRun) && result == nil {
+			s.w.Violate("P5", "everything works again, but the domain is %s: %s", st.State, st.LastError)
+		}
+	}
+}
+
+func (s *sim) wasReady() bool { return s.session.Status().Checkpoints > 0 }
+
+func (s *sim) lastBoth(st xlft.Status) error {
+	if strings.Contains(st.LastError, xlft.ErrBothRun.Error()) {
+		return xlft.ErrBothRun
+	}
+	return nil
+}
+
+// end stops everything in order, and checks that a domain that was let go has
+// said all it had to say.
+func (s *sim) end() {
+	s.mu.Lock()
+	s.finished = true
+	s.mu.Unlock()
+	if !s.a.Down() && !s.primary.Dead() {
+		s.primary.Terminate()
+	}
+	done := make(chan struct{})
+	go func() {
+		for {
+			s.mu.Lock()
+			over := s.over || s.primary.Dead()
+			s.mu.Unlock()
+			if over {
+				close(done)
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		s.w.Violate("P5", "the session does not end when asked (%s)", s.session.Status().State)
+		s.primary.Kill()
+		<-done
+	}
+	if d := s.a.Domain(simDomain); d != nil && d.Runs() && s.over && s.result == nil {
+		time.Sleep(50 * time.Millisecond)
+		if n := d.Undelivered(); n > 0 && s.w.Takeovers == 0 {
+			s.w.Violate("P5", "protection has ended and %d packets are lost or still held", n)
+		}
+	}
+	s.backup.Terminate()
+	time.Sleep(2 * time.Second)
+	s.primary.Kill()
+	s.backup.Kill()
+	s.a.Shutdown()
+	s.b.Shutdown()
+	s.wg.Wait()
+}
+
+// stuckGuest is the broken variant of P5: once a suspend failed or the session
+// lost its backup, nothing resumes the domain.
+type stuckGuest struct {
+	xlft.Guest
+	n atomic.Int32
+}
+
+func (g *stuckGuest) Resume() error {
+	if g.n.Add(1) > 5 {
+		return errors.New("stuck")
+	}
+	return g.Guest.Resume()
+}
+
+// runSim plays one schedule and returns what was violated, and the story.
+func runSim(t *testing.T, seed uint64, v variant, log *zap.Logger) (violations, story []string, w *simxen.World) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, seed, v, log)
+		s.run()
+		violations, story, w = s.w.Violations(), s.story, s.w
+	})
+	return
+}
+
+func TestSimulation(t *testing.T) {
+	if *simSeed != 0 {
+		log := zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig()), zapcore.Lock(os.Stderr), zap.DebugLevel))
+		v, story, w := runSim(t, *simSeed, variant{}, log)
+		t.Logf("seed %d: %s\n%d takeovers, %d packets heard", *simSeed, strings.Join(story, "\n  "), w.Takeovers, w.Delivered)
+		for _, x := range v {
+			t.Error(x)
+		}
+		return
+	}
+	first := uint64(time.Now().UnixNano())%1e9 + 1
+	t.Logf("%d schedules from seed %d on", *simSeeds, first)
+	var next, takeovers, heard, bad atomic.Int64
+	t.Run("seeds", func(t *testing.T) {
+		for worker := range runtime.GOMAXPROCS(0) {
+			t.Run(fmt.Sprint("worker", worker), func(t *testing.T) {
+				t.Parallel()
+				for {
+					i := next.Add(1) - 1
+					if i >= int64(*simSeeds) || bad.Load() > 5 {
+						return
+					}
+					seed := first + uint64(i)
+					v, story, w := runSim(t, seed, variant{}, zap.NewNop())
+					takeovers.Add(int64(w.Takeovers))
+					heard.Add(int64(w.Delivered))
+					for _, x := range v {
+						bad.Add(1)
+						t.Errorf("seed %d: %s\n  story:\n  %s", seed, x, strings.Join(story, "\n  "))
+					}
+				}
+			})
+		}
+	})
+	t.Logf("%d schedules, %d violations; %d takeovers, %d packets heard outside", min(next.Load(), int64(*simSeeds)), bad.Load(), takeovers.Load(), heard.Load())
+}
