@@ -29,6 +29,10 @@ const greetTimeout = 10 * time.Second
 // offerTimeout bounds the backup's look at an offer, which asks its hypervisor.
 const offerTimeout = 30 * time.Second
 
+// ownerTimeout bounds the question who owns a domain: meanwhile its output is
+// held, and a silent backup leaves it to the arbiter anyway.
+const ownerTimeout = 5 * time.Second
+
 // A link is the primary's side of one session: a control connection, on which
 // a heartbeat never queues behind pages, and a data connection.
 type link struct {

@@ -156,7 +156,7 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResu
 			s.ask(ctx, DropAsked{errReclaimed})
 		}
 		// A claim that is under way decides first.
-		wait, cancel := context.WithTimeout(ctx, offerTimeout/2)
+		wait, cancel := context.WithTimeout(ctx, ownerTimeout/2)
 		defer cancel()
 		switch s.settled(wait, q.Reclaim) {
 		case TakingOver, Running:

@@ -436,6 +436,8 @@ func (s *Session) connect(ctx context.Context, o wire.Offer) {
 }
 
 func (s *Session) askOwner(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
+	defer cancel()
 	var r wire.OwnerResult
 	err := Ask(ctx, s.Dial, s.Software, wire.TypeOwner,
 		wire.OwnerQuery{Domain: s.Domain, Generation: s.rec.Generation, Reclaim: true}, wire.TypeOwnerResult, &r)
@@ -449,7 +451,7 @@ func (s *Session) askOwner(ctx context.Context) {
 	case r.Role == wire.RoleReplica:
 		ev.Unreachable = true // it is asking the arbiter itself
 	}
-	s.post(ctx, ev)
+	s.post(context.WithoutCancel(ctx), ev)
 }
 
 func (s *Session) askArbiter(ctx context.Context, gen uint64) {

@@ -49,9 +49,8 @@ const (
 type variant struct {
 	output   func(xlft.Output) xlft.Output
 	arbiter  func(xlft.Arbiter) xlft.Arbiter
-	eager    bool          // the replica applies what it has not got whole
+	torn     bool          // the replica leaves out a part of each checkpoint
 	patience time.Duration // silence the primary accepts, if not simSilence
-	noResume bool          // a domain that lost its backup stays suspended
 }
 
 // A sim is one run: hosts A (with the domain) and B, and what happens to them.
@@ -115,10 +114,6 @@ func (s *sim) protect() {
 	if s.v.patience > 0 {
 		silence = s.v.patience
 	}
-	guest := p.Guest(s.domain)
-	if s.v.noResume {
-		guest = &stuckGuest{Guest: guest}
-	}
 	session := &xlft.Session{
 		Domain: simDomain, Software: "sim", Instance: "A/1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48},
@@ -126,7 +121,7 @@ func (s *sim) protect() {
 			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: 2 * time.Second,
 			SuspendTimeout: 500 * time.Millisecond, RetryDelay: 100 * time.Millisecond, SpoolLimit: 1 << 20,
 		},
-		Guest: guest, Output: out, Arbiter: s.arb(p), Dial: p.Dial("B"), Peer: "B", Store: p.Store(),
+		Guest: p.Guest(s.domain), Output: out, Arbiter: s.arb(p), Dial: p.Dial("B"), Peer: "B", Store: p.Store(),
 		Log: s.log.Named("A"),
 	}
 	s.primary, s.session, s.over = p, session, false
@@ -152,7 +147,7 @@ func (s *sim) receive() {
 	}
 	p := s.b.Spawn()
 	r := &xlft.Receiver{
-		Software: "sim", Restorer: &simxen.Restorer{P: p, Eager: s.v.eager}, Arbiter: s.arb(p), Store: p.Store(),
+		Software: "sim", Restorer: &simxen.Restorer{P: p, Torn: s.v.torn}, Arbiter: s.arb(p), Store: p.Store(),
 		Log: s.log.Named("B"), PeerName: func(c net.Conn) string { return c.(*simxen.Conn).From() },
 		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20,
 	}
@@ -216,7 +211,7 @@ func (s *sim) fault(begun time.Time) {
 	if s.a.Down() && s.b.Down() {
 		return
 	}
-	switch s.rng.IntN(14) {
+	switch s.rng.IntN(15) {
 	case 0, 1:
 		s.tell("%v power cut at A", at)
 		s.a.Crash()
@@ -267,6 +262,9 @@ func (s *sim) fault(begun time.Time) {
 			defer cancel()
 			session.Failover(ctx)
 		})
+	case 14:
+		s.tell("%v a bit of a checkpoint flips on its way", at)
+		s.net.FlipNext()
 	case 13:
 		s.tell("%v domain is deaf to suspend requests", at)
 		s.domain.Deafen(true)
@@ -370,6 +368,7 @@ func (s *sim) end() {
 		<-done
 	}
 	if d := s.a.Domain(simDomain); d != nil && d.Runs() && s.over && s.result == nil {
+		d.Freeze()
 		time.Sleep(50 * time.Millisecond)
 		if n := d.Undelivered(); n > 0 && s.w.Takeovers == 0 {
 			s.w.Violate("P5", "protection has ended and %d packets are lost or still held", n)
@@ -382,20 +381,6 @@ func (s *sim) end() {
 	s.a.Shutdown()
 	s.b.Shutdown()
 	s.wg.Wait()
-}
-
-// stuckGuest is the broken variant of P5: once a suspend failed or the session
-// lost its backup, nothing resumes the domain.
-type stuckGuest struct {
-	xlft.Guest
-	n atomic.Int32
-}
-
-func (g *stuckGuest) Resume() error {
-	if g.n.Add(1) > 5 {
-		return errors.New("stuck")
-	}
-	return g.Guest.Resume()
 }
 
 // runSim plays one schedule and returns what was violated, and the story.
@@ -443,4 +428,58 @@ func TestSimulation(t *testing.T) {
 		}
 	})
 	t.Logf("%d schedules, %d violations; %d takeovers, %d packets heard outside", min(next.Load(), int64(*simSeeds)), bad.Load(), takeovers.Load(), heard.Load())
+}
+
+// earlyOutput breaks P1: an epoch is let out when it is sealed, not acked.
+type earlyOutput struct{ xlft.Output }
+
+func (o earlyOutput) Seal(e uint64) error {
+	if err := o.Output.Seal(e); err != nil {
+		return err
+	}
+	return o.Output.Release(e)
+}
+
+func (o earlyOutput) Release(uint64) error { return nil }
+
+// lossyOutput breaks P5: what is held when protection ends is dropped.
+type lossyOutput struct{ xlft.Output }
+
+func (o lossyOutput) Abandon() error {
+	o.Output.Discard()
+	return o.Output.Abandon()
+}
+
+// yesArbiter breaks P3: everybody is told yes.
+type yesArbiter struct{ xlft.Arbiter }
+
+func (yesArbiter) Claim(context.Context, string, uint64, xlft.Asker) (bool, error) { return true, nil }
+
+// TestSimulationCatches breaks each promise on purpose, and wants the checks to
+// notice.
+func TestSimulationCatches(t *testing.T) {
+	for _, c := range []struct {
+		promise string
+		broken  variant
+	}{
+		{"P1", variant{output: func(o xlft.Output) xlft.Output { return earlyOutput{o} }}},
+		{"P3", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
+		{"P4", variant{torn: true}},
+		{"P5", variant{output: func(o xlft.Output) xlft.Output { return lossyOutput{o} }}},
+		{"P6", variant{patience: time.Minute}},
+	} {
+		t.Run(c.promise, func(t *testing.T) {
+			t.Parallel()
+			for seed := uint64(1); seed <= 500; seed++ {
+				violations, _, _ := runSim(t, seed, c.broken, zap.NewNop())
+				for _, v := range violations {
+					if strings.HasPrefix(v, c.promise) {
+						t.Logf("caught with seed %d: %s", seed, v)
+						return
+					}
+				}
+			}
+			t.Errorf("500 schedules with %s broken on purpose, and nothing noticed", c.promise)
+		})
+	}
 }

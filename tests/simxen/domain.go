@@ -133,6 +133,13 @@ func (d *Domain) End(why string) {
 	d.ended = why
 }
 
+// Freeze stops the program for good, so that it can be looked at.
+func (d *Domain) Freeze() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.paused = true
+}
+
 // Deafen makes the domain ignore suspend requests.
 func (d *Domain) Deafen(deaf bool) {
 	d.mu.Lock()

@@ -23,6 +23,7 @@ type Net struct {
 	silent    map[string]bool // hosts without power
 	listeners map[string]*Listener
 	conns     []*Conn
+	flip      bool  // a bit of the next large write
 	tear      int64 // bytes after which the next connection breaks; 0: never
 }
 
@@ -55,6 +56,24 @@ func (n *Net) TearAfter(bytes int64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.tear = bytes
+}
+
+// FlipNext damages the next large write on any connection by one bit, as a
+// network would that no encryption guards.
+func (n *Net) FlipNext() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.flip = true
+}
+
+func (n *Net) flips(b []byte) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.flip || len(b) < PageSize {
+		return false
+	}
+	n.flip = false
+	return true
 }
 
 // passes reports whether bytes get from a host to another now.
@@ -267,6 +286,10 @@ func (c *Conn) Write(b []byte) (int, error) {
 			c.abort()
 			return 0, syscall.ECONNRESET
 		}
+	}
+	if c.n.flips(b) {
+		b = append([]byte(nil), b...)
+		b[len(b)/2] ^= 4
 	}
 	s := c.out
 	s.mu.Lock()

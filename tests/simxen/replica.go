@@ -16,8 +16,8 @@ import (
 // until a checkpoint is whole, then applied.
 type Restorer struct {
 	P *Process
-	// Eager is the broken variant that applies records as they come.
-	Eager bool
+	// Torn is the broken variant that leaves out a page of each checkpoint.
+	Torn bool
 	// Unfit, if set, is why the host can't take a domain.
 	Unfit []wire.Problem
 }
@@ -54,7 +54,7 @@ func (v *replica) restore() {
 	defer close(v.ended)
 	dec := savestream.NewDecoder(v.pr)
 	var pending []savestream.Record
-	apply := func(rs []savestream.Record) {
+	apply := func(live bool, rs ...savestream.Record) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		for _, r := range rs {
@@ -63,6 +63,9 @@ func (v *replica) restore() {
 				continue
 			}
 			for e, data := range pd.All() {
+				if v.r.Torn && !live && e.PFN == 0 {
+					continue
+				}
 				for uint64(len(v.pages)) <= e.PFN {
 					v.pages = append(v.pages, make([]byte, PageSize))
 				}
@@ -86,13 +89,13 @@ func (v *replica) restore() {
 		switch r.Type {
 		case savestream.PageDataType:
 			r.Body = append([]byte(nil), r.Body...)
-			if first || v.r.Eager {
-				apply([]savestream.Record{r})
+			if first {
+				apply(true, r)
 			} else {
 				pending = append(pending, r)
 			}
 		case savestream.Checkpoint:
-			apply(pending)
+			apply(false, pending...)
 			pending, first = nil, false
 			v.applied <- struct{}{}
 		}
