@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  = -X main.version=$(VERSION)
-export PATH := $(PATH):/usr/local/go/bin
+export PATH := $(CURDIR)/build/go/bin:$(PATH):/usr/local/go/bin
 
 .PHONY: all build build-xen vet test test-go test-lab test-sim demo bench fuzz xtf lab install clean setup
 

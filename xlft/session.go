@@ -293,7 +293,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 		}
 	case Release:
 		s.ack = stopTimer(s.ack)
-		s.status.acked(a.Epoch)
+		s.status.acked(a.Epoch, s.save.spool)
 		if err := s.Output.Release(a.Epoch); err != nil {
 			s.fail(ctx, fmt.Errorf("release epoch %d: %w", a.Epoch, err))
 		}

@@ -34,7 +34,7 @@ type Status struct {
 	Checkpoints uint64 `json:"checkpoints"` // acked since the session began
 	PagesSent   uint64 `json:"pages_sent"`
 	BytesSent   uint64 `json:"bytes_sent"`
-	Overflows   uint64 `json:"overflows"` // checkpoints too large for the memory limit
+	Overflows   uint64 `json:"overflows"` // checkpoints of this save too large for the memory limit
 	PeakSpool   int64  `json:"peak_spool_bytes"`
 
 	// Over the last checkpoints, at most pausesKept of them.
@@ -87,11 +87,13 @@ func (b *statusBox) paused(epoch uint64, p Pause, now time.Time) {
 }
 
 // acked opens the next epoch for triggers.
-func (b *statusBox) acked(epoch uint64) {
+func (b *statusBox) acked(epoch uint64, sp *spool) {
 	now := time.Now()
+	peak, overflows := sp.usage()
 	b.set(func(v *Status) {
 		v.LastAck = now
 		v.Checkpoints++
+		v.PeakSpool, v.Overflows = peak, overflows
 	})
 	b.mu.Lock()
 	defer b.mu.Unlock()

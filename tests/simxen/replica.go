@@ -45,7 +45,6 @@ type replica struct {
 
 	mu      sync.Mutex
 	pages   [][]byte // the newest whole state
-	fed     bool     // bytes came since the last whole checkpoint
 	run     bool
 	discard bool
 }

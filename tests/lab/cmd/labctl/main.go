@@ -36,7 +36,7 @@ const usage = `usage: labctl prepare
        labctl mend A|B
        labctl world COMMAND...`
 
-var errUsage = errors.New(usage)
+var errUsage = errors.New("labctl: bad arguments")
 
 func main() {
 	log.SetFlags(0)
@@ -46,6 +46,8 @@ func main() {
 	var command *lab.CommandError
 	var world *exec.ExitError
 	switch {
+	case errors.Is(err, errUsage):
+		log.Fatal(usage)
 	case errors.As(err, &command) && command.Status.Code > 0:
 		os.Exit(command.Status.Code)
 	case errors.As(err, &world) && world.ExitCode() > 0:
