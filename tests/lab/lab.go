@@ -255,6 +255,27 @@ func closeShared() {
 // run, the test is skipped with the reason; XLFT_LAB_REQUIRED=1 makes that a failure.
 func Start(t testing.TB) *Lab {
 	t.Helper()
+	l := take(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := l.Reset(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range l.Hosts() {
+		h.markUsed()
+	}
+	return l
+}
+
+// Continue gives the test both hosts as the test before it left them.
+func Continue(t testing.TB) *Lab {
+	t.Helper()
+	return take(t)
+}
+
+// take waits for the test's turn and returns the lab of this test binary.
+func take(t testing.TB) *Lab {
+	t.Helper()
 	shared.turn.Lock()
 	t.Cleanup(shared.turn.Unlock)
 	l, err := openShared()
@@ -263,14 +284,6 @@ func Start(t testing.TB) *Lab {
 		t.Skip(err)
 	case err != nil:
 		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	if err := l.Reset(ctx); err != nil {
-		t.Fatal(err)
-	}
-	for _, h := range l.Hosts() {
-		h.markUsed()
 	}
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"xlft/tests/lab"
@@ -51,30 +52,13 @@ func Tree() (string, error) {
 // Install puts xlft on both hosts as "make install" does, gives each an
 // identity and a configuration that names the other, and starts the receivers.
 func Install(ctx context.Context, l *lab.Lab, s Settings) error {
-	tree, err := Tree()
+	tar, err := pack(ctx)
 	if err != nil {
 		return err
-	}
-	stage, err := os.MkdirTemp("", "xlft-install-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(stage)
-	mk := exec.CommandContext(ctx, "make", "-s", "install", "DESTDIR="+stage)
-	mk.Dir = tree
-	if out, err := mk.CombinedOutput(); err != nil {
-		return fmt.Errorf("make install: %w\n%s", err, out)
-	}
-	tar := filepath.Join(stage, "all.tar")
-	if out, err := exec.CommandContext(ctx, "tar", "-C", stage, "--exclude=./all.tar", "-cf", tar, ".").CombinedOutput(); err != nil {
-		return fmt.Errorf("pack the installation: %w\n%s", err, out)
 	}
 	prints := map[*lab.Host]string{}
 	for _, h := range l.Hosts() {
-		if err := h.Copy(ctx, tar, "/root/xlft.tar", 0o600); err != nil {
-			return err
-		}
-		if _, err := h.Run(ctx, "tar", "-C", "/", "--no-same-owner", "-xf", "/root/xlft.tar"); err != nil {
+		if err := unpack(ctx, h, tar); err != nil {
 			return err
 		}
 		out, err := h.Run(ctx, "/usr/local/sbin/xlft", "keygen", "--dir", "/etc/xlft/identity")
@@ -85,21 +69,90 @@ func Install(ctx context.Context, l *lab.Lab, s Settings) error {
 	}
 	for _, h := range l.Hosts() {
 		p := l.Peer(h)
-		if err := h.WriteFile(ctx, "/etc/xlft/xlft.toml", []byte(Config(h, p, prints[p], s)), 0o644); err != nil {
+		if err := h.WriteFile(ctx, ConfigPath, []byte(Config(h, p, prints[p], s)), 0o644); err != nil {
 			return err
 		}
-		for _, argv := range [][]string{
-			{"systemd-tmpfiles", "--create", "/etc/tmpfiles.d/xlft.conf"},
-			{"systemctl", "daemon-reload"},
-			{"systemctl", "start", "xlft-receiver.socket", "xlft-receiver.service"},
-		} {
-			if _, err := h.Run(ctx, argv...); err != nil {
-				return err
-			}
+		if err := start(ctx, h); err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+// Save returns what tells an installation on a host from any other: its
+// configuration and its identity.
+func Save(ctx context.Context, h *lab.Host) ([]byte, error) {
+	out, err := h.Run(ctx, "tar", "-C", "/etc", "-cf", "-", "xlft")
+	return []byte(out), err
+}
+
+// Reinstall puts xlft on a host that has forgotten everything, with what Save
+// returned before.
+func Reinstall(ctx context.Context, h *lab.Host, saved []byte) error {
+	tar, err := pack(ctx)
+	if err != nil {
+		return err
+	}
+	if err := unpack(ctx, h, tar); err != nil {
+		return err
+	}
+	if _, err := h.RunInput(ctx, saved, "tar", "-C", "/etc", "-xf", "-"); err != nil {
+		return err
+	}
+	return start(ctx, h)
+}
+
+// packed is the installation, made once a process.
+var packed struct {
+	sync.Mutex
+	tar []byte
+}
+
+// pack returns what "make install" installs, as a tar file.
+func pack(ctx context.Context) ([]byte, error) {
+	packed.Lock()
+	defer packed.Unlock()
+	if packed.tar != nil {
+		return packed.tar, nil
+	}
+	tree, err := Tree()
+	if err != nil {
+		return nil, err
+	}
+	stage, err := os.MkdirTemp("", "xlft-install-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(stage)
+	mk := exec.CommandContext(ctx, "make", "-s", "install", "DESTDIR="+stage)
+	mk.Dir = tree
+	if out, err := mk.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("make install: %w\n%s", err, out)
+	}
+	tar, err := exec.CommandContext(ctx, "tar", "-C", stage, "-cf", "-", ".").Output()
+	if err != nil {
+		return nil, fmt.Errorf("pack the installation: %w", err)
+	}
+	packed.tar = tar
+	return tar, nil
+}
+
+func unpack(ctx context.Context, h *lab.Host, tar []byte) error {
+	_, err := h.RunInput(ctx, tar, "tar", "-C", "/", "--no-same-owner", "-xf", "-")
+	return err
+}
+
+func start(ctx context.Context, h *lab.Host) error {
+	const script = `set -e
+systemd-tmpfiles --create /etc/tmpfiles.d/xlft.conf
+systemctl daemon-reload
+systemctl start xlft-receiver.socket xlft-receiver.service`
+	_, err := h.Run(ctx, "sh", "-c", script)
+	return err
+}
+
+// ConfigPath is xlft's configuration on a host.
+const ConfigPath = "/etc/xlft/xlft.toml"
 
 // Config is host h's configuration, with peer p.
 func Config(h, p *lab.Host, fingerprint string, s Settings) string {

@@ -48,6 +48,19 @@ func (c *Client) Chatter(perSecond int) error {
 	return err
 }
 
+// Chattered returns the number of the last probe that the guest sent.
+func (c *Client) Chattered() (uint64, error) {
+	line, err := c.do("chattered")
+	if err != nil {
+		return 0, err
+	}
+	var n uint64
+	if _, err := fmt.Sscan(line, &n); err != nil {
+		return 0, fmt.Errorf("probe: chattered: answer %q: %w", line, err)
+	}
+	return n, nil
+}
+
 // Stall returns the longest time the guest stood still since the last call, as far as it can tell by its own clock.
 func (c *Client) Stall() (time.Duration, error) {
 	line, err := c.do("stall")

@@ -19,11 +19,15 @@ var errNoPeer = errors.New("chatter: no peer on the kernel command line")
 type chatter struct {
 	count func() uint64 // the service's counter
 
-	mu   sync.Mutex
 	fd   int
 	ends probe.Ends
-	seq  uint64
-	stop chan struct{} // ends the present goroutine; nil if there is none
+
+	setting sync.Mutex    // one change of the rate at a time; guards stop
+	stop    chan struct{} // ends the present goroutine; nil if there is none
+	over    sync.WaitGroup
+
+	mu  sync.Mutex
+	seq uint64 // of the last frame that the kernel took
 }
 
 func (c *chatter) open(set map[string]string) error {
@@ -57,10 +61,11 @@ func (c *chatter) set(rate int) error {
 	if rate < 0 || rate > maxRate {
 		return fmt.Errorf("chatter: %d a second is out of range", rate)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.setting.Lock()
+	defer c.setting.Unlock()
 	if c.stop != nil {
 		close(c.stop)
+		c.over.Wait()
 		c.stop = nil
 	}
 	if rate == 0 {
@@ -70,18 +75,27 @@ func (c *chatter) set(rate int) error {
 		return errNoPeer
 	}
 	c.stop = make(chan struct{})
-	go pace(rate, c.stop, func(uint64) { c.send() })
+	c.over.Go(func() { pace(rate, c.stop, func(uint64) { c.send() }) })
 	return nil
+}
+
+// sent returns the number of the last frame.
+func (c *chatter) sent() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seq
 }
 
 func (c *chatter) send() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, proto := range probe.Protos {
-		c.seq++
-		frame := c.ends.Frame(probe.Probe{Proto: proto, Seq: c.seq, Count: c.count()})
-		if _, err := unix.Write(c.fd, frame); err != nil && !errors.Is(err, unix.ENOBUFS) {
-			log.Printf("workload: %v probe %d: %v", proto, c.seq, err)
+		frame := c.ends.Frame(probe.Probe{Proto: proto, Seq: c.seq + 1, Count: c.count()})
+		switch _, err := unix.Write(c.fd, frame); {
+		case err == nil:
+			c.seq++
+		case !errors.Is(err, unix.ENOBUFS):
+			log.Printf("workload: %v probe %d: %v", proto, c.seq+1, err)
 		}
 	}
 }

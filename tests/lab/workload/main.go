@@ -118,6 +118,8 @@ func (g *guest) answer(line string) (string, error) {
 			return "", fmt.Errorf("chatter: %w", err)
 		}
 		return "ok", g.frames.set(rate)
+	case "chattered":
+		return fmt.Sprint(g.frames.sent()), nil
 	case "stall":
 		return fmt.Sprint(g.watcher.take().Microseconds()), nil
 	case "write":
