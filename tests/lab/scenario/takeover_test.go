@@ -3,7 +3,10 @@
 package scenario
 
 import (
-	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,76 +15,191 @@ import (
 	"xlft/tests/lab/probe"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+var seed = flag.Uint64("scenario.seed", 0, "seed of the moments of death; 0: a new one")
 
-func within(t *testing.T, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
+// pair is a client over IPv4 and one over IPv6, both sending without pause.
+type pair struct {
+	w       *world
+	start   probe.State
+	clients [2]*probe.Client
+	streams [2]*probe.Stream
 }
 
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
+func (w *world) pair() *pair {
+	w.t.Helper()
+	six, err := w.DialGuest6(within(w.t, soon), w.guest)
+	check(w.t, err)
+	p := &pair{w: w, clients: [2]*probe.Client{w.dial(), six}}
+	p.start = w.get()
+	for i, c := range p.clients {
+		p.streams[i] = c.Stream(uint64(i)<<32, 32)
+	}
+	return p
+}
+
+// await waits until both clients have got so many replies after t, and returns when the first one of each came.
+func (p *pair) await(t time.Time, n int) (first [2]time.Duration) {
+	p.w.t.Helper()
+	check(p.w.t, lab.Await(within(p.w.t, patience), func() error {
+		for i, s := range p.streams {
+			if _, _, err := s.Counts(); err != nil {
+				p.w.t.Fatal(err)
+			}
+			got := 0
+			for _, r := range s.Replies() {
+				if r.At.After(t) {
+					if got == 0 {
+						first[i] = r.At.Sub(t)
+					}
+					got++
+				}
+			}
+			if got < n {
+				return fmt.Errorf("client %d has %d replies, of %d", i, got, n)
+			}
+		}
+		return nil
+	}))
+	return first
+}
+
+// end stops both clients and checks every reply.
+func (p *pair) end() {
+	p.w.t.Helper()
+	var all [2][]probe.Reply
+	for i, s := range p.streams {
+		var err error
+		if all[i], err = s.Stop(patience); err != nil {
+			p.w.t.Errorf("client %d: its connection was not kept: %v", i, err)
+		}
+		p.clients[i].Close()
+	}
+	p.w.judge(p.start, all[0], all[1])
+	p.w.t.Logf("IPv4: %d replies, longest gap %v; IPv6: %d replies, longest gap %v",
+		len(all[0]), round(probe.LongestGap(all[0])), len(all[1]), round(probe.LongestGap(all[1])))
+}
+
+// A planned switch-over: no held output is lost, the connections are kept, the domain moves; then it is protected back.
+func TestFailover(t *testing.T) {
+	w := protected(t)
+	from, to := w.home, w.backup()
+	k := w.talk(20)
+	p := w.pair()
+	p.await(time.Now(), 20)
+
+	begun := time.Now()
+	t.Log(strings.TrimSpace(from.Must(t, "xl", "ft-failover", w.guest.Name)))
+	t.Logf("ft-failover took %v", round(time.Since(begun)))
+	w.home = to
+	w.awaitDomains(from)
+	w.awaitDomains(to, w.guest.Name)
+	w.awaitClean(from)
+	p.await(time.Now(), 20)
+	p.end()
+	h := k.end()
+	w.oneVoice(h, from, to)
+	w.moved(h, from)
+
+	w.protect()
+	if r := w.status(from); r.Role != "backup" || !r.Protected {
+		t.Errorf("ft-status at the new backup: %+v", r)
 	}
 }
 
-// begin gives hosts with xlft on them.
-func begin(t *testing.T, s ft.Settings) *lab.Lab {
-	t.Helper()
-	l := lab.Start(t)
-	check(t, ft.Install(within(t, 2*time.Minute), l, s))
-	t.Cleanup(func() {
-		if !t.Failed() {
-			return
+// moved checks that what the guest sent was heard to the last frame from the host that it left in good order. In the
+// guest itself frames may get lost while its network device connects to the new host.
+func (w *world) moved(h heard, from *lab.Host) {
+	w.t.Helper()
+	next, lost := h.from+1, 0
+	for _, s := range h.probes {
+		if s.Seq != next {
+			lost += int(s.Seq - next)
+			w.t.Logf("frames %d to %d were not heard; the next one came from %s", next, s.Seq-1, s.host.Name())
+			if s.host == from {
+				w.t.Errorf("lost from the host that it left")
+			}
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		for _, h := range l.Hosts() {
-			t.Logf("journal of %s:\n%s", h.Name(), ft.Journal(ctx, h))
-		}
-	})
-	return l
+		next = s.Seq + 1
+	}
+	w.t.Logf("frames %d to %d: %d not heard", h.from+1, h.to, lost)
 }
 
-func TestFirst(t *testing.T) {
-	l := begin(t, ft.Usual)
-	g := lab.NewGuest("web1", 10)
-	check(t, l.A.CreateGuest(within(t, time.Minute), g))
-	c, err := l.DialGuest(within(t, time.Minute), g)
-	check(t, err)
-	defer c.Close()
-	var want probe.State
-	add := func(n uint64) {
-		t.Helper()
-		want = probe.State{Count: want.Count + 1, Sum: probe.Fold(want.Sum, n)}
-		c.SetDeadline(time.Now().Add(30 * time.Second))
-		got, err := c.Add(n)
-		check(t, err)
-		if got != want {
-			t.Fatalf("state %+v after %d, want %+v", got, n, want)
-		}
-	}
-	add(1)
-	t.Log(l.A.Must(t, "xl", "ft-check", "web1"))
-	b := time.Now()
-	out, err := l.A.Run(within(t, 2*time.Minute), "sh", "-c", "xl ft-start web1 2>&1")
-	t.Logf("ft-start took %v: %s", time.Since(b), out)
-	check(t, err)
-	for i := range uint64(20) {
-		add(i)
-	}
-	t.Log(l.A.Must(t, "xl", "ft-status", "web1"))
-	t.Log(l.B.Must(t, "xl", "ft-list"))
-	l.A.Kill()
+// The protector is killed: the output stays held in the kernel, the backup takes over, the restarted protector learns
+// that and destroys the copy here. Never do both speak.
+func TestProtectorKilled(t *testing.T) {
+	w := protected(t)
+	from, to := w.home, w.backup()
+	k := w.talk(20)
+	p := w.pair()
+	p.await(time.Now(), 20)
+
+	from.Must(t, "systemctl", "kill", "--signal=KILL", "xlft@"+w.guest.Name+".service")
 	killed := time.Now()
-	add(99)
-	t.Logf("first reply %v after the kill", time.Since(killed))
-	for i := range uint64(20) {
-		add(i)
+	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
+	w.home = to
+	w.awaitDomains(from)
+	w.awaitClean(from)
+	w.expectLog(from, "the backup runs the domain")
+	w.awaitDomains(to, w.guest.Name)
+	first := p.await(killed, 20)
+	t.Logf("first replies after the kill: IPv4 %v, IPv6 %v", round(first[0]), round(first[1]))
+	p.end()
+	w.oneVoice(k.end(), from, to)
+	if r := w.status(from); r.Role != "yielded" || r.Protected {
+		t.Errorf("ft-status at the old primary: %+v", r)
 	}
-	t.Log(l.B.Must(t, "xl", "ft-list"))
-	t.Log(l.B.Must(t, "xl", "list"))
-	t.Log(ft.Journal(t.Context(), l.B))
+}
+
+// The primary's host dies at a random moment, with a busy guest: clients over IPv4 and IPv6 go on over their
+// connections, and every reply stays true.
+func TestTakeoverLinux(t *testing.T) {
+	w := protected(t)
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("-scenario.seed=%d", *seed)
+	random := rand.New(rand.NewPCG(*seed, 0))
+
+	from, to := w.home, w.backup()
+	check(t, w.ask().Dirty(500, 2000))
+	k := w.talk(20)
+	p := w.pair()
+	p.await(time.Now(), 20)
+	<-time.After(time.Duration(random.Int64N(int64(3 * time.Second))))
+	r := w.status(from)
+	from.Kill()
+	killed := time.Now()
+	t.Logf("killed %s after %d checkpoints; pause median %v, worst %v; %d KiB a checkpoint", from.Name(),
+		r.Primary.Checkpoints, round(r.Primary.PauseMedian.Total), round(r.Primary.PauseWorst.Total), r.Primary.BytesMedian>>10)
+
+	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
+	w.home = to
+	first := p.await(killed.Add(100*time.Millisecond), 50)
+	t.Logf("first replies after the kill: IPv4 %v, IPv6 %v, failure_timeout is %v", round(first[0]), round(first[1]), ft.Usual.FailureTimeout)
+	p.end()
+	check(t, w.ask().Dirty(0, 0))
+	w.oneVoice(k.end(), from, to)
+	w.awaitDomains(to, w.guest.Name)
+	w.expectLog(to, "took the domain over")
+	w.revive(from)
+}
+
+// The guest powers itself off: nobody takes over, the replica goes, the status says so.
+func TestGuestEnds(t *testing.T) {
+	w := protected(t)
+	w.over = true
+	w.home.Must(t, "xl", "shutdown", w.guest.Name)
+	w.awaitDomains(w.home)
+	w.awaitDomains(w.backup())
+	w.awaitClean(w.home)
+	w.expectLog(w.home, "the domain ended")
+	for _, h := range w.Hosts() {
+		msg := w.refused(h, "not protected", "xl", "ft-status", w.guest.Name)
+		if strings.Contains(msg, "protector-dead") {
+			t.Errorf("%s: %s", h.Name(), msg)
+		}
+	}
+	if journal := ft.Journal(within(t, soon), w.backup()); strings.Contains(journal[strings.LastIndex(journal, "replica begun"):], "took the domain over") {
+		t.Error("the backup took over a domain that had ended")
+	}
 }

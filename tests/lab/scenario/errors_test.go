@@ -1,0 +1,152 @@
+//go:build lab
+
+package scenario
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"xlft/tests/lab"
+	"xlft/tests/lab/ft"
+)
+
+// A host whose certificate is not the pinned one is refused, by either side; nothing changes.
+func TestWrongCertificate(t *testing.T) {
+	w := unprotected(t)
+	a, b := w.home, w.backup()
+	t.Run("primary", func(t *testing.T) {
+		a.Must(t, "xlft", "keygen", "--dir", "/etc/xlft/other")
+		w.edit(t, a, `[host]`, "[host]\nidentity = \"/etc/xlft/other\"")
+		before := len(turnedAway(t, b))
+		w.unchanged(t, "does not know this host's certificate", "xl", "ft-start", "--config", edited, w.guest.Name)
+		lines := turnedAway(t, b)[before:]
+		t.Logf("log of %s:\n%s", b.Name(), strings.Join(lines, "\n"))
+		if len(lines) != 1 {
+			t.Errorf("%d lines in the log of %s, want one", len(lines), b.Name())
+		}
+	})
+	t.Run("backup", func(t *testing.T) {
+		print := strings.TrimSpace(b.Must(t, "xlft", "keygen", "--show"))
+		w.edit(t, a, print, "sha256:"+strings.Repeat("ab", 32))
+		w.unchanged(t, print, "xl", "ft-start", "--config", edited, w.guest.Name)
+	})
+}
+
+// turnedAway returns the lines in a receiver's log about peers that it did not let in.
+func turnedAway(t *testing.T, h *lab.Host) (lines []string) {
+	for line := range strings.Lines(ft.Journal(within(t, soon), h)) {
+		if strings.Contains(line, "turned away") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+// edited is a configuration that differs in one place from the host's.
+const edited = "/etc/xlft/edited.toml"
+
+func (w *world) edit(t *testing.T, h *lab.Host, old, replacement string) {
+	t.Helper()
+	body, err := h.ReadFile(within(t, soon), ft.ConfigPath)
+	check(t, err)
+	if !bytes.Contains(body, []byte(old)) {
+		t.Fatalf("no %q in the configuration:\n%s", old, body)
+	}
+	body = bytes.Replace(body, []byte(old), []byte(replacement), 1)
+	check(t, h.WriteFile(within(t, soon), edited, body, 0o644))
+}
+
+// unchanged runs a command that must be refused and leave all as it was.
+func (w *world) unchanged(t *testing.T, words string, argv ...string) {
+	t.Helper()
+	defer func(outer *testing.T) { w.t = outer }(w.t)
+	w.t = t
+	a, b := w.domains(w.home), w.domains(w.backup())
+	w.refused(w.home, words, argv...)
+	w.awaitClean(w.home)
+	w.awaitDomains(w.home, a...)
+	w.awaitDomains(w.backup(), b...)
+	units, err := w.home.Run(within(t, soon), "systemctl", "list-units", "--no-legend", "--state=active,activating,deactivating", "xlft@*")
+	check(t, err)
+	if units = strings.TrimSpace(units); units != "" {
+		t.Errorf("units: %s", units)
+	}
+	w.get()
+}
+
+// What an operator may do wrong, or find missing: exit status 1, a clear message, nothing changed.
+func TestErrors(t *testing.T) {
+	w := unprotected(t)
+	a, b := w.home, w.backup()
+	name := w.guest.Name
+
+	t.Run("unknown domain", func(t *testing.T) {
+		w.unchanged(t, "xl list", "xl", "ft-start", "nosuch")
+		w.unchanged(t, "nosuch", "xl", "ft-status", "nosuch")
+		w.unchanged(t, "is not protected from this host", "xl", "ft-stop", name)
+		w.unchanged(t, "is not protected from this host", "xl", "ft-failover", name)
+	})
+	t.Run("unknown key", func(t *testing.T) {
+		w.edit(t, a, "[arbiter]", "[arbiter]\nepoch_mox = \"1s\"")
+		line := strings.TrimSpace(a.Must(t, "sh", "-c", "grep -n epoch_mox "+edited+" | cut -d: -f1"))
+		w.unchanged(t, fmt.Sprintf("%s:%s: arbiter.epoch_mox: unknown key", edited, line), "xl", "ft-start", "--config", edited, name)
+	})
+	t.Run("backup unreachable", func(t *testing.T) {
+		address := fmt.Sprintf("%v:7789", b.IPv4())
+		w.edit(t, a, address, fmt.Sprintf("%v:1", b.IPv4()))
+		w.unchanged(t, "systemctl start xlft-receiver.socket", "xl", "ft-start", "--config", edited, name)
+		w.edit(t, a, address, "10.20.0.99:7789")
+		w.unchanged(t, "network between the hosts", "xl", "ft-start", "--config", edited, name)
+		check(t, b.CutLAN())
+		w.unchanged(t, "network between the hosts", "xl", "ft-start", name)
+		check(t, b.RestoreLAN())
+	})
+	t.Run("memory at the backup", func(t *testing.T) {
+		big := lab.NewGuest("big", 20)
+		free := strings.TrimSpace(b.Must(t, "sh", "-c", "xl info free_memory"))
+		fmt.Sscan(free, &big.Memory)
+		big.Memory -= 80
+		w.create(t, b, big)
+		w.unchanged(t, "MiB of memory are needed", "xl", "ft-start", name)
+	})
+	t.Run("kernel modules", func(t *testing.T) {
+		for _, module := range []string{"sch_plug", "ifb"} {
+			a.Must(t, "sh", "-c", fmt.Sprintf("rmmod %s && echo 'install %[1]s /bin/false' > /etc/modprobe.d/missing.conf", module))
+			w.unchanged(t, module, "xl", "ft-start", name)
+			a.Must(t, "sh", "-c", "rm /etc/modprobe.d/missing.conf; modprobe "+module)
+		}
+	})
+	for _, kind := range []struct {
+		name, words string
+		edit        func(*lab.Guest)
+	}{
+		{"PV", "was built without shadow paging", func(g *lab.Guest) { g.Config = "type = \"pv\"\n" }},
+		{"disk", "disks are not supported yet", func(g *lab.Guest) { g.Disks = []string{"format=raw,vdev=xvda,access=rw,target=/dev/loop0"} }},
+		{"bridge at the backup", "no bridge xenbr7", func(g *lab.Guest) {
+			g.Config = fmt.Sprintf("vif = [\"script=vif-lab,bridge=xenbr7,mac=%s\"]\n", g.MAC)
+		}},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			g := lab.NewGuest("odd", 30)
+			g.Memory = 64
+			kind.edit(&g)
+			a.Must(t, "sh", "-c", "test -e /root/disk || { truncate -s 1M /root/disk; losetup /dev/loop0 /root/disk; }; ip link add xenbr7 type bridge 2>&1 || true")
+			w.create(t, a, g)
+			w.unchanged(t, kind.words, "xl", "ft-start", g.Name)
+		})
+	}
+}
+
+// create makes a domain that never runs, for the length of a test.
+func (w *world) create(t *testing.T, h *lab.Host, g lab.Guest) {
+	t.Helper()
+	check(t, h.WriteFile(within(t, soon), g.ConfigPath(), []byte(g.Render()), 0o644))
+	h.Must(t, "xl", "create", "-p", g.ConfigPath())
+	t.Cleanup(func() {
+		if _, err := h.Run(within(w.t, soon), "xl", "destroy", g.Name); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,159 @@
+//go:build lab
+
+package scenario
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"xlft/tests/lab"
+	"xlft/tests/lab/ft"
+)
+
+const (
+	dirtyRate  = 500 // pages a second
+	workingSet = 2000
+	// What lab.md's measurement of the bare parts on one idle machine gives: suspend, capture, resume.
+	partsMedian = (75 + 60 + 13) * time.Millisecond
+)
+
+// stalls returns the guest's longest standstill in each of many spans of a second, sorted, for as long as more says so.
+func (w *world) stalls(more func(n int) bool) []time.Duration {
+	w.t.Helper()
+	_, err := w.ask().Stall()
+	check(w.t, err)
+	var all []time.Duration
+	for more(len(all)) {
+		<-time.After(time.Second)
+		d, err := w.ask().Stall()
+		check(w.t, err)
+		all = append(all, d)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func middle(sorted []time.Duration) time.Duration { return sorted[len(sorted)/2] }
+
+// The pause of a checkpoint is short, next to that of stock "xl remus" with the same guest on the same hosts, and has
+// no wait for the network in it.
+func TestPause(t *testing.T) {
+	const checkpoints = 40
+	w := unprotected(t)
+	check(t, w.ask().Dirty(dirtyRate, workingSet))
+	defer func() { check(t, w.ask().Dirty(0, 0)) }()
+
+	idle := w.stalls(func(n int) bool { return n < 5 })
+	t.Logf("the guest's longest standstill in each second, alone: median %v, worst %v", round(middle(idle)), round(idle[len(idle)-1]))
+	remus := w.remus(func() []time.Duration { return w.stalls(func(n int) bool { return n < 12 }) })
+
+	w.protect()
+	ours := w.stalls(func(n int) bool { return n < 15 })
+	r := w.await(w.home, fmt.Sprint(checkpoints, " checkpoints"), func(r ft.Row) bool {
+		return r.Primary != nil && r.Primary.Checkpoints >= checkpoints
+	})
+	p := r.Primary.PauseMedian
+	t.Logf("pause of %d checkpoints: median %v (suspend %v, seal %v, capture %v, resume %v), worst %v", r.Primary.Checkpoints,
+		round(p.Total), round(p.Suspend), round(p.Seal), round(p.Capture), round(p.Resume), round(r.Primary.PauseWorst.Total))
+	t.Logf("that is %.2f times the %v of the parts on an idle machine; the aim there is 1.2", float64(p.Total)/float64(partsMedian), partsMedian)
+	t.Logf("the guest's longest standstill in each second: xlft median %v, worst %v", round(middle(ours)), round(ours[len(ours)-1]))
+	if remus != nil {
+		t.Logf("xl remus: median %v, worst %v", round(middle(remus)), round(remus[len(remus)-1]))
+		ratio := float64(middle(ours)) / float64(middle(remus))
+		t.Logf("xlft stops the guest for %.2f times as long as xl remus", ratio)
+		if ratio > 0.5 {
+			t.Errorf("the pause is %.2f times that of xl remus", ratio)
+		}
+	}
+
+	w.stalledReceiver(ours)
+}
+
+// stalledReceiver lets the backup's receiver stop reading, again and again, and looks at the guest's standstills.
+func (w *world) stalledReceiver(normal []time.Duration) {
+	w.t.Helper()
+	const stop, times = 2 * time.Second, 5 // shorter than failure_timeout, so that the backup is not lost
+	check(w.t, w.ask().Dirty(10*dirtyRate, 10*workingSet/4))
+	var all []time.Duration
+	for range times {
+		_, err := w.ask().Stall()
+		check(w.t, err)
+		w.signal(w.backup(), "STOP", "receive")
+		<-time.After(stop)
+		w.signal(w.backup(), "CONT", "receive")
+		d, err := w.ask().Stall()
+		check(w.t, err)
+		all = append(all, d)
+	}
+	slices.Sort(all)
+	longest, before := all[len(all)-1], normal[len(normal)-1]
+	w.t.Logf("the backup stopped reading for %v, %d times, with %d pages written a second: the guest's longest standstill was %v (median %v); before %v",
+		stop, times, 10*dirtyRate, round(longest), round(middle(all)), round(before))
+	if longest > stop/2 && longest > 2*before {
+		w.t.Errorf("the guest stood still for %v while the backup did not read; otherwise at most %v", longest, before)
+	}
+	if r := w.status(w.home); !r.Protected {
+		w.t.Errorf("protection was lost: %s", r.State)
+	}
+}
+
+// remus runs f while stock "xl remus" replicates the guest as Debian's build can: unsafe, with nothing held. It returns
+// nil if remus does not get to its checkpoints.
+func (w *world) remus(f func() []time.Duration) []time.Duration {
+	t := w.t
+	t.Helper()
+	const port = "7790"
+	ctx := within(t, patience)
+	there, err := w.backup().Start(ctx, "socat", "TCP-LISTEN:"+port+",reuseaddr", "EXEC:xl migrate-receive -r")
+	check(t, err)
+	defer there.Kill()
+	check(t, lab.Await(within(t, soon), func() error {
+		_, err := w.backup().Run(ctx, "sh", "-c", "ss -ltn | grep -q :"+port)
+		return err
+	}))
+	here, err := w.home.Start(ctx, "xl", "remus", "-F", "-n", "-d", "-i", "200", "-s", "", w.guest.Name,
+		fmt.Sprintf("exec socat - TCP:%v:%s", w.backup().IPv4(), port))
+	check(t, err)
+	defer func() {
+		// The end of the connection ends both sides; the guest runs on here.
+		w.home.Run(ctx, "pkill", "socat")
+		w.backup().Run(ctx, "pkill", "-f", "xl migrate-receive|libxl-save-helper")
+		there.Kill()
+		check(t, lab.Await(within(t, patience), func() error {
+			select {
+			case <-here.Done():
+				return nil
+			default:
+				return errors.New("xl remus goes on")
+			}
+		}))
+		for _, name := range w.domains(w.backup()) {
+			w.backup().Must(t, "xl", "destroy", name)
+		}
+		w.get()
+	}()
+	// Its first, live pass does not stop the guest; checkpoints do, one after the other.
+	begun := time.Now()
+	row := 0
+	for row < 3 {
+		if time.Since(begun) > time.Minute {
+			t.Logf("xl remus took no checkpoints: %s", here.Stderr())
+			return nil
+		}
+		select {
+		case <-here.Done():
+			t.Logf("xl remus ended: %v", here.Wait())
+			return nil
+		case <-time.After(time.Second):
+		}
+		d, err := w.ask().Stall()
+		check(t, err)
+		if row++; d < 200*time.Millisecond {
+			row = 0
+		}
+	}
+	return f()
+}

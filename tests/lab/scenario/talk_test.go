@@ -1,0 +1,146 @@
+//go:build lab
+
+package scenario
+
+import (
+	"fmt"
+	"time"
+
+	"xlft/tests/lab"
+	"xlft/tests/lab/probe"
+)
+
+// A talk is the guest sending numbered frames of every kind while the cables of both hosts are watched.
+type talk struct {
+	w     *world
+	from  uint64 // number of the last frame before
+	cable *lab.Capture
+}
+
+// talk makes the guest send so many frames of each kind a second.
+func (w *world) talk(rate int) *talk {
+	w.t.Helper()
+	k := &talk{w: w}
+	var err error
+	k.cable, err = w.Capture(lab.SentBy(w.guest))
+	check(w.t, err)
+	k.from, err = w.ask().Chattered()
+	check(w.t, err)
+	check(w.t, w.ask().Chatter(rate))
+	return k
+}
+
+// A heard is what was seen of a talk.
+type heard struct {
+	frames []lab.Frame // all of the guest's, in the order of time
+	probes []spoken
+	from   uint64 // number of the last frame before the talk
+	to     uint64 // and of the talk's last, by the guest's own count
+}
+
+type spoken struct {
+	probe.Probe
+	host *lab.Host
+	at   time.Time
+}
+
+// end makes the guest stop and returns all that was heard, once its last frame has been.
+func (k *talk) end() heard {
+	k.w.t.Helper()
+	check(k.w.t, k.w.ask().Chatter(0))
+	// The answer follows the frames through the same gate, so they are out when it is here.
+	last, err := k.w.ask().Chattered()
+	check(k.w.t, err)
+	frames, err := k.cable.Stop()
+	check(k.w.t, err)
+	return hear(frames, k.from, last)
+}
+
+func hear(frames []lab.Frame, from, to uint64) heard {
+	h := heard{frames: frames, from: from, to: to}
+	for _, f := range frames {
+		if p, ok := f.Probe(); ok && p.Seq > from {
+			h.probes = append(h.probes, spoken{p, f.Host, f.Time})
+		}
+	}
+	return h
+}
+
+// complete checks that every frame that the guest sent was heard, once and in order, of every kind.
+func (w *world) complete(h heard) {
+	w.t.Helper()
+	kinds := map[probe.Proto]int{}
+	next, wrong := h.from+1, 0
+	for _, s := range h.probes {
+		kinds[s.Proto]++
+		if s.Seq != next {
+			if wrong++; wrong <= 5 {
+				w.t.Errorf("frame %d (%v) from %s where %d was due", s.Seq, s.Proto, s.host.Name(), next)
+			}
+		}
+		next = s.Seq + 1
+	}
+	if next != h.to+1 {
+		w.t.Errorf("the guest sent frames up to %d, the last heard is %d", h.to, next-1)
+	}
+	for _, p := range probe.Protos {
+		if kinds[p] == 0 {
+			w.t.Errorf("no %v frame was heard", p)
+		}
+	}
+	w.t.Logf("frames %d to %d: %s heard, each once and in order: %v", h.from+1, h.to, countKinds(kinds), wrong == 0 && next == h.to+1)
+}
+
+func countKinds(kinds map[probe.Proto]int) string {
+	s := ""
+	for _, p := range probe.Protos {
+		s += fmt.Sprintf("%d %v, ", kinds[p], p)
+	}
+	return s[:len(s)-2]
+}
+
+// between returns the guest's frames, of any kind, that left a host in a span of time.
+func (h heard) between(host *lab.Host, from, to time.Time) (frames []lab.Frame) {
+	for _, f := range h.frames {
+		if f.Host == host && f.Time.After(from) && f.Time.Before(to) {
+			frames = append(frames, f)
+		}
+	}
+	return frames
+}
+
+// oneVoice checks what was heard of a guest that moved: after its first frame from the new host none came from the old
+// one, and no frame that the old one let out is of a time that the guest at the new one has not lived through.
+func (w *world) oneVoice(h heard, before, after *lab.Host) {
+	w.t.Helper()
+	var lastOld, firstNew time.Time
+	for _, f := range h.frames {
+		switch {
+		case f.Host == before:
+			lastOld = f.Time
+		case firstNew.IsZero():
+			firstNew = f.Time
+		}
+	}
+	switch {
+	case lastOld.IsZero() || firstNew.IsZero():
+		w.t.Errorf("heard of %s: %v, of %s: %v", before.Name(), !lastOld.IsZero(), after.Name(), !firstNew.IsZero())
+	case lastOld.After(firstNew):
+		w.t.Errorf("both spoke: %s until %v after %s began", before.Name(), round(lastOld.Sub(firstNew)), after.Name())
+	default:
+		w.t.Logf("%s was silent for %v when %s began to speak", before.Name(), round(firstNew.Sub(lastOld)), after.Name())
+	}
+	var old, young uint64 // last number from the old host, first from the new
+	for _, s := range h.probes {
+		switch {
+		case s.host == before:
+			old = max(old, s.Seq)
+		case young == 0:
+			young = s.Seq
+		}
+	}
+	w.t.Logf("probes: the last from %s is %d, the first from %s is %d", before.Name(), old, after.Name(), young)
+	if young != 0 && young <= old {
+		w.t.Errorf("frames %d to %d left %s before their epoch was acked: the guest sent them again from %s", young, old, before.Name(), after.Name())
+	}
+}
