@@ -23,7 +23,7 @@ type Domain struct {
 	gate *Gate
 
 	mu        sync.Mutex
-	pages     [][]byte
+	pages     [][]byte // nil: never written, all zero
 	dirty     map[int]bool
 	suspended bool
 	paused    bool
@@ -48,8 +48,9 @@ func (h *Host) Boot(name string, n int) *Domain {
 func (h *Host) domain(name string, n int) *Domain {
 	d := &Domain{Name: name, host: h, gate: &Gate{w: h.w}, dirty: map[int]bool{}, stop: make(chan struct{})}
 	d.gate.speaks.Store(true)
-	for range n {
-		d.pages = append(d.pages, make([]byte, PageSize))
+	d.pages = make([][]byte, n)
+	if n > 0 {
+		d.page(0)
 	}
 	h.mu.Lock()
 	h.domains[name] = d
@@ -73,6 +74,25 @@ func (d *Domain) run() {
 	})
 }
 
+// page returns a page to write to.
+func (d *Domain) page(i int) []byte {
+	if d.pages[i] == nil {
+		d.pages[i] = make([]byte, PageSize)
+	}
+	return d.pages[i]
+}
+
+// Touch writes to the first n pages from page 1 on.
+func (d *Domain) Touch(n int) {
+	in := d.host.w.Rand()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := 1; i <= n; i++ {
+		binary.LittleEndian.PutUint64(d.page(i)[8*(i%500):], in+uint64(i))
+		d.dirty[i] = true
+	}
+}
+
 func fold(sum, in, count uint64) uint64 {
 	x := (sum ^ in ^ count<<32) * 0x9e3779b97f4a7c15
 	return x ^ x>>29
@@ -88,10 +108,10 @@ func (d *Domain) step() {
 	count, sum := d.state()
 	count++
 	sum = fold(sum, in, count)
-	binary.LittleEndian.PutUint64(d.pages[0], count)
-	binary.LittleEndian.PutUint64(d.pages[0][8:], sum)
+	binary.LittleEndian.PutUint64(d.page(0), count)
+	binary.LittleEndian.PutUint64(d.page(0)[8:], sum)
 	at := 1 + int(in%uint64(len(d.pages)-1))
-	binary.LittleEndian.PutUint64(d.pages[at][8*(count%(PageSize/8)):], sum)
+	binary.LittleEndian.PutUint64(d.page(at)[8*(count%(PageSize/8)):], sum)
 	d.dirty[0], d.dirty[at] = true, true
 	l, speak := d.life, in>>32%2 == 0
 	d.mu.Unlock()
@@ -102,6 +122,9 @@ func (d *Domain) step() {
 }
 
 func (d *Domain) state() (count, sum uint64) {
+	if len(d.pages) == 0 || d.pages[0] == nil {
+		return 0, 0
+	}
 	return binary.LittleEndian.Uint64(d.pages[0]), binary.LittleEndian.Uint64(d.pages[0][8:])
 }
 
@@ -159,6 +182,9 @@ func (d *Domain) destroy() {
 func hash(pages [][]byte) uint64 {
 	h := fnv.New64a()
 	for _, p := range pages {
+		if p == nil {
+			continue
+		}
 		h.Write(p[:64]) // count, sum and the first words: enough to tell states apart
 		h.Write(p[PageSize/2 : PageSize/2+64])
 	}
@@ -169,10 +195,16 @@ func hash(pages [][]byte) uint64 {
 type guest struct {
 	p *Process
 	d *Domain
+
+	// Save's own, used again.
+	entries []savestream.PageEntry
+	data    []byte
 }
 
+var zeroPage [PageSize]byte
+
 // Guest gives a domain as xlft wants it.
-func (p *Process) Guest(d *Domain) xlft.Guest { return &guest{p, d} }
+func (p *Process) Guest(d *Domain) xlft.Guest { return &guest{p: p, d: d} }
 
 func (g *guest) Suspend(ctx context.Context) error {
 	for {
@@ -327,13 +359,18 @@ func (g *guest) save(ctx context.Context, w io.Writer, hooks xlft.SaveHooks) err
 }
 
 func (g *guest) writePages(enc *savestream.Encoder, pfns []int) error {
-	entries := make([]savestream.PageEntry, len(pfns))
-	data := make([]byte, 0, len(pfns)*PageSize)
+	g.entries = append(g.entries[:0], make([]savestream.PageEntry, len(pfns))...)
+	entries, data := g.entries, g.data[:0]
 	g.d.mu.Lock()
 	for i, pfn := range pfns {
 		entries[i] = savestream.PageEntry{PFN: uint64(pfn)}
-		data = append(data, g.d.pages[pfn]...)
+		if p := g.d.pages[pfn]; p != nil {
+			data = append(data, p...)
+		} else {
+			data = append(data, zeroPage[:]...)
+		}
 	}
 	g.d.mu.Unlock()
+	g.data = data
 	return enc.WritePages(entries, data)
 }

@@ -1,6 +1,7 @@
 package simxen
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,9 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (xlft.Replica, error
 	return v, nil
 }
 
+// maxPages bounds a domain: 8 GiB.
+const maxPages = 2 << 20
+
 type replica struct {
 	r       *Restorer
 	name    string
@@ -53,24 +57,34 @@ func (v *replica) restore() {
 	defer close(v.ended)
 	dec := savestream.NewDecoder(v.pr)
 	var pending []savestream.Record
-	apply := func(live bool, rs ...savestream.Record) {
+	apply := func(live bool, rs ...savestream.Record) error {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		for _, r := range rs {
 			pd, err := savestream.ParsePageData(r.Body)
 			if err != nil {
-				continue
+				return err
 			}
 			for e, data := range pd.All() {
 				if v.r.Torn && !live && e.PFN == 0 {
 					continue
 				}
+				if e.PFN >= maxPages {
+					return fmt.Errorf("simxen: pfn %#x is not the domain's", e.PFN)
+				}
 				for uint64(len(v.pages)) <= e.PFN {
-					v.pages = append(v.pages, make([]byte, PageSize))
+					v.pages = append(v.pages, nil)
+				}
+				if v.pages[e.PFN] == nil {
+					if bytes.Equal(data, zeroPage[:]) {
+						continue
+					}
+					v.pages[e.PFN] = make([]byte, PageSize)
 				}
 				copy(v.pages[e.PFN], data)
 			}
 		}
+		return nil
 	}
 	first := true
 	for {
@@ -87,14 +101,22 @@ func (v *replica) restore() {
 		}
 		switch r.Type {
 		case savestream.PageDataType:
-			r.Body = append([]byte(nil), r.Body...)
 			if first {
-				apply(true, r)
+				if err := apply(true, r); err != nil {
+					v.failed <- err
+					v.pr.CloseWithError(err)
+					return
+				}
 			} else {
+				r.Body = bytes.Clone(r.Body)
 				pending = append(pending, r)
 			}
 		case savestream.Checkpoint:
-			apply(false, pending...)
+			if err := apply(false, pending...); err != nil {
+				v.failed <- err
+				v.pr.CloseWithError(err)
+				return
+			}
 			pending, first = nil, false
 			v.applied <- struct{}{}
 		}

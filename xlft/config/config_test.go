@@ -1,0 +1,116 @@
+package config_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"xlft/xlft/config"
+)
+
+const minimal = `
+[host]
+name = "alpha"
+
+[arbiter]
+type = "none"
+accept_split_brain = true
+
+[peer.beta]
+address = "192.0.2.2:7789"
+fingerprint = "sha256:` + zeros + `"
+`
+
+const zeros = "0000000000000000000000000000000000000000000000000000000000000000"
+
+func TestMinimal(t *testing.T) {
+	c, err := config.Parse("minimal", strings.NewReader(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := c.For("web1")
+	if d.Name != "web1" || d.Backup != "beta" || d.EpochMax != 200*time.Millisecond || !d.Compress {
+		t.Errorf("web1 is protected as %+v", d)
+	}
+}
+
+// The reference file has every key, and its values are the defaults where it
+// says so.
+func TestReference(t *testing.T) {
+	const path = "../../conf/xlft.toml"
+	c, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := config.Parse("minimal", strings.NewReader(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := c.Default, m.Default
+	want.Backup = "beta"
+	if got != want {
+		t.Errorf("[default] of the reference is %+v, the defaults are %+v", got, want)
+	}
+	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory {
+		t.Errorf("reference %+v, defaults %+v", c, m)
+	}
+	if d := c.For("web1"); d.EpochMax != 50*time.Millisecond || d.FailureTimeout != time.Second {
+		t.Errorf("web1 is protected as %+v", d)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "type", "accept_split_brain",
+		"address", "fingerprint", "backup", "epoch_max", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer"} {
+		if !strings.Contains(string(text), "\n"+key+" = ") {
+			t.Errorf("the reference lacks %s", key)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"unknown key", minimal + "[default]\nepoch_mx = \"1s\"\n", "x.toml:13: default.epoch_mx: unknown key"},
+		{"unknown table", minimal + "[arbitre]\ntype = \"none\"\n", "x.toml:12: arbitre: unknown key"},
+		{"unknown key of a domain", minimal + "[domain.\"web 1\"]\nfoo = 1\n", "x.toml:13: domain.\"web 1\".foo: unknown key"},
+		{"syntax", "[host\n", "x.toml:2: expected '.' or ']' to end table name, but got '\\n' instead"},
+		{"too short", minimal + "[domain.web1]\nepoch_max = \"2ms\"\n", "x.toml:13: domain.web1.epoch_max: 2ms is not between 5ms and 1m0s"},
+		{"no duration", minimal + "[default]\nepoch_max = \"fast\"\n", "\"fast\" is no duration such as \"200ms\" or \"1s\""},
+		{"no size", minimal + "[receive]\ncheckpoint_memory = \"1 TB\"\n", "\"1 TB\" is no size such as \"64MiB\""},
+		{"too small", minimal + "[receive]\ncheckpoint_memory = \"1MiB\"\n", "x.toml:13: receive.checkpoint_memory: 1048576 bytes is under the 16MiB minimum"},
+		{"no arbiter", strings.Replace(minimal, `type = "none"`, "", 1), "arbiter.type: must be set"},
+		{"arbiter not accepted", strings.Replace(minimal, "= true", "= false", 1), "needs accept_split_brain = true"},
+		{"unknown arbiter", strings.Replace(minimal, `"none"`, `"etcd"`, 1), `x.toml:6: arbiter.type: unknown arbiter "etcd"`},
+		{"no such peer", minimal + "[default]\nbackup = \"gamma\"\n", "x.toml:13: default.backup: no [peer.gamma] is in this file"},
+		{"bad address", strings.Replace(minimal, ":7789", "", 1), `x.toml:10: peer.beta.address: "192.0.2.2" is no "host:port"`},
+		{"bad fingerprint", strings.Replace(minimal, zeros, "00", 1), `x.toml:11: peer.beta.fingerprint: fingerprint "sha256:00" is not 64 hex digits`},
+		{"no fingerprint", strings.Replace(minimal, "fingerprint", "#", 1), "x.toml:9: peer.beta: fingerprint must be set"},
+		{"two peers alike", minimal + "[peer.gamma]\naddress = \"192.0.2.3:1\"\nfingerprint = \"sha256:" + zeros + "\"\n", "peer beta has the same one"},
+		{"compression", minimal + "[default]\ncompression = \"zip\"\n", `default.compression: "zip" is neither "s2" nor "none"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := config.Parse("x.toml", strings.NewReader(c.text))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v\n want %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	_, err := config.Load("/nonexistent/xlft.toml")
+	if want := "/nonexistent/xlft.toml: no such file or directory"; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(minimal)
+	f.Fuzz(func(t *testing.T, s string) {
+		if c, err := config.Parse("x", strings.NewReader(s)); err == nil {
+			c.For("web1")
+		}
+	})
+}
