@@ -427,6 +427,8 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 	case SaveEnded:
 		m.exitErr = ev.Err
 		return m.drop()
+	case StopAsked:
+		m.stopping = true // should the switch-over fail
 	case GuestEnded:
 		m.stopping = true
 		m.exitErr = fmt.Errorf("%w: %s", ErrGuestEnded, ev.Why)

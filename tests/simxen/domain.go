@@ -1,6 +1,7 @@
 package simxen
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"hash/fnv"
@@ -181,10 +182,11 @@ func (d *Domain) destroy() {
 
 func hash(pages [][]byte) uint64 {
 	h := fnv.New64a()
-	for _, p := range pages {
-		if p == nil {
+	for i, p := range pages {
+		if p == nil || bytes.Equal(p, zeroPage[:]) {
 			continue
 		}
+		h.Write([]byte{byte(i), byte(i >> 8)})
 		h.Write(p[:64]) // count, sum and the first words: enough to tell states apart
 		h.Write(p[PageSize/2 : PageSize/2+64])
 	}

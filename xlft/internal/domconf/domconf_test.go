@@ -1,0 +1,52 @@
+package domconf_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"xlft/xlft/internal/domconf"
+)
+
+const pvh = `{"c_info":{"type":"pvh","name":"web1","uuid":"4d","run_hotplug_scripts":"True"},
+"b_info":{"max_vcpus":1,"max_memkb":131072,"target_memkb":131072,"shadow_memkb":2048,"type.pvh":{}},
+"nics":[{"devid":0,"mac":"00:16:3e:20:00:10","bridge":"xenbr0","script":"vif-bridge"}]%s}`
+
+func TestProblems(t *testing.T) {
+	for _, c := range []struct {
+		name, json string
+		shadow     bool
+		want       []string
+	}{
+		{"pvh", fmt.Sprintf(pvh, ""), false, nil},
+		{"disk", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/dev/vg/web1","vdev":"xvda"}]`), false, []string{"disk xvda (/dev/vg/web1)"}},
+		{"pci", fmt.Sprintf(pvh, `,"pcidevs":[{"dev":1}]`), false, []string{"1 of: PCI device"}},
+		{"two at once", fmt.Sprintf(pvh, `,"pcidevs":[{}],"usbctrls":[{}],"usbdevs":[{}]`), false, []string{"1 of: PCI", "2 of: USB"}},
+		{"pv without log-dirty", `{"c_info":{"type":"pv"}}`, false, []string{"built without shadow paging"}},
+		{"pv with log-dirty", `{"c_info":{"type":"pv"}}`, true, nil},
+		{"hvm", `{"c_info":{"type":"hvm"},"b_info":{"device_model_version":"qemu_xen"}}`, false, []string{"device model (QEMU)"}},
+		{"hvm without qemu", `{"c_info":{"type":"hvm"},"b_info":{"device_model_version":"none"}}`, false, nil},
+		{"unknown type", `{"c_info":{"type":"xyz"}}`, false, []string{`unknown type "xyz"`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conf, err := domconf.Parse([]byte(c.json))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ps := conf.Problems(c.shadow)
+			if len(ps) != len(c.want) {
+				t.Fatalf("problems %v, want %d", ps, len(c.want))
+			}
+			for i, p := range ps {
+				if !strings.Contains(p.What, c.want[i]) || p.Advice == "" {
+					t.Errorf("problem %+v, want %q with advice", p, c.want[i])
+				}
+			}
+		})
+	}
+	for _, bad := range []string{"", "{}", "[]", `{"c_info":{"type":7}}`} {
+		if _, err := domconf.Parse([]byte(bad)); err == nil {
+			t.Errorf("%q was read", bad)
+		}
+	}
+}

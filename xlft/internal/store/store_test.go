@@ -1,0 +1,52 @@
+package store_test
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"xlft/xlft"
+	"xlft/xlft/internal/store"
+)
+
+func TestStore(t *testing.T) {
+	d := store.Dir(filepath.Join(t.TempDir(), "new", "dir"))
+	if r, err := d.Load("web1"); err != nil || r != (xlft.Record{}) {
+		t.Errorf("unknown domain: %+v, %v", r, err)
+	}
+	if all, err := d.All(); err != nil || len(all) != 0 {
+		t.Errorf("empty store: %v, %v", all, err)
+	}
+	want := map[string]xlft.Record{
+		"web1":          {Generation: 3, Role: xlft.HostPrimary, Peer: "beta", Exposed: true, Instance: "boot/1"},
+		"../../etc/x y": {Generation: 1, Role: xlft.HostOwner, Peer: "alpha"},
+	}
+	for n, r := range want {
+		if err := d.Save(n, xlft.Record{Generation: 99}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Save(n, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := d.All()
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("all: %+v, %v, want %+v", got, err, want)
+	}
+	if es, _ := os.ReadDir(string(d)); len(es) != 2 {
+		t.Errorf("%d files, want 2", len(es))
+	}
+}
+
+// Half a record is an error, never an empty one: an empty one would let output
+// out.
+func TestDamaged(t *testing.T) {
+	d := store.Dir(t.TempDir())
+	if err := os.WriteFile(filepath.Join(string(d), "web1.json"), []byte(`{"generation":`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Load("web1"); err == nil {
+		t.Error("half a record was read")
+	}
+}
