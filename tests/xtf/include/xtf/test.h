@@ -34,7 +34,8 @@ struct test_hooks {
 /* serve does what xenstore asks for, if anything; it does not wait. */
 void serve(const struct test_hooks *hooks);
 
-/* rest waits until the clock shows when, serving meanwhile. */
-void rest(const struct test_hooks *hooks, uint64_t when);
+/* rest serves, then sleeps so long or until xenstore has news. It returns what
+ * the clock shows at the end of a full sleep. */
+uint64_t rest(const struct test_hooks *hooks, uint64_t ns);
 
 #endif

@@ -262,6 +262,9 @@ void test_main(void)
         }
         if (clock_now() >= publish_at)
             publish();
-        rest(&hooks, rate || bad ? clock_now() + SLICE : 0);
+        if (rate || bad)
+            rest(&hooks, SLICE);
+        else
+            serve(&hooks);
     }
 }
