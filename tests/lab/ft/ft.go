@@ -202,22 +202,28 @@ func Status(ctx context.Context, h *lab.Host, domain string) (Row, error) {
 	return r, nil
 }
 
-// Await waits until the status of a domain on a host is as ok wants it.
+// Await waits until the status of a domain on a host is as ok wants it. It
+// does not ask often: a command costs an emulated host much of a second.
 func Await(ctx context.Context, h *lab.Host, domain string, what string, ok func(Row) bool) (Row, error) {
-	var last Row
-	err := lab.Await(ctx, func() error {
+	tick := time.NewTicker(awaitEvery)
+	defer tick.Stop()
+	for {
 		r, err := Status(ctx, h, domain)
-		if err != nil {
-			return err
+		if err == nil && ok(r) {
+			return r, nil
 		}
-		last = r
-		if !ok(r) {
-			return fmt.Errorf("%s on %s is %s (role %s, protected %v), waiting for: %s", domain, h.Name(), r.State, r.Role, r.Protected, what)
+		if err == nil {
+			err = fmt.Errorf("%s on %s is %s (role %s, protected %v)", domain, h.Name(), r.State, r.Role, r.Protected)
 		}
-		return nil
-	})
-	return last, err
+		select {
+		case <-ctx.Done():
+			return r, fmt.Errorf("waiting for: %s: %w; last: %w", what, context.Cause(ctx), err)
+		case <-tick.C:
+		}
+	}
 }
+
+const awaitEvery = time.Second
 
 // Journal returns what xlft's units logged on a host.
 func Journal(ctx context.Context, h *lab.Host) string {

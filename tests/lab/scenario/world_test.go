@@ -59,6 +59,7 @@ func running(t *testing.T) *world {
 	standing = nil
 	if w == nil {
 		w = &world{guest: lab.NewGuest("web1", 10), saved: map[*lab.Host][]byte{}}
+		w.guest.Memory = 96 // less to copy, again and again
 		w.Lab = lab.Start(t)
 	} else {
 		w.Lab = lab.Continue(t)
@@ -204,18 +205,18 @@ func (w *world) domains(h *lab.Host) []string {
 // awaitDomains waits until a host runs these domains and no others.
 func (w *world) awaitDomains(h *lab.Host, want ...string) {
 	w.t.Helper()
-	check(w.t, lab.Await(within(w.t, soon), func() error {
+	w.until(soon, func() error {
 		if got := w.domains(h); !slices.Equal(got, want) {
 			return fmt.Errorf("host %s runs %q, want %q", h.Name(), got, want)
 		}
 		return nil
-	}))
+	})
 }
 
 // awaitClean waits until nothing of xlft is left in a host's network.
 func (w *world) awaitClean(h *lab.Host) {
 	w.t.Helper()
-	check(w.t, lab.Await(within(w.t, soon), func() error {
+	w.until(soon, func() error {
 		out, err := h.Run(within(w.t, soon), "sh", "-c", "tc qdisc show; ip -o link show type ifb")
 		if err != nil {
 			return err
@@ -226,7 +227,24 @@ func (w *world) awaitClean(h *lab.Host) {
 			}
 		}
 		return nil
-	}))
+	})
+}
+
+// until waits until f, which asks hosts, returns nil. It leaves them time to get on.
+func (w *world) until(d time.Duration, f func() error) {
+	w.t.Helper()
+	ctx := within(w.t, d)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			w.t.Fatal(err)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
 }
 
 // revive restores a host that was killed and puts xlft on it as it was.
