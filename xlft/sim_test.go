@@ -137,8 +137,11 @@ func (s *sim) protect() {
 
 // receive starts a receiver on B, once the one before has ended.
 func (s *sim) receive() {
-	if s.received != nil {
-		<-s.received
+	s.mu.Lock()
+	before := s.received
+	s.mu.Unlock()
+	if before != nil {
+		<-before
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,6 +161,13 @@ func (s *sim) receive() {
 		defer close(ended)
 		r.Serve(p.Context(), l)
 	})
+}
+
+// now returns what runs at present.
+func (s *sim) now() (primary, backup *simxen.Process, session *xlft.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.primary, s.backup, s.session
 }
 
 func (s *sim) tell(format string, args ...any) {
@@ -192,7 +202,7 @@ func (s *sim) run() {
 		s.arbiter.Lossy(h, false)
 	}
 	s.domain.Deafen(false)
-	if s.backup.Context().Err() != nil {
+	if _, backup, _ := s.now(); backup.Context().Err() != nil {
 		s.receive()
 	}
 	s.protect()
@@ -211,6 +221,7 @@ func (s *sim) fault(begun time.Time) {
 	if s.a.Down() && s.b.Down() {
 		return
 	}
+	primary, backup, session := s.now()
 	switch s.rng.IntN(15) {
 	case 0, 1:
 		s.tell("%v power cut at A", at)
@@ -220,15 +231,15 @@ func (s *sim) fault(begun time.Time) {
 		s.b.Crash()
 	case 3, 4:
 		s.tell("%v protector killed", at)
-		s.primary.Kill()
+		primary.Kill()
 		after(s.protect)
 	case 5:
 		s.tell("%v receiver killed", at)
-		s.backup.Kill()
+		backup.Kill()
 		after(s.receive)
 	case 6:
 		s.tell("%v receiver stopped in order", at)
-		s.backup.Terminate()
+		backup.Terminate()
 		after(s.receive)
 	case 7, 8:
 		s.tell("%v network cut", at)
@@ -256,7 +267,6 @@ func (s *sim) fault(begun time.Time) {
 		after(func() { s.net.Cut(false) })
 	case 12:
 		s.tell("%v planned switch-over asked", at)
-		session := s.session
 		s.wg.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
