@@ -30,6 +30,9 @@ type Session struct {
 	Software string // name and version, for the peer's log
 	Offer    wire.Offer
 	Settings Settings
+	// Describe, if set, makes the offer anew for each call to the backup:
+	// devices may have come or gone.
+	Describe func() (wire.Offer, error)
 
 	Guest   Guest
 	Output  Output
@@ -87,7 +90,8 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 	// An earlier protector died while the backup could have taken over: the
 	// output stays as it was left, held, until it is known who owns the domain.
-	held := rec.Role == HostPrimary && rec.Exposed && rec.Instance == s.Instance
+	// The same if it could not destroy a copy that it had to give up.
+	held := rec.Instance == s.Instance && (rec.Role == HostPrimary && rec.Exposed || rec.Role == HostYielded)
 	s.rec = rec
 	if !held {
 		s.rec.Generation++
@@ -266,7 +270,8 @@ func (s *Session) note(before State, ev Event) {
 func (s *Session) do(ctx context.Context, a Action) {
 	switch a := a.(type) {
 	case Connect:
-		s.spawn(func() { s.connect(ctx, s.offer()) })
+		gen := s.rec.Generation
+		s.spawn(func() { s.connect(ctx, gen) })
 	case AskOwner:
 		s.spawn(func() { s.askOwner(ctx) })
 	case AskArbiter:
@@ -411,15 +416,24 @@ func (s *Session) resumeLeftover() {
 	}
 }
 
-func (s *Session) offer() wire.Offer {
-	o := s.Offer
-	o.Domain, o.Generation = s.Domain, s.rec.Generation
+func (s *Session) offer(generation uint64) (o wire.Offer, err error) {
+	o = s.Offer
+	if s.Describe != nil {
+		if o, err = s.Describe(); err != nil {
+			return o, err
+		}
+	}
+	o.Domain, o.Generation = s.Domain, generation
 	o.FailureTimeout, o.MaxEpoch = s.Settings.FailureTimeout, uint64(s.Settings.SpoolLimit)
-	return o
+	return o, nil
 }
 
-func (s *Session) connect(ctx context.Context, o wire.Offer) {
-	l, err := openLink(ctx, s.Dial, s.Software, o, s.Settings.Compress)
+func (s *Session) connect(ctx context.Context, generation uint64) {
+	var l *link
+	o, err := s.offer(generation)
+	if err == nil {
+		l, err = openLink(ctx, s.Dial, s.Software, o, s.Settings.Compress)
+	}
 	if err != nil {
 		var r *wire.Refusal
 		if errors.As(err, &r) && r.Code == wire.CodeRunning {

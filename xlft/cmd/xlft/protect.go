@@ -114,6 +114,10 @@ func protect(ctx context.Context, c *config.Config, domain, backup string, log *
 	}
 	s := &xlft.Session{
 		Domain: domain, Software: software(), Offer: o, Instance: instance(d),
+		Describe: func() (wire.Offer, error) {
+			o, _, err := offer(h, d, dc)
+			return o, err
+		},
 		Settings: xlft.Settings{
 			EpochMax: dc.EpochMax, DirtyMax: dc.DirtyMax, FailureTimeout: dc.FailureTimeout,
 			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,

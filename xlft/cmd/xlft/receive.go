@@ -59,7 +59,12 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		return err
 	}
 	restorer := &replica.Restorer{Host: h, Log: log, Command: []string{self, "restore-worker"}}
-	if err := restorer.Sweep(); err != nil {
+	st := store.Dir(c.StateDir)
+	err = restorer.Sweep(func(domain string) (bool, error) {
+		rec, err := st.Load(domain)
+		return rec.Role == xlft.HostOwner, err
+	})
+	if err != nil {
 		return fmt.Errorf("destroy replicas left behind: %w", err)
 	}
 	names := map[wire.Fingerprint]string{}
@@ -71,7 +76,6 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		return err
 	}
 	l := tls.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return names[f] != "" }))
-	st := store.Dir(c.StateDir)
 	r := &xlft.Receiver{
 		Software: software(), Restorer: restorer, Arbiter: arbiter(c), Store: st, Log: log,
 		PeerName: func(nc net.Conn) string {

@@ -111,14 +111,23 @@ func parts(v string) (p [2]int) {
 	return p
 }
 
-// Sweep destroys replicas whose worker died without a chance to.
-func (r *Restorer) Sweep() error {
+// Sweep destroys replicas whose worker died without a chance to. One whose
+// domain this host owns is left alone: a takeover was under way, and its worker
+// goes through with it.
+func (r *Restorer) Sweep(owned func(domain string) (bool, error)) error {
 	all, err := r.Host.Domains()
 	if err != nil {
 		return err
 	}
 	for _, d := range all {
-		if strings.HasSuffix(d.Name, suffix) {
+		if name, ok := strings.CutSuffix(d.Name, suffix); ok {
+			switch ours, err := owned(name); {
+			case err != nil:
+				return err
+			case ours:
+				r.Log.Warn("a takeover was under way when the receiver ended; left to its worker", zap.String("domain", name), zap.Uint32("domid", d.ID))
+				continue
+			}
 			r.Log.Warn("destroying a replica that was left behind", zap.String("domain", d.Name), zap.Uint32("domid", d.ID))
 			if err := r.Host.Destroy(d.ID); err != nil {
 				return err
