@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"xlft/savestream"
 	"xlft/xlft"
@@ -19,6 +20,8 @@ type Restorer struct {
 	P *Process
 	// Torn is the broken variant that leaves out a page of each checkpoint.
 	Torn bool
+	// Slow is how long it takes to apply a checkpoint.
+	Slow time.Duration
 	// Unfit, if set, is why the host can't take a domain.
 	Unfit []wire.Problem
 }
@@ -131,6 +134,7 @@ func (v *replica) Write(b []byte) (int, error) {
 }
 
 func (v *replica) Checkpoint() error {
+	time.Sleep(v.r.Slow)
 	select {
 	case <-v.applied:
 		return nil
