@@ -274,7 +274,7 @@ func (g *Gate) Release(epoch uint64) error {
 
 // Abandon lets everything out, in order, and stops holding. Call it when
 // protection is over and this host is known to own the domain. The gate stays
-// in place; the next Seal starts holding again.
+// in place; the next Seal starts holding again, and may count from 1 again.
 func (g *Gate) Abandon() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -298,6 +298,7 @@ func (g *Gate) abandon() error {
 	}
 	if errs == nil {
 		g.holding, g.sealed, g.adopted, g.broken = false, false, false, nil
+		g.epoch = 0 // who protects anew counts anew
 	}
 	return errs
 }

@@ -256,6 +256,10 @@ func TestGateRefusesTheWrongOrder(t *testing.T) {
 	if out != 1 {
 		t.Errorf("%d packets came out, want 1", out)
 	}
+	want("seal 1 after abandon", g.Seal(1), nil) // protected anew
+	want("seal 1 twice", g.Seal(1), netbuffer.ErrHeld)
+	want("release 1 after abandon", g.Release(1), nil)
+	want("seal 1 thrice", g.Seal(1), netbuffer.ErrEpoch)
 	want("close", g.Close(), nil)
 	want("close again", g.Close(), nil)
 	want("seal after close", g.Seal(4), netbuffer.ErrClosed)

@@ -34,7 +34,10 @@ type held struct {
 // Limit is how many packets a gate holds, at 1 KiB each.
 const Limit = 4096
 
-var errSealed = errors.New("simxen: an epoch is sealed already")
+var (
+	errSealed = errors.New("simxen: an epoch is sealed already")
+	errOrder  = errors.New("simxen: seal of an epoch that was sealed before")
+)
 
 // send is the domain's way out.
 func (g *Gate) send(l *life, p Packet) {
@@ -69,6 +72,9 @@ func (g *Gate) seal(epoch uint64) error {
 	if g.pending {
 		return errSealed
 	}
+	if epoch <= g.epoch {
+		return errOrder
+	}
 	g.holding, g.pending, g.epoch = true, true, epoch
 	g.sealed, g.current = g.current, 0
 	g.flow()
@@ -91,7 +97,7 @@ func (g *Gate) releaseOne(epoch uint64) error {
 func (g *Gate) abandon() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.holding, g.pending = false, false
+	g.holding, g.pending, g.epoch = false, false, 0
 	g.current, g.sealed, g.release = 0, 0, 0
 	g.flow()
 }
