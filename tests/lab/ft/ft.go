@@ -203,11 +203,10 @@ func Status(ctx context.Context, h *lab.Host, domain string) (Row, error) {
 }
 
 // Await waits until the status of a domain on a host is as ok wants it. It
-// does not ask often: a command costs an emulated host much of a second.
+// asks less and less often: a command costs an emulated host much of a second.
 func Await(ctx context.Context, h *lab.Host, domain string, what string, ok func(Row) bool) (Row, error) {
-	tick := time.NewTicker(awaitEvery)
-	defer tick.Stop()
-	for {
+	const shortest, longest = 300 * time.Millisecond, 4 * time.Second
+	for pause := shortest; ; pause = min(pause*3/2, longest) {
 		r, err := Status(ctx, h, domain)
 		if err == nil && ok(r) {
 			return r, nil
@@ -218,12 +217,10 @@ func Await(ctx context.Context, h *lab.Host, domain string, what string, ok func
 		select {
 		case <-ctx.Done():
 			return r, fmt.Errorf("waiting for: %s: %w; last: %w", what, context.Cause(ctx), err)
-		case <-tick.C:
+		case <-time.After(pause):
 		}
 	}
 }
-
-const awaitEvery = time.Second
 
 // Journal returns what xlft's units logged on a host.
 func Journal(ctx context.Context, h *lab.Host) string {

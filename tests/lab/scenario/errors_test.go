@@ -130,7 +130,6 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			g := lab.NewGuest("odd", 30)
-			g.Memory = 64
 			kind.edit(&g)
 			a.Must(t, "sh", "-c", "test -e /root/disk || { truncate -s 1M /root/disk; losetup /dev/loop0 /root/disk; }; ip link add xenbr7 type bridge 2>&1 || true")
 			w.create(t, a, g)

@@ -188,7 +188,16 @@ func TestGuestEnds(t *testing.T) {
 	w := protected(t)
 	w.over = true
 	w.home.Must(t, "xl", "shutdown", w.guest.Name)
-	w.awaitDomains(w.home)
+	w.until(soon, func() error {
+		all, err := w.home.Domains(within(t, soon))
+		for _, d := range all {
+			if d.Name == w.guest.Name && !strings.Contains(d.State, "s") {
+				return fmt.Errorf("%s runs on (%s)", d.Name, d.State)
+			}
+		}
+		return err
+	})
+	t.Logf("domains of %s afterwards: %q", w.home.Name(), w.domains(w.home))
 	w.awaitDomains(w.backup())
 	w.awaitClean(w.home)
 	w.expectLog(w.home, "the domain ended")

@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A stallWatch keeps the longest gap between two rounds of a loop that wants to run every millisecond. It reads the one
-// clock of the guest that goes on while the guest is suspended.
+// A stallWatch keeps the longest gap between two rounds of a loop that wants to run every few milliseconds: more often
+// would cost an emulated guest much of its processor. It reads the one clock of the guest that goes on while the guest is
+// suspended.
 type stallWatch struct {
 	mu  sync.Mutex
 	max time.Duration
@@ -17,7 +18,7 @@ type stallWatch struct {
 func (s *stallWatch) run() {
 	last := boottime()
 	for {
-		time.Sleep(time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 		now := boottime()
 		s.mu.Lock()
 		s.max = max(s.max, now-last)
