@@ -16,12 +16,13 @@ type Counter struct {
 	Count uint64
 	Sum   uint64
 
+	written []uint64 // the count at which each page was
 	digests []uint64 // of each page as it is now
 }
 
 // New returns the state of a guest that has not counted yet.
 func New(seed uint64, pages int) *Counter {
-	c := &Counter{Sum: mix(seed), digests: make([]uint64, pages)}
+	c := &Counter{Sum: mix(seed), written: make([]uint64, pages), digests: make([]uint64, pages)}
 	for i := range c.digests {
 		c.digests[i] = digest(uint64(i), 0)
 	}
@@ -54,15 +55,21 @@ func (c *Counter) step() {
 	change, look := (r&0xffffffff)%n, (r>>32)%n
 	c.Count++
 	c.Sum = mix(mix(mix(c.Sum^c.Count)^c.digests[change]) ^ c.digests[look])
+	c.written[change] = c.Count
 	c.digests[change] = digest(change, c.Count)
 }
 
+// Word is what a page holds at 8 times i, in little-endian order.
+func (c *Counter) Word(page int, i uint64) uint64 { return mix(key(uint64(page), c.written[page]) + i) }
+
+func key(page, count uint64) uint64 { return mix(mix(page) ^ count) }
+
 // digest is of a page that was last written at a count.
 func digest(page, count uint64) uint64 {
-	key := mix(mix(page) ^ count)
+	k := key(page, count)
 	var d uint64
 	for i := range uint64(words) {
-		d = digestAdd(d, mix(key+i))
+		d = digestAdd(d, mix(k+i))
 	}
 	return d
 }

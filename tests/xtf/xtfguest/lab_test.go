@@ -4,6 +4,9 @@ package xtfguest_test
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -142,4 +145,53 @@ func TestSaveRestore(t *testing.T) {
 	}))
 	l.A.Must(t, "xl", "shutdown", "-w", g.Name)
 	check(t, d.AwaitConsole(within(t, soon), "Test result: SUCCESS"))
+}
+
+// A counter whose memory was changed behind its back finds the place and says so: that it says "ok" elsewhere means
+// something.
+func TestDamageIsFound(t *testing.T) {
+	l := lab.Start(t)
+	g := counter("c1")
+	d := create(t, g, l.A)
+	l.A.Must(t, "xl", "save", "-c", g.Name, "/root/c1")
+	out, err := d.Console(t.Context())
+	check(t, err)
+	wakes := xtfguest.Wakes(out)
+	if len(wakes) != 1 {
+		t.Fatalf("wakes are %+v, want one", wakes)
+	}
+	l.A.Must(t, "xl", "destroy", g.Name)
+
+	// The image has the page as it was at the suspend; one bit of it is turned.
+	const page, word = 7, 100
+	was := judge(t, "at the suspend", wakes[0].State).Word(page, word)
+	const script = `set -e
+at=$(LC_ALL=C grep -obUaP -m1 "$1" /root/c1 | head -n1 | cut -d: -f1)
+printf "$2" | dd of=/root/c1 bs=1 seek=$at conv=notrunc status=none`
+	l.A.Must(t, "sh", "-c", script, "damage", escaped(`\x%02x`, was), escaped(`\%03o`, was^1<<40))
+
+	l.A.Must(t, "xl", "restore", "/root/c1")
+	d, err = xtfguest.Find(t.Context(), l.A, g.Name)
+	check(t, err)
+	_, err = d.Check(within(t, soon))
+	var bad *xtfguest.BadError
+	if !errors.As(err, &bad) {
+		t.Fatalf("check of a damaged memory says %v", err)
+	}
+	t.Log(bad)
+	want := fmt.Sprintf("page %d word %d at count ", page, word)
+	if values := fmt.Sprintf("found %016x, want %016x", was^1<<40, was); !strings.HasPrefix(bad.Found, want) || !strings.Contains(bad.Found, values) {
+		t.Errorf("found %q, want %q and %q", bad.Found, want, values)
+	}
+	l.A.Must(t, "xl", "shutdown", "-w", g.Name)
+	check(t, d.AwaitConsole(within(t, soon), "Test result: FAILURE"))
+}
+
+// escaped writes a word of memory byte by byte.
+func escaped(format string, word uint64) string {
+	var s strings.Builder
+	for _, b := range binary.LittleEndian.AppendUint64(nil, word) {
+		fmt.Fprintf(&s, format, b)
+	}
+	return s.String()
 }
