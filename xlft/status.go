@@ -58,7 +58,7 @@ type statusBox struct {
 	acks    ring[time.Duration]
 	bytes   ring[uint64]
 	resumed time.Time
-	changed chan struct{} // closed and replaced at each change
+	changed chan struct{} // closed and replaced when state or epoch change
 }
 
 func (b *statusBox) init() { b.changed = make(chan struct{}) }
@@ -66,13 +66,18 @@ func (b *statusBox) init() { b.changed = make(chan struct{}) }
 func (b *statusBox) set(f func(*Status)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	state, epoch := b.v.State, b.v.Epoch
 	f(&b.v)
 	b.v.Protected = b.v.State == Protected.String() || b.v.State == HandingOver.String()
 	if !b.v.Protected {
 		b.begun = time.Time{}
 	}
-	close(b.changed)
-	b.changed = make(chan struct{})
+	// Counters change with every piece sent; whoever waits must not look, and
+	// ask the kernel, as often.
+	if b.v.State != state || b.v.Epoch != epoch {
+		close(b.changed)
+		b.changed = make(chan struct{})
+	}
 }
 
 // paused counts a pause that ended at now.
@@ -147,7 +152,8 @@ func (s *Session) Status() Status {
 	return v
 }
 
-// Changed is closed when the status changes after the call.
+// Changed is closed when the state or the newest acked epoch changes after the
+// call.
 func (s *Session) Changed() <-chan struct{} {
 	s.init()
 	s.status.mu.Lock()
