@@ -5,6 +5,7 @@ package xtfguest_test
 import (
 	"context"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 var (
 	chance = flag.Uint64("xtf.seed", 0, "seed of the moments of death; 0: a new one")
 	rounds = flag.Int("xtf.rounds", 5, "how many hosts die")
+	rate   = flag.Int("xtf.rate", 200, "the counter's steps a second; 0: all it can")
 )
 
 // A chain is a counter that goes from host to host as they die.
@@ -106,12 +108,14 @@ func (c *chain) round(random *rand.Rand) {
 		t.Errorf("runs on from checkpoint %d, but %d was acked", epoch, st.Epoch)
 	}
 	seen := xtfguest.Wakes(tail.Stdout())
+	var states []xtfguest.State
 	for _, s := range seen {
-		judge(t, "on the host that died", s.State)
+		states = append(states, s.State)
 		if s.Suspend == w.Suspend && s.State != w.State {
 			t.Errorf("suspend %d: %v on %s, but %v on %s", s.Suspend, s.State, from.Name(), w.State, to.Name())
 		}
 	}
+	judge(t, "on the host that died", states...)
 	r := judgeAll(t, d)
 	if r.Count < w.Count {
 		t.Errorf("count %d after count %d", r.Count, w.Count)
@@ -133,7 +137,7 @@ func TestTakeoverCounter(t *testing.T) {
 	t.Logf("-xtf.seed=%d", *chance)
 	random := rand.New(rand.NewPCG(*chance, 0))
 	l := lab.Start(t)
-	c := &chain{Lab: l, t: t, guest: counter("c1"), home: l.A, saved: install(t, l)}
+	c := &chain{Lab: l, t: t, guest: counter("c1", fmt.Sprint("rate=", *rate)), home: l.A, saved: install(t, l)}
 	d := create(t, c.guest, c.home)
 	judgeAll(t, d)
 	for i := range *rounds {
