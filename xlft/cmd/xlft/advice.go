@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io/fs"
+	"os"
 	"strings"
 	"syscall"
 
@@ -53,14 +55,14 @@ func advice(err error) string {
 	case is(control.ErrDown):
 		return "\"xl ft-list\" shows what is protected on this host."
 	case errors.As(err, &module):
-		return "Load the kernel module and run the command again; /etc/modules-load.d/xlft.conf loads it at boot."
+		return "Load it with \"modprobe " + module.Module + "\" and run the command again; /etc/modules-load.d/xlft.conf loads it at boot."
 	case errors.As(err, &unknown):
 		return "Put that fingerprint into the peer's table in the configuration, if it is the right host."
 	case errors.As(err, &alert), strings.Contains(err.Error(), "tls: bad certificate"):
 		return "The backup does not know this host's certificate: put this host's fingerprint (\"xlft keygen --show\") into the backup's configuration."
 	case is(syscall.ECONNREFUSED):
 		return "Is the receiver up there? \"systemctl start xlft-receiver.socket\" on the backup, and look at address in the configuration."
-	case is(syscall.EHOSTUNREACH), is(syscall.ENETUNREACH), is(syscall.ETIMEDOUT):
+	case is(syscall.EHOSTUNREACH), is(syscall.ENETUNREACH), is(syscall.ETIMEDOUT), is(os.ErrDeadlineExceeded), is(context.DeadlineExceeded):
 		return "Look at the network between the hosts, and at address in the configuration."
 	case is(xlft.ErrBothRun):
 		return "Destroy the domain on one of the hosts, then start protection on the other."
