@@ -114,7 +114,7 @@ func TestErrors(t *testing.T) {
 	t.Run("kernel modules", func(t *testing.T) {
 		for _, module := range []string{"sch_plug", "ifb"} {
 			a.Must(t, "sh", "-c", fmt.Sprintf("rmmod %s && echo 'install %[1]s /bin/false' > /etc/modprobe.d/missing.conf", module))
-			w.unchanged(t, module, "xl", "ft-start", name)
+			w.unchanged(t, "modprobe "+module, "xl", "ft-start", name)
 			a.Must(t, "sh", "-c", "rm /etc/modprobe.d/missing.conf; modprobe "+module)
 		}
 	})

@@ -176,16 +176,19 @@ func (w *world) awaitUnprotected() {
 	w.expectLog(w.home, "protection lost")
 }
 
-// expectLog checks that xlft's units said something on a host.
+// expectLog checks that xlft's units said something on a host, and shows the last time they did.
 func (w *world) expectLog(h *lab.Host, what string) {
 	w.t.Helper()
+	last := ""
 	for line := range strings.Lines(ft.Journal(within(w.t, soon), h)) {
 		if strings.Contains(line, what) {
-			w.t.Logf("log of %s: %s", h.Name(), strings.TrimSpace(line))
-			return
+			last = strings.TrimSpace(line)
 		}
 	}
-	w.t.Errorf("no log line on %s has %q", h.Name(), what)
+	if last == "" {
+		w.t.Errorf("no log line on %s has %q", h.Name(), what)
+	}
+	w.t.Logf("log of %s: %s", h.Name(), last)
 }
 
 // domains returns what runs on a host besides dom0.
