@@ -247,7 +247,7 @@ func (s *Session) note(before State, ev Event) {
 	}
 	if now == before {
 		if ev, ok := ev.(ConnectFailed); ok {
-			s.Log.Warn("backup can't take the domain", zap.String("backup", s.Peer), zap.Error(ev.Err))
+			s.Log.Warn("backup can't take the domain", zap.Error(ev.Err))
 		}
 		return
 	}
@@ -458,7 +458,7 @@ func (s *Session) askOwner(ctx context.Context) {
 	ev := Owner{}
 	switch {
 	case err != nil:
-		s.Log.Warn("the backup can't say who owns the domain", zap.String("backup", s.Peer), zap.Error(err))
+		s.Log.Warn("the backup can't say who owns the domain", zap.Error(err))
 		ev.Unreachable = true
 	case r.Role == wire.RoleRunning && r.Generation >= s.rec.Generation:
 		ev.Role = RoleRunning

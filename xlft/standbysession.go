@@ -159,10 +159,13 @@ func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
 		err := s.r.Store.Save(s.offer.Domain, rec)
 		wg.Go(func() { s.takeOver(ctx, err) })
 	case Discard:
+		// Said first: from here on nothing runs the replica, and the primary
+		// holds the domain's output until it knows. To free the memory of a
+		// large one takes seconds.
+		s.write(wire.TypeDropped, 0, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()})
 		if err := s.replica.Discard(); err != nil {
 			s.log.Error("destroy the replica", zap.Error(err))
 		}
-		s.write(wire.TypeDropped, 0, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()})
 	case SayRunning:
 		s.write(wire.TypeRunning, 0, nil)
 	case Finish:
