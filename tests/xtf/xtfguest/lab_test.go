@@ -138,10 +138,14 @@ func TestSaveRestore(t *testing.T) {
 
 	check(t, lab.Await(within(t, soon), func() error { // it publishes on
 		s, err := d.State(t.Context())
-		if err == nil && s.Count > wakes[1].Count {
-			judge(t, "published", s)
+		switch {
+		case err != nil:
+			return err
+		case s.Count <= wakes[1].Count:
+			return fmt.Errorf("published %v, was restored at %v", s, wakes[1].State)
 		}
-		return err
+		judge(t, "published", s)
+		return nil
 	}))
 	l.A.Must(t, "xl", "shutdown", "-w", g.Name)
 	check(t, d.AwaitConsole(within(t, soon), "Test result: SUCCESS"))
