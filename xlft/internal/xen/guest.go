@@ -25,11 +25,13 @@ const errAgain = syscall.EAGAIN
 // pipeSize lets libxc write a batch of pages without waiting for the reader.
 const pipeSize = 1 << 20
 
-// Precopy ends the live pass as libxc's own policy does: after so many rounds,
-// or when so few pages are dirty.
+// The live pass ends after so many rounds, as libxc's own policy has it; when
+// no more pages are dirty than an ordinary checkpoint may have; or when a round
+// did not get them down by a quarter: then the next would not either, and each
+// walks the whole p2m.
 const (
 	precopyRounds = 5
-	precopyDirty  = 50
+	precopyDirty  = 1024
 )
 
 // ackGrace is what a domain that has acknowledged a suspend request gets to
@@ -146,6 +148,7 @@ type saving struct {
 	ctx   context.Context
 	hooks xlft.SaveHooks
 	err   error // the first one of a hook
+	dirty int64 // pages that the last live round began with
 }
 
 // Save runs xc_domain_save with a Remus stream. libxc writes to a pipe, which
@@ -217,12 +220,24 @@ func xlftSaveNext(h C.uintptr_t) C.int {
 	return 0
 }
 
+// xlftSavePrecopy is asked before a round, with the pages it would copy, and
+// after it, with -1.
+//
 //export xlftSavePrecopy
 func xlftSavePrecopy(h C.uintptr_t, round C.uint, dirty C.long) C.int {
-	switch {
-	case saved(h).ctx.Err() != nil:
+	s, n := saved(h), int64(dirty)
+	if s.ctx.Err() != nil {
 		return C.XGS_POLICY_ABORT
-	case dirty >= 0 && dirty < precopyDirty, round >= precopyRounds:
+	}
+	if n < 0 {
+		if round >= precopyRounds {
+			return C.XGS_POLICY_STOP_AND_COPY
+		}
+		return C.XGS_POLICY_CONTINUE_PRECOPY
+	}
+	before := s.dirty
+	s.dirty = n
+	if round > 0 && (n <= precopyDirty || n > before-before/4) {
 		return C.XGS_POLICY_STOP_AND_COPY
 	}
 	return C.XGS_POLICY_CONTINUE_PRECOPY
