@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -86,9 +88,14 @@ func (c *chatter) sent() uint64 {
 	return c.seq
 }
 
+// send sends one frame of each kind, unless the device has no carrier: while it connects to a new host, the kernel
+// takes frames and throws them away.
 func (c *chatter) send() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if up, err := os.ReadFile("/sys/class/net/eth0/carrier"); err != nil || !bytes.HasPrefix(up, []byte("1")) {
+		return
+	}
 	for _, proto := range probe.Protos {
 		frame := c.ends.Frame(probe.Probe{Proto: proto, Seq: c.seq + 1, Count: c.count()})
 		switch _, err := unix.Write(c.fd, frame); {
