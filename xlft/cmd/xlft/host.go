@@ -79,10 +79,16 @@ func instance(d xen.Domain) string {
 // gate is a netbuffer.Gate as xlft.Session wants it.
 type gate struct{ *netbuffer.Gate }
 
+// gateTimeout bounds waits for packets on their way out.
+const gateTimeout = 5 * time.Second
+
 // openGate builds, or adopts, the network gate of a domain.
 func openGate(h *xen.Host, d xen.Domain, limit uint64) (*gate, error) {
 	g, err := netbuffer.Open(d.ID, netbuffer.Options{
 		Limit: uint32(min(limit, 1<<32-1)),
+		// A domain that stands still a little longer is better than one that
+		// loses its protection because dom0 is busy.
+		Timeout: gateTimeout,
 		Quiesce: func() (func(), error) {
 			if err := h.Pause(d.ID); err != nil {
 				return nil, err
