@@ -33,7 +33,7 @@ type Settings struct {
 
 // Usual is what scenarios use unless they say otherwise. The failure timeout
 // is longer than a user's: emulated hosts share two processors.
-var Usual = Settings{EpochMax: 400 * time.Millisecond, FailureTimeout: 4 * time.Second, AckTimeout: 60 * time.Second, NetBuffer: "64MiB"}
+var Usual = Settings{EpochMax: 400 * time.Millisecond, FailureTimeout: 6 * time.Second, AckTimeout: 60 * time.Second, NetBuffer: "64MiB"}
 
 // Tree is the top of the source tree that this program was started in.
 func Tree() (string, error) {
