@@ -129,6 +129,9 @@ func show(ctx context.Context, n narrator, l *lab.Lab, g lab.Guest, client *prob
 		}
 	}
 	replies, err := stream.Stop(patience)
+	if err != nil {
+		n.say("the client: %v", err)
+	}
 	r.sent, r.received, r.broken = stream.Counts()
 	n.say("the client stops: %d requests, %d replies", r.sent, r.received)
 
