@@ -682,13 +682,20 @@ func TestLabLimit(t *testing.T) {
 	u.burst(2, 100)
 	flush()
 	s, err := g.Stats()
-	if err != nil || s.Drops == 0 || s.Bytes > 5000 || s.Packets+s.Drops != 100 || s.Fullest < 0.9 {
+	// The sender's kernel may say something of its own too, such as a neighbour
+	// solicitation.
+	const own = 4
+	if err != nil || s.Drops == 0 || s.Bytes > 5000 || s.Packets+s.Drops < 100 || s.Packets+s.Drops > 100+own || s.Fullest < 0.9 {
 		t.Errorf("stats: %+v, %v", s, err)
 	}
 	must(t, "release 1", g.Release(1))
 	must(t, "seal 2", g.Seal(2))
 	must(t, "release 2", g.Release(2))
-	inOrder(t, "what had room", w.wait(int(s.Packets)), 0, uint32(s.Packets))
+	got := w.wait(int(s.Packets))
+	if uint64(len(got))+own < s.Packets {
+		t.Errorf("%d frames came out of %d that had room", len(got), s.Packets)
+	}
+	inOrder(t, "what had room", got, 0, uint32(len(got)))
 	must(t, "close", g.Close())
 }
 

@@ -106,7 +106,7 @@ func (w *world) remus(f func() []time.Duration) []time.Duration {
 	t := w.t
 	t.Helper()
 	const port = "7790"
-	ctx := within(t, patience)
+	ctx := within(t, 2*patience)
 	there, err := w.backup().Start(ctx, "socat", "TCP-LISTEN:"+port+",reuseaddr", "EXEC:xl migrate-receive -r")
 	check(t, err)
 	defer there.Kill()
@@ -130,16 +130,31 @@ func (w *world) remus(f func() []time.Duration) []time.Duration {
 				return errors.New("xl remus goes on")
 			}
 		}))
-		for _, name := range w.domains(w.backup()) {
-			w.backup().Must(t, "xl", "destroy", name)
-		}
+		// What is half made there has no name.
+		w.until(patience, func() error {
+			all, err := w.backup().Domains(ctx)
+			if err != nil {
+				return err
+			}
+			left := 0
+			for _, d := range all {
+				if d.ID != 0 {
+					left++
+					w.backup().Run(ctx, "xl", "destroy", fmt.Sprint(d.ID)) // looked at again
+				}
+			}
+			if left > 0 {
+				return fmt.Errorf("%d domains of xl remus are left", left)
+			}
+			return nil
+		})
 		w.get()
 	}()
 	// Its first, live pass does not stop the guest; checkpoints do, one after the other.
 	begun := time.Now()
 	row := 0
 	for row < 3 {
-		if time.Since(begun) > time.Minute {
+		if time.Since(begun) > 2*time.Minute {
 			t.Logf("xl remus took no checkpoints: %s", here.Stderr())
 			return nil
 		}

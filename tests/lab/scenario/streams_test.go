@@ -61,27 +61,38 @@ func TestStreams(t *testing.T) {
 	h.Must(t, "sh", "-c", "head -c 100000 "+image+" > /root/cut.save")
 	w.refused(h, "unexpected EOF", "xlft", "inspect", "/root/cut.save")
 
-	t.Log(strings.TrimSpace(h.Must(t, "sh", "-c", verifier+" -x -i "+image+" 2>&1")))
+	w.verifies("xl", image)
 	body, err := h.ReadFile(within(t, patience), image)
 	check(t, err)
-	for _, ending := range []struct {
-		name string
-		end  []byte
+	parts, err := take(body)
+	check(t, err)
+	for _, built := range []struct {
+		name, format string
+		stream       func() ([]byte, error)
+		known        bool // Xen's checker knows such streams
 	}{
-		{"ended", append(savestream.EndRecord(), savestream.LibxlEndRecord()...)},
-		{"checkpoint", nil},
+		{"checkpointed libxc stream", "libxc", parts.checkpointed, true},
+		{"libxl stream", "libxl", parts.plain, true},
+		{"feed of a restore", "libxl", parts.feed, false}, // its checker looks for no libxl record inside libxc's
 	} {
-		feed, err := checkpointed(body)
+		stream, err := built.stream()
 		check(t, err)
-		path := "/root/" + ending.name + ".stream"
-		check(t, h.WriteFile(within(t, soon), path, append(feed, ending.end...), 0o600))
-		out, err := h.Run(within(t, patience), "sh", "-c", verifier+" -i "+path+" 2>&1")
-		t.Logf("verify-stream-v2 of a feed of two checkpoints, %s, %d bytes: %v %s", ending.name, len(feed)+len(ending.end), err, lastLine(out))
-		if ending.end != nil && err != nil {
-			t.Error(out)
+		path := "/root/built.stream"
+		check(t, h.WriteFile(within(t, soon), path, stream, 0o600))
+		t.Logf("%s, %d bytes; xlft inspect: %s", built.name, len(stream), lastLine(h.Must(t, "xlft", "inspect", path)))
+		if built.known {
+			w.verifies(built.format, path)
 		}
-		out = h.Must(t, "xlft", "inspect", path)
-		t.Logf("xlft inspect of it: %s", lastLine(out))
+	}
+}
+
+// verifies runs Xen's own checker of streams.
+func (w *world) verifies(format, path string) {
+	w.t.Helper()
+	out, err := w.home.Run(within(w.t, patience), "sh", "-c", verifier+" -v -f "+format+" -i "+path+" 2>&1")
+	w.t.Logf("verify-stream-v2 -f %s %s: %v; its last line: %s", format, path, err, lastLine(out))
+	if err != nil {
+		w.t.Error(out)
 	}
 }
 
@@ -90,54 +101,81 @@ func lastLine(s string) string {
 	return s[strings.LastIndexByte(s, '\n')+1:]
 }
 
-// checkpointed builds the stream that a backup feeds to libxl: the libxl framing around libxc's records with a
-// checkpoint after them, here twice. The records are those of an xl save image, few of its pages.
-func checkpointed(image []byte) ([]byte, error) {
+// records are those of an xl save image, few of its pages, from which streams are built.
+type records struct {
+	header savestream.Header
+	static []savestream.Record // what opens a stream
+	epoch  []savestream.Record // pages and vCPU
+}
+
+// take reads an xl save image.
+func take(image []byte) (*records, error) {
+	const batches = 2
 	r := bytes.NewReader(image)
 	if _, err := savestream.ReadSaveHeader(r); err != nil {
 		return nil, err
 	}
 	in := savestream.NewLibxlDecoder(r)
-	var head, rest []savestream.Record // what opens a stream, and what each checkpoint has
-	pages := 0
-	for {
+	parts := new(records)
+	for pages := 0; ; {
 		item, err := in.Next()
 		if errors.Is(err, io.EOF) {
-			break
+			parts.header = in.Libxc()
+			return parts, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		if item.Libxc == nil {
+		if item.Libxc == nil || item.Libxc.Type == savestream.End {
 			continue
 		}
 		rec := *item.Libxc
 		rec.Body = bytes.Clone(rec.Body)
-		switch rec.Type {
-		case savestream.End:
-		case savestream.PageDataType:
-			if pages++; pages <= 2 {
-				rest = append(rest, rec)
-			}
-		default:
-			if pages == 0 {
-				head = append(head, rec)
-			} else {
-				rest = append(rest, rec)
-			}
+		if rec.Type == savestream.PageDataType {
+			pages++
+		}
+		switch {
+		case pages == 0:
+			parts.static = append(parts.static, rec)
+		case rec.Type != savestream.PageDataType || pages <= batches:
+			parts.epoch = append(parts.epoch, rec)
 		}
 	}
-	var out bytes.Buffer
-	out.Write(savestream.LibxlHeader())
-	out.Write(savestream.LibxcContextRecord())
-	e := savestream.NewEncoder(&out, in.Libxc())
-	for _, recs := range [][]savestream.Record{append(head, rest...), rest} {
-		for _, rec := range append(recs, savestream.Record{Type: savestream.Checkpoint}) {
+}
+
+// build writes so many epochs of libxc's records, each with a checkpoint if asked and then the bytes after, between the
+// bytes before and behind.
+func (p *records) build(before []byte, epochs int, checkpoints bool, after, behind []byte) ([]byte, error) {
+	out := bytes.NewBuffer(bytes.Clone(before))
+	e := savestream.NewEncoder(out, p.header)
+	recs := append([]savestream.Record{}, p.static...)
+	for range epochs {
+		recs = append(recs, p.epoch...)
+		if checkpoints {
+			recs = append(recs, savestream.Record{Type: savestream.Checkpoint})
+		}
+		for _, rec := range recs {
 			if err := e.Encode(rec); err != nil {
 				return nil, err
 			}
 		}
-		out.Write(savestream.CheckpointEndRecord())
+		out.Write(after)
+		recs = recs[:0]
 	}
+	out.Write(behind)
 	return out.Bytes(), nil
+}
+
+func (p *records) checkpointed() ([]byte, error) {
+	return p.build(nil, 2, true, nil, savestream.EndRecord())
+}
+
+func (p *records) plain() ([]byte, error) {
+	head := append(savestream.LibxlHeader(), savestream.LibxcContextRecord()...)
+	return p.build(head, 1, false, nil, append(savestream.EndRecord(), savestream.LibxlEndRecord()...))
+}
+
+func (p *records) feed() ([]byte, error) {
+	head := append(savestream.LibxlHeader(), savestream.LibxcContextRecord()...)
+	return p.build(head, 2, true, savestream.CheckpointEndRecord(), nil)
 }
