@@ -76,7 +76,7 @@ func TestPause(t *testing.T) {
 func (w *world) stalledReceiver(normal []time.Duration) {
 	w.t.Helper()
 	const stop, times = 2 * time.Second, 5 // shorter than failure_timeout, so that the backup is not lost
-	check(w.t, w.ask().Dirty(10*dirtyRate, 10*workingSet/4))
+	check(w.t, w.ask().Dirty(10*dirtyRate, workingSet))
 	var all []time.Duration
 	for range times {
 		_, err := w.ask().Stall()

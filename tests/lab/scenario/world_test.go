@@ -59,7 +59,6 @@ func running(t *testing.T) *world {
 	standing = nil
 	if w == nil {
 		w = &world{guest: lab.NewGuest("web1", 10), saved: map[*lab.Host][]byte{}}
-		w.guest.Memory = 96 // less to copy, again and again
 		w.Lab = lab.Start(t)
 	} else {
 		w.Lab = lab.Continue(t)
