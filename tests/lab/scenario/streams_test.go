@@ -41,7 +41,7 @@ func TestNetbufferInDom0(t *testing.T) {
 
 const (
 	image    = "/root/web1.save"
-	verifier = "/usr/lib/xen-4.17/bin/verify-stream-v2"
+	verifier = "PYTHONPATH=/usr/lib/xen-4.17/lib/python /usr/lib/xen-4.17/bin/verify-stream-v2" // Debian leaves the path to us
 )
 
 // Streams: what "xl save" wrote is read, from a file and from a pipe, and what we build Xen's own checker accepts.
