@@ -73,7 +73,7 @@ func TestStreams(t *testing.T) {
 	}{
 		{"checkpointed libxc stream", "libxc", parts.checkpointed, true},
 		{"libxl stream", "libxl", parts.plain, true},
-		{"feed of a restore", "libxl", parts.feed, false}, // its checker looks for no libxl record inside libxc's
+		{"feed of a restore, ended", "libxl", parts.feed, false}, // its checker looks for no libxl record inside libxc's
 	} {
 		stream, err := built.stream()
 		check(t, err)
@@ -177,5 +177,5 @@ func (p *records) plain() ([]byte, error) {
 
 func (p *records) feed() ([]byte, error) {
 	head := append(savestream.LibxlHeader(), savestream.LibxcContextRecord()...)
-	return p.build(head, 2, true, savestream.CheckpointEndRecord(), nil)
+	return p.build(head, 2, true, savestream.CheckpointEndRecord(), append(savestream.EndRecord(), savestream.LibxlEndRecord()...))
 }
