@@ -88,22 +88,18 @@ type OwnerResult struct {
 type Code string
 
 const (
-	CodeVersion    Code = "version"     // no common protocol version
-	CodeUnknown    Code = "unknown"     // certificate not in the config
-	CodeProtocol   Code = "protocol"    // the peer does not keep to the protocol
-	CodeBusy       Code = "busy"        // the domain has a session already, or too many at once
-	CodeUnfit      Code = "unfit"       // this host can't take the domain
-	CodeRunning    Code = "running"     // this host runs the domain, or a domain of its name
-	CodeStale      Code = "stale"       // a generation older than the one known here
-	CodeReplica    Code = "replica"     // the replica failed here
-	CodeStopping   Code = "stopping"    // this host stops receiving
-	CodeDropped    Code = "dropped"     // dropped as the primary asked
-	CodeArbiter    Code = "arbiter"     // the arbiter gave the domain to the primary
-	CodeGeneration Code = "generation"  // another session took the domain's place
-	CodeInternal   Code = "internal"    // an error of this host
-	CodeNoReplica  Code = "no-replica"  // no complete checkpoint is here
-	CodeTimeout    Code = "timeout"     // the peer was too slow
-	CodeAuthorized Code = "not-allowed" // known peer, but not for this
+	CodeVersion    Code = "version"    // no common protocol version
+	CodeProtocol   Code = "protocol"   // the peer does not keep to the protocol
+	CodeBusy       Code = "busy"       // the domain has a session already, or too many at once
+	CodeUnfit      Code = "unfit"      // this host can't take the domain
+	CodeRunning    Code = "running"    // this host runs the domain, or a domain of its name
+	CodeReplica    Code = "replica"    // the replica failed here
+	CodeStopping   Code = "stopping"   // this host stops receiving
+	CodeDropped    Code = "dropped"    // dropped as the primary asked
+	CodeArbiter    Code = "arbiter"    // the arbiter gave the domain to the primary
+	CodeGeneration Code = "generation" // another session took the domain's place
+	CodeInternal   Code = "internal"   // an error of this host
+	CodeTimeout    Code = "timeout"    // the peer was too slow
 )
 
 // Refusal is a peer's no. It is an error.

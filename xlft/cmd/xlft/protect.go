@@ -215,13 +215,20 @@ func failover(ctx context.Context, s *xlft.Session, done <-chan struct{}, result
 	}
 }
 
+// watchdogInterval is what the service manager expects a sign of life within;
+// without a watchdog, how often its status is looked after.
+func watchdogInterval() time.Duration {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return 20 * time.Second
+	}
+	return interval
+}
+
 // notifySystemd tells the service manager when the first checkpoint is acked,
 // what goes on, and that the session still answers.
 func notifySystemd(ctx context.Context, s *xlft.Session, done <-chan struct{}) {
-	interval, err := daemon.SdWatchdogEnabled(false)
-	if err != nil || interval == 0 {
-		interval = 20 * time.Second
-	}
+	interval := watchdogInterval()
 	watch := time.NewTicker(interval / 3)
 	defer watch.Stop()
 	ready, said := false, ""

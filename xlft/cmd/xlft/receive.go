@@ -138,10 +138,7 @@ func serveReceiver(path string, r *xlft.Receiver) (stop func(), err error) {
 }
 
 func tellSystemd(r *xlft.Receiver, changed, over <-chan struct{}) {
-	interval, err := daemon.SdWatchdogEnabled(false)
-	if err != nil || interval == 0 {
-		interval = 20 * time.Second
-	}
+	interval := watchdogInterval()
 	watch := time.NewTicker(interval / 3)
 	defer watch.Stop()
 	for {

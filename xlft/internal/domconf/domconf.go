@@ -24,7 +24,6 @@ type Config struct {
 		ShadowMemKiB uint64          `json:"shadow_memkb"`
 		MaxVCPUs     int             `json:"max_vcpus"`
 		DeviceModel  json.RawMessage `json:"device_model_version"`
-		VTPM         json.RawMessage `json:"-"`
 	} `json:"b_info"`
 	Disks    []Disk            `json:"disks"`
 	NICs     []NIC             `json:"nics"`
