@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"xlft/xlft/wire"
 )
 
@@ -128,25 +126,37 @@ func (l *link) write(t wire.Type, epoch uint64) error {
 	return l.control.WriteFrame(t, epoch, nil)
 }
 
-// run carries the session until it breaks: heartbeats out, frames in, epochs
-// from sp. post gets what the backup says; sent is told of every piece sent.
-// The error says why the backup counts as lost.
-func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last piece)) error {
-	g, ctx := errgroup.WithContext(l.ctx)
-	// A blocked read or write does not watch a context; closing ends it. What
-	// is still captured goes nowhere: it can't be acked any more.
-	defer context.AfterFunc(ctx, func() {
-		l.disconnect()
+// run carries the session until the link is closed: heartbeats out, frames in,
+// epochs from sp. post gets what the backup says, and at most one BackupLost
+// with the reason; sent is told of every piece sent. A link whose backup counts
+// as lost stays open, with its heartbeats, until it is closed: the backup may
+// live, and what the arbiter says is still to be told.
+func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last piece)) {
+	defer context.AfterFunc(l.ctx, func() {
+		l.disconnect() // a blocked read or write does not watch a context
 		sp.fail(errSpoolClosed)
 	})()
-	g.Go(func() error { return l.beat(ctx) })
-	g.Go(func() error { return l.listen(post) })
-	g.Go(func() error { return l.send(ctx, sp, sent) })
-	err := g.Wait()
-	if l.ctx.Err() != nil {
-		return errHungUp
+	var wg sync.WaitGroup
+	var lost sync.Once
+	for _, part := range []func() error{
+		func() error { return l.beat(l.ctx) },
+		func() error { return l.listen(post) },
+		func() error { return l.send(l.ctx, sp, sent) },
+	} {
+		wg.Go(func() {
+			err := part()
+			if err == nil || l.ctx.Err() != nil {
+				return
+			}
+			lost.Do(func() {
+				// What is still captured goes nowhere: it can't be acked any more.
+				sp.fail(errSpoolClosed)
+				post(BackupLost{err})
+			})
+		})
 	}
-	return err
+	wg.Wait()
+	<-l.ctx.Done()
 }
 
 func (l *link) beat(ctx context.Context) error {

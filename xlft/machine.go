@@ -175,8 +175,10 @@ type (
 	Abandon struct{}
 	// NextGeneration counts a change of owner, for good.
 	NextGeneration struct{}
-	// Hangup closes the connections to the backup.
-	Hangup struct{}
+	// Hangup closes the connections to the backup. With Drop it is first told
+	// to destroy its replica, should it still listen: a backup that was only
+	// slow must not take the end of the connection for the primary's death.
+	Hangup struct{ Drop bool }
 	// RetryLater asks for a Retry event.
 	RetryLater struct{}
 	// Destroy destroys the domain here and drops the output held.
@@ -443,8 +445,10 @@ func (m *Machine) lost() []Action {
 	if !m.exposed {
 		return m.detach()
 	}
+	// The connection stays until the arbiter has answered: its end would make
+	// a backup that lives claim the domain.
 	m.state = Doubt
-	return []Action{Hangup{}, AskArbiter{}}
+	return []Action{AskArbiter{}}
 }
 
 func (m *Machine) stepDoubt(ev Event) []Action {
@@ -452,13 +456,13 @@ func (m *Machine) stepDoubt(ev Event) []Action {
 	case Solo:
 		switch ev.Verdict {
 		case Won:
-			return m.alone()
+			return append([]Action{Hangup{Drop: true}}, m.alone()...)
 		case Lost:
 			return m.yield()
 		}
-		// In doubt the domain waits; it is never guessed.
+		// In doubt the domain waits; it is never guessed. The backup may claim.
 		m.state = Fenced
-		acts := []Action{}
+		acts := []Action{Hangup{}}
 		if !m.held {
 			m.held = true
 			acts = append(acts, Hold{})
@@ -467,6 +471,8 @@ func (m *Machine) stepDoubt(ev Event) []Action {
 	case Retry:
 		m.state = Doubt
 		return []Action{AskArbiter{}}
+	case BackupRuns:
+		return m.yield()
 	case StopAsked:
 		m.stopping = true
 	case GuestEnded:

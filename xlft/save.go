@@ -42,14 +42,7 @@ func (s *Session) beginSave(ctx context.Context) {
 	s.status.set(func(st *Status) { st.SeedTotal = s.Offer.MaxMemKiB << 10 })
 
 	l := s.link
-	s.spawn(func() {
-		err := l.run(v.spool, func(ev Event) { s.post(ctx, linked{ev, l}) }, s.status.sent)
-		// Nobody reads the spool any more; what libxc still writes goes nowhere.
-		v.spool.fail(errSpoolClosed)
-		if !errors.Is(err, errHungUp) {
-			s.post(ctx, linked{BackupLost{err}, l})
-		}
-	})
+	s.spawn(func() { l.run(v.spool, func(ev Event) { s.post(ctx, linked{ev, l}) }, s.status.sent) })
 	s.spawn(func() {
 		err := v.run()
 		s.post(ctx, saved{SaveEnded{err}, v})

@@ -339,6 +339,11 @@ func (s *Session) do(ctx context.Context, a Action) {
 			s.Log.Error("record the change of owner", zap.Error(err))
 		}
 	case Hangup:
+		if a.Drop && s.link != nil {
+			if err := s.link.write(wire.TypeDrop, 0); err != nil {
+				s.Log.Info("the backup can't be told to drop its replica", zap.Error(err))
+			}
+		}
 		s.endLink()
 	case RetryLater:
 		s.retry = time.NewTimer(s.Settings.RetryDelay)

@@ -198,6 +198,7 @@ func (s *sim) run() {
 	// Everything that can be mended is mended; power does not come back.
 	s.net.Cut(false)
 	for _, h := range []string{"A", "B"} {
+		s.net.Mute(h, false)
 		s.arbiter.Cut(h, false)
 		s.arbiter.Lossy(h, false)
 	}
@@ -222,7 +223,7 @@ func (s *sim) fault(begun time.Time) {
 		return
 	}
 	primary, backup, session := s.now()
-	switch s.rng.IntN(15) {
+	switch s.rng.IntN(16) {
 	case 0, 1:
 		s.tell("%v power cut at A", at)
 		s.a.Crash()
@@ -279,6 +280,11 @@ func (s *sim) fault(begun time.Time) {
 		s.tell("%v domain is deaf to suspend requests", at)
 		s.domain.Deafen(true)
 		after(func() { s.domain.Deafen(false) })
+	case 15:
+		h := []string{"A", "B"}[s.rng.IntN(2)]
+		s.tell("%v nobody hears %s", at, h)
+		s.net.Mute(h, true)
+		after(func() { s.net.Mute(h, false) })
 	}
 }
 
@@ -464,6 +470,40 @@ func (o lossyOutput) Abandon() error {
 type yesArbiter struct{ xlft.Arbiter }
 
 func (yesArbiter) Claim(context.Context, string, uint64, xlft.Asker) (bool, error) { return true, nil }
+
+// TestFalseSuspicion: a backup that is only slow to answer is told to drop its
+// replica before its primary hangs up, so that not even an arbiter that says
+// yes to both lets both run.
+func TestFalseSuspicion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 1, variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}, zap.NewNop())
+		s.receive()
+		s.protect()
+		for range 20 {
+			for waited := 0; !s.session.Status().Protected; waited++ {
+				if waited == 100 {
+					t.Errorf("not protected again: %+v", s.session.Status())
+					break
+				}
+				time.Sleep(simEpoch)
+			}
+			time.Sleep(time.Duration(s.rng.Int64N(int64(2 * simEpoch))))
+			s.net.Mute("B", true)
+			time.Sleep(2 * simSilence)
+			if st := s.session.Status(); st.Protected {
+				t.Errorf("protected, says a primary that has not heard its backup for %v", 2*simSilence)
+			}
+			s.net.Mute("B", false)
+		}
+		s.end()
+		for _, v := range s.w.Violations() {
+			t.Error(v)
+		}
+		if s.w.Takeovers > 0 {
+			t.Errorf("%d takeovers", s.w.Takeovers)
+		}
+	})
+}
 
 // TestSimulationCatches breaks each promise on purpose, and wants the checks to
 // notice.

@@ -302,8 +302,7 @@ func (s *standby) listen(ctx context.Context) error {
 }
 
 // receive takes epochs from the data connection, once that is there. It returns
-// the event that ends the receiving: the primary lost, or the replica not to be
-// trusted.
+// the event that ends the receiving; nil if that is not for it to judge.
 func (s *standby) receive(ctx context.Context) StandbyEvent {
 	var c *wire.Conn
 	select {
@@ -313,10 +312,17 @@ func (s *standby) receive(ctx context.Context) StandbyEvent {
 	case <-ctx.Done():
 		return nil
 	}
+	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	var scan savestream.Scanner
 	for number := uint64(1); ; number++ {
 		e, ev := s.receiveEpoch(ctx, c, &scan, number)
+		if lost, ok := ev.(PrimaryLost); ok {
+			// The control connection says whether the primary lives, and what
+			// it has decided: that may still be on its way.
+			s.log.Info("no more checkpoints come", zap.Error(lost.Err))
+			return nil
+		}
 		if ev != nil {
 			return ev
 		}

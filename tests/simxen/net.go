@@ -21,6 +21,7 @@ type Net struct {
 	mu        sync.Mutex
 	cut       bool
 	silent    map[string]bool // hosts without power
+	mute      map[string]bool // hosts that hear and are not heard
 	listeners map[string]*Listener
 	conns     []*Conn
 	flip      bool  // a bit of the next large write
@@ -29,13 +30,22 @@ type Net struct {
 
 // NewNet returns a network that is whole.
 func NewNet(delay time.Duration) *Net {
-	return &Net{Delay: delay, silent: map[string]bool{}, listeners: map[string]*Listener{}}
+	return &Net{Delay: delay, silent: map[string]bool{}, mute: map[string]bool{}, listeners: map[string]*Listener{}}
 }
 
 // Cut stops everything between the hosts, or lets it go on.
 func (n *Net) Cut(cut bool) {
+	n.change(func() { n.cut = cut })
+}
+
+// Mute keeps back what a host says, or lets it go on; the host still hears.
+func (n *Net) Mute(host string, on bool) {
+	n.change(func() { n.mute[host] = on })
+}
+
+func (n *Net) change(f func()) {
 	n.mu.Lock()
-	n.cut = cut
+	f()
 	conns := n.conns
 	n.mu.Unlock()
 	for _, c := range conns {
@@ -80,7 +90,7 @@ func (n *Net) flips(b []byte) bool {
 func (n *Net) passes(from, to string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return !n.cut && !n.silent[from] && !n.silent[to]
+	return !n.cut && !n.mute[from] && !n.silent[from] && !n.silent[to]
 }
 
 // Dial returns a process's way to the listener of another host.

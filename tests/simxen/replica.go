@@ -26,7 +26,12 @@ type Restorer struct {
 	Unfit []wire.Problem
 }
 
-func (r *Restorer) Check(context.Context, wire.Offer) []wire.Problem { return r.Unfit }
+func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
+	if d := r.P.h.Domain(o.Domain); d != nil && d.Runs() {
+		return append(r.Unfit, wire.Problem{What: "a domain of that name is there already"})
+	}
+	return r.Unfit
+}
 
 func (r *Restorer) Restore(_ context.Context, o wire.Offer) (xlft.Replica, error) {
 	if r.P.Dead() || r.P.h.Down() {

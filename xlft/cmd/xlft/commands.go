@@ -233,7 +233,9 @@ func (r row) print(out io.Writer) error {
 		line("  of the median", "suspend %v, seal %v, capture %v, resume %v", round(s.PauseMedian.Suspend), round(s.PauseMedian.Seal), round(s.PauseMedian.Capture), round(s.PauseMedian.Resume))
 		line("Ack after resume", "median %v", round(s.AckMedian))
 		line("Per checkpoint", "median %d KiB", s.BytesMedian>>10)
-		line("Output held", "%d of %d KiB", s.HeldBytes>>10, s.HeldLimit>>10)
+		if s.HeldLimit > 0 { // a domain without a network has no gate
+			line("Output held", "%d of %d KiB", s.HeldBytes>>10, s.HeldLimit>>10)
+		}
 		if s.State == xlft.Seeding.String() {
 			line("First copy", "%d of about %d MiB", s.SeedBytes>>20, s.SeedTotal>>20)
 		}
