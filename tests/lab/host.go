@@ -36,7 +36,6 @@ type Host struct {
 	mu    sync.Mutex // guards what follows
 	qemu  *qemu      // nil while the host is down
 	conns map[net.Conn]struct{}
-	used  bool // since it was restored
 }
 
 // Name is A or B; it is the host's hostname too, and each host finds the other one by it.
@@ -90,7 +89,7 @@ func (h *Host) Revive(ctx context.Context) error {
 		return err
 	}
 	h.mu.Lock()
-	h.qemu, h.used = q, false
+	h.qemu = q
 	h.mu.Unlock()
 	if err := h.awaitAgent(ctx); err != nil {
 		return err
@@ -113,7 +112,7 @@ func (h *Host) Boot(ctx context.Context) error {
 		return err
 	}
 	h.mu.Lock()
-	h.qemu, h.used = q, true
+	h.qemu = q
 	h.mu.Unlock()
 	if err := h.awaitAgent(ctx); err != nil {
 		return err
@@ -148,19 +147,6 @@ func (h *Host) CutLAN() error { return h.net.plug(h.place, false) }
 
 // RestoreLAN plugs the cable in again.
 func (h *Host) RestoreLAN() error { return h.net.plug(h.place, true) }
-
-// pristine says whether the host runs and nobody has touched it since it was restored.
-func (h *Host) pristine() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.qemu != nil && h.qemu.alive() == nil && !h.used
-}
-
-func (h *Host) markUsed() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.used = true
-}
 
 func (h *Host) setClock(ctx context.Context) error {
 	now := strconv.FormatFloat(float64(time.Now().UnixNano())/1e9, 'f', 3, 64)

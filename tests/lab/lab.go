@@ -133,12 +133,7 @@ func (l *Lab) Reset(ctx context.Context) error {
 	if err := l.net.mend(); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
-	return l.each(func(h *Host) error {
-		if h.pristine() {
-			return nil
-		}
-		return h.Revive(ctx)
-	})
+	return l.each(func(h *Host) error { return h.Revive(ctx) })
 }
 
 // each does f for both hosts at the same time.
@@ -260,9 +255,6 @@ func Start(t testing.TB) *Lab {
 	defer cancel()
 	if err := l.Reset(ctx); err != nil {
 		t.Fatal(err)
-	}
-	for _, h := range l.Hosts() {
-		h.markUsed()
 	}
 	return l
 }

@@ -190,7 +190,11 @@ func TestTakeoverLinux(t *testing.T) {
 func TestGuestEnds(t *testing.T) {
 	w := protected(t)
 	w.over = true
+	// A domain that has no time to look at the request is not asked for a checkpoint instead.
+	w.home.Must(t, "xl", "pause", w.guest.Name)
 	w.home.Must(t, "xl", "shutdown", w.guest.Name)
+	<-time.After(3 * ft.Usual.EpochMax)
+	w.home.Must(t, "xl", "unpause", w.guest.Name)
 	w.until(soon, func() error {
 		all, err := w.home.Domains(within(t, soon))
 		for _, d := range all {

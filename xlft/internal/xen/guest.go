@@ -50,14 +50,23 @@ func (h *Host) Guest(d Domain) *Guest { return &Guest{h, d} }
 func (g *Guest) id() C.uint32_t { return C.uint32_t(g.d.ID) }
 
 // Suspend asks by xenstore's control/shutdown, as xl does, and polls the
-// hypervisor for the answer.
+// hypervisor for the answer. A request that is there already, such as that of
+// xl shutdown, is the domain's to take first: it is not overwritten.
 func (g *Guest) Suspend(ctx context.Context) error {
+	const request = "suspend"
 	path := fmt.Sprintf("/local/domain/%d/control/shutdown", g.d.ID)
-	if err := g.h.xsWrite(path, "suspend"); err != nil {
-		return err
-	}
+	asked := false
 	var grace time.Time
 	for {
+		if !asked {
+			pending, err := g.h.xsSwap(path, "", request)
+			if err != nil {
+				return err
+			}
+			if asked = pending == "" || pending == request; !asked && ctx.Err() != nil {
+				return fmt.Errorf("%w: it has not taken the request before, %q, yet", xlft.ErrSuspendTimeout, pending)
+			}
+		}
 		var reason C.int
 		switch st := C.xlft_wait_stopped(g.h.xch, g.id(), &reason, 20000); {
 		case st == C.XLFT_SUSPENDED:
@@ -67,15 +76,15 @@ func (g *Guest) Suspend(ctx context.Context) error {
 		case st < 0:
 			return fmt.Errorf("wait for the suspend of domain %d: errno %d", g.d.ID, -st)
 		}
-		if ctx.Err() == nil {
+		if !asked || ctx.Err() == nil {
 			continue
 		}
 		if grace.IsZero() {
-			cleared, err := g.h.xsCompareAndClear(path, "suspend")
+			was, err := g.h.xsSwap(path, request, "")
 			if err != nil {
 				return err
 			}
-			if cleared {
+			if was == request {
 				return xlft.ErrSuspendTimeout
 			}
 			grace = time.Now().Add(ackGrace)

@@ -213,47 +213,34 @@ func (h *Host) state(domid uint32) (state C.int, reason int, err error) {
 	return state, int(r), nil
 }
 
-// xsWrite writes a xenstore node; xsRead reads one.
-func (h *Host) xsWrite(path, value string) error {
+// xsSwap writes to a xenstore node what it shall hold instead of old, if it
+// holds that. It returns what the node held; a node that is not there holds "".
+func (h *Host) xsSwap(path, old, value string) (was string, err error) {
 	cp, cv := C.CString(path), C.CString(value)
 	defer C.free(unsafe.Pointer(cp))
 	defer C.free(unsafe.Pointer(cv))
 	h.xsmu.Lock()
 	defer h.xsmu.Unlock()
-	if ok, err := C.xs_write(h.xs, C.XBT_NULL, cp, unsafe.Pointer(cv), C.uint(len(value))); !ok {
-		return fmt.Errorf("write xenstore %s: %w", path, err)
-	}
-	return nil
-}
-
-// xsCompareAndClear writes "" to path if it holds value, and reports whether
-// it did.
-func (h *Host) xsCompareAndClear(path, value string) (bool, error) {
-	cp, empty := C.CString(path), C.CString("")
-	defer C.free(unsafe.Pointer(cp))
-	defer C.free(unsafe.Pointer(empty))
-	h.xsmu.Lock()
-	defer h.xsmu.Unlock()
 	for {
 		t, err := C.xs_transaction_start(h.xs)
 		if t == C.XBT_NULL {
-			return false, fmt.Errorf("begin xenstore transaction: %w", err)
+			return "", fmt.Errorf("begin xenstore transaction: %w", err)
 		}
 		var n C.uint
 		p := C.xs_read(h.xs, t, cp, &n)
-		same := p != nil && C.GoStringN((*C.char)(p), C.int(n)) == value
+		was = C.GoStringN((*C.char)(p), C.int(n))
 		C.free(p)
-		if !same {
+		if was != old {
 			C.xs_transaction_end(h.xs, t, true)
-			return false, nil
+			return was, nil
 		}
-		C.xs_write(h.xs, t, cp, unsafe.Pointer(empty), 0)
+		C.xs_write(h.xs, t, cp, unsafe.Pointer(cv), C.uint(len(value)))
 		ok, err := C.xs_transaction_end(h.xs, t, false)
 		if ok {
-			return true, nil
+			return was, nil
 		}
 		if !errors.Is(err, errAgain) {
-			return false, fmt.Errorf("clear xenstore %s: %w", path, err)
+			return "", fmt.Errorf("write xenstore %s: %w", path, err)
 		}
 	}
 }
