@@ -1,0 +1,63 @@
+package diskrepl
+
+import (
+	"bytes"
+	"errors"
+	"sync"
+)
+
+// memory is a disk in memory.
+type memory struct {
+	mu     sync.Mutex
+	b      []byte
+	writes int
+	fua    int
+	syncs  int
+	fail   error // of every change from now on
+}
+
+func newMemory(n int) *memory { return &memory{b: make([]byte, n)} }
+
+func (m *memory) Size() int64 { return int64(len(m.b)) }
+
+func (m *memory) ReadAt(p []byte, off int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if copy(p, m.b[off:]) < len(p) {
+		return errors.New("beyond the end")
+	}
+	return nil
+}
+
+func (m *memory) WriteAt(p []byte, off int64, fua bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return m.fail
+	}
+	m.writes++
+	if fua {
+		m.fua++
+	}
+	copy(m.b[off:], p)
+	return nil
+}
+
+func (m *memory) Zero(off, n int64, _, _ bool) error {
+	return m.WriteAt(make([]byte, n), off, false)
+}
+
+func (m *memory) Trim(off, n int64, fua bool) error { return m.Zero(off, n, false, fua) }
+
+func (m *memory) Flush() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.syncs++
+	return m.fail
+}
+
+func (m *memory) image() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return bytes.Clone(m.b)
+}

@@ -1,0 +1,445 @@
+package diskrepl
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var seed = flag.Uint64("disk.seed", 0, "seed of the random histories; 0: a new one")
+
+// newRand returns a generator whose seed is said if the test fails.
+func newRand(t testing.TB) *rand.Rand {
+	s := *seed
+	if s == 0 {
+		s = rand.Uint64()
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("-disk.seed=%d", s)
+		}
+	})
+	return rand.New(rand.NewPCG(s, 0))
+}
+
+// A pair is a mirror and its replica, joined.
+type pair struct {
+	t       testing.TB
+	here    *memory
+	there   *memory
+	m       *Mirror
+	link    *Link
+	r       *Replica
+	ended   chan error // of the replica's Run
+	lost    chan error
+	breaker net.Conn // the connection's end at the mirror
+}
+
+func newPair(t testing.TB, here, there *memory, limit int64) *pair {
+	a, b := net.Pipe()
+	p := &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(there, b),
+		ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
+	go func() { p.ended <- p.r.Run() }()
+	var err error
+	if p.link, err = p.m.Attach(a, limit, func(err error) { p.lost <- err }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return p
+}
+
+func within(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// seal ends an epoch at the mirror and waits until it is whole at the replica.
+func (p *pair) seal(epoch uint64) {
+	p.t.Helper()
+	if err := p.link.Seal(epoch); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := p.r.AwaitSealed(within(p.t), epoch); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *pair) commit(epoch uint64) {
+	p.t.Helper()
+	if err := p.r.Commit(epoch); err != nil {
+		p.t.Fatal(err)
+	}
+	p.link.Release(epoch)
+}
+
+func (p *pair) same(what string, want []byte) {
+	p.t.Helper()
+	got := p.there.image()
+	if bytes.Equal(got, want) {
+		return
+	}
+	first, n := -1, 0
+	for i := range got {
+		if got[i] != want[i] {
+			if n++; first < 0 {
+				first = i
+			}
+		}
+	}
+	p.t.Errorf("%s: the backup's disk differs in %d bytes, the first at %d: %#x, want %#x", what, n, first, got[first], want[first])
+}
+
+// scribble changes the disk at random, as several users at once do, until stop.
+func scribble(m *Mirror, r *rand.Rand, stop <-chan struct{}) *sync.WaitGroup {
+	var wg sync.WaitGroup
+	for range 4 {
+		own := rand.New(rand.NewPCG(r.Uint64(), 1))
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				change(m, own)
+			}
+		})
+	}
+	return &wg
+}
+
+func change(m *Mirror, r *rand.Rand) {
+	n := 1 + r.Int64N(3*ChunkSize/2)
+	off := r.Int64N(m.Size() - n)
+	switch r.IntN(10) {
+	case 0:
+		m.Zero(off, n, r.IntN(2) == 0, false)
+	case 1:
+		m.Trim(off, n, false)
+	case 2:
+		m.Flush()
+	default:
+		p := make([]byte, n)
+		for i := range p {
+			p[i] = byte(r.Uint32())
+		}
+		m.WriteAt(p, off, r.IntN(4) == 0)
+	}
+}
+
+// The first copy goes on while the disk is written to, from a backup's disk
+// that has other data, and ends with both the same. Then epochs follow; a
+// takeover at any moment leaves the newest committed one, to the byte.
+func TestHistories(t *testing.T) {
+	r := newRand(t)
+	for round := range 30 {
+		here, there := newMemory(1<<20+12345), newMemory(1<<20+12345)
+		for i := range here.b {
+			here.b[i] = byte(r.Uint32())
+		}
+		copy(there.b, here.b)
+		for range r.IntN(8) { // chunks that differ
+			there.b[r.IntN(len(there.b))]++
+		}
+		p := newPair(t, here, there, 4<<20)
+		stop := make(chan struct{})
+		wg := scribble(p.m, r, stop)
+		if err := p.link.AwaitSync(); err != nil {
+			t.Fatal(err)
+		}
+		epochs, last := 1+r.IntN(6), []byte(nil)
+		for e := uint64(1); e <= uint64(epochs); e++ {
+			// The domain stands still while it is sealed, and its disk is looked at.
+			close(stop)
+			wg.Wait()
+			want := here.image()
+			p.seal(e)
+			stop = make(chan struct{})
+			wg = scribble(p.m, r, stop)
+			if e == uint64(epochs) && e > 1 && r.IntN(2) == 0 {
+				break // sealed, whole, and never committed
+			}
+			p.commit(e)
+			last = want
+			if r.IntN(3) == 0 {
+				p.same(fmt.Sprintf("round %d, after the commit of epoch %d", round, e), want)
+			}
+		}
+		got, err := p.r.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.same(fmt.Sprintf("round %d, taken over at epoch %d", round, got), last)
+		close(stop)
+		wg.Wait() // the primary's writers are not held up by a backup that went
+		if there.syncs == 0 {
+			t.Error("the disk was taken over without a flush")
+		}
+	}
+}
+
+// A first copy sends what differs and no more.
+func TestSyncSendsDifferences(t *testing.T) {
+	here, there := newMemory(40*ChunkSize+100), newMemory(40*ChunkSize+100)
+	for i := range here.b {
+		here.b[i] = byte(i * 7)
+	}
+	copy(there.b, here.b)
+	there.b[5*ChunkSize]++
+	there.b[len(there.b)-1]++
+	p := newPair(t, here, there, 1<<20)
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	p.seal(1)
+	p.commit(1)
+	want := Progress{Total: here.Size(), Compared: here.Size(), Sent: ChunkSize + 100, Synced: true}
+	if got := p.link.Progress(); got != want {
+		t.Errorf("progress %+v, want %+v", got, want)
+	}
+	if there.writes != 2 {
+		t.Errorf("%d writes at the backup, want 2", there.writes)
+	}
+	p.same("after the first copy", here.image())
+}
+
+// What is written to an epoch waits for its commit, with its order and its
+// flushes.
+func TestHeldBack(t *testing.T) {
+	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	p.seal(1)
+	p.commit(1)
+	before := p.there.image()
+	p.m.WriteAt([]byte("one"), 100, false)
+	p.m.Flush()
+	p.m.WriteAt([]byte("two"), 101, true)
+	p.seal(2)
+	p.same("sealed, not committed", before)
+	p.commit(2)
+	p.same("committed", p.here.image())
+	if p.there.syncs != 1 || p.there.fua != 1 {
+		t.Errorf("the backup's disk saw %d flushes and %d writes with FUA, want 1 and 1", p.there.syncs, p.there.fua)
+	}
+}
+
+// A backup that can't hold more makes writers wait; a release lets them go on,
+// and so does the end of the link.
+func TestLimit(t *testing.T) {
+	for _, end := range []string{"release", "detach"} {
+		t.Run(end, func(t *testing.T) {
+			p := newPair(t, newMemory(1<<20), newMemory(1<<20), 64<<10)
+			if err := p.link.AwaitSync(); err != nil {
+				t.Fatal(err)
+			}
+			p.seal(1)
+			p.commit(1)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for i := range 4 {
+					p.m.WriteAt(make([]byte, 30<<10), int64(i)*30<<10, false)
+				}
+			}()
+			for {
+				if held, _ := p.link.Unacked(); held > 60<<10 {
+					break
+				}
+				time.Sleep(time.Millisecond)
+			}
+			select {
+			case <-done:
+				t.Fatal("four writes of 30 KiB went through a limit of 64 KiB")
+			case <-time.After(20 * time.Millisecond):
+			}
+			if end == "detach" {
+				p.link.Detach()
+			} else {
+				p.seal(2)
+				p.commit(2)
+			}
+			select {
+			case <-done:
+			case <-time.After(10 * time.Second):
+				t.Fatal("the writer still waits")
+			}
+		})
+	}
+}
+
+// The backup's disk fails: the primary hears why, and its own writes go on.
+func TestBackupDiskFails(t *testing.T) {
+	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	p.seal(1)
+	p.commit(1)
+	p.there.mu.Lock()
+	p.there.fail = errors.New("medium error")
+	p.there.mu.Unlock()
+	p.m.WriteAt([]byte("x"), 0, false)
+	p.seal(2)
+	if err := p.r.Commit(2); err == nil || !strings.Contains(err.Error(), "medium error") {
+		t.Errorf("commit: %v", err)
+	}
+	if err := <-p.lost; !strings.Contains(err.Error(), "medium error") {
+		t.Errorf("the primary is told: %v", err)
+	}
+	if err := p.m.WriteAt([]byte("y"), 0, false); err != nil {
+		t.Errorf("write without a backup: %v", err)
+	}
+	if _, err := p.r.Finish(); err == nil {
+		t.Error("a disk that failed was taken over")
+	}
+}
+
+// The primary's own disk fails: the writer hears of it, the backup does not get
+// what the primary has not.
+func TestPrimaryDiskFails(t *testing.T) {
+	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	p.seal(1)
+	p.commit(1)
+	p.here.fail = errors.New("medium error")
+	if err := p.m.WriteAt([]byte("x"), 0, false); err == nil {
+		t.Error("a failed write was answered")
+	}
+	p.seal(2)
+	p.commit(2)
+	p.same("after a failed write", p.here.image())
+}
+
+// A connection that breaks leaves the primary's disk as it is, without a link.
+func TestLinkBreaks(t *testing.T) {
+	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	p.breaker.Close()
+	if err := <-p.lost; err == nil {
+		t.Error("no reason")
+	}
+	if err := p.link.Seal(1); err == nil {
+		t.Error("sealed without a link")
+	}
+	a, b := net.Pipe()
+	defer b.Close()
+	l, err := p.m.Attach(a, 1<<20, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.m.Attach(a, 1<<20, nil); err == nil {
+		t.Error("two links at once")
+	}
+	l.Detach()
+}
+
+// stream is what a mirror sends for two epochs.
+func stream(t testing.TB) []byte {
+	a, b := net.Pipe()
+	m := NewMirror(newMemory(512))
+	l, err := m.Attach(a, 1<<20, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	done := make(chan struct{})
+	go func() { defer close(done); got.ReadFrom(b) }()
+	zero := record{typ: recHashes, n: hashSize}.append(nil)
+	b.Write(append(zero, make([]byte, hashSize)...))
+	if err := l.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	l.Seal(1)
+	m.WriteAt([]byte("hello"), 5, true)
+	m.Zero(10, 20, true, false)
+	m.Trim(256, 256, false)
+	m.Flush()
+	l.Seal(2)
+	for {
+		m.mu.Lock()
+		idle := l.queued == 0 && len(l.queue) == 0
+		m.mu.Unlock()
+		if idle {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(5 * time.Millisecond)
+	l.Detach()
+	<-done
+	return got.Bytes()
+}
+
+// take feeds a replica a stream that then ends, and returns the newest epoch
+// that came whole.
+func take(dev Device, s []byte) (uint64, error) {
+	a, b := net.Pipe()
+	r := NewReplica(dev, b)
+	go func() {
+		a.Write(s)
+		a.Close()
+	}()
+	go func() {
+		var sink [4096]byte
+		for {
+			if _, err := a.Read(sink[:]); err != nil {
+				return
+			}
+		}
+	}()
+	done := make(chan struct{})
+	go func() {
+		for e := uint64(1); r.AwaitSealed(context.Background(), e) == nil; e++ {
+			if r.Commit(e) != nil {
+				break
+			}
+		}
+		close(done)
+	}()
+	err := r.Run()
+	<-done
+	e, _ := r.Finish()
+	return e, err
+}
+
+// A stream that stops at any byte, or has any bit of it turned, is never taken
+// for whole.
+func TestDamagedStream(t *testing.T) {
+	s := stream(t)
+	whole, err := take(newMemory(512), s)
+	if whole != 2 {
+		t.Fatalf("%d bytes, %d epochs: %v", len(s), whole, err)
+	}
+	for n := range len(s) {
+		if e, err := take(newMemory(512), s[:n]); e >= 2 || err == nil {
+			t.Errorf("cut at %d of %d: %d epochs, error %v", n, len(s), e, err)
+		}
+	}
+	for i := range s {
+		bad := bytes.Clone(s)
+		bad[i] ^= 1 << (i % 8)
+		if e, err := take(newMemory(512), bad); e >= 2 {
+			t.Errorf("bit turned at %d of %d: %d epochs, error %v", i, len(s), e, err)
+		}
+	}
+}
+
+func FuzzReplica(f *testing.F) {
+	f.Add(stream(f))
+	f.Fuzz(func(t *testing.T, s []byte) { take(newMemory(512), s) })
+}

@@ -1,0 +1,428 @@
+package nbd
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+)
+
+const (
+	inSize   = 1<<20 + 128<<10 // a request of 1 MiB and what comes with it
+	outSoon  = 256 << 10       // replies beyond this are sent before more are made
+	inFlight = 64 << 20        // bytes of requests that wait for the disk, at most; at least MaxRequest
+	keepOut  = 4 << 20         // replies' memory that is kept
+
+	requestCost = 4 << 10 // what a request without data counts
+)
+
+// A conn is a client's connection in transmission.
+//
+// Its reader serves requests that need no wait itself, and batches their
+// replies: while more requests stand in its buffer, nobody waits for a system
+// call. All others get a goroutine each.
+type conn struct {
+	nc         net.Conn
+	export     *Export
+	dev        Device
+	quick      QuickDevice // nil if the device is none
+	size       uint64
+	structured bool
+	done       chan struct{} // closed after run
+
+	// The reader's alone.
+	in   []byte
+	r, w int
+
+	work   sync.WaitGroup
+	memory *semaphore.Weighted
+
+	mu      sync.Mutex
+	cond    *sync.Cond
+	out     []byte // replies not yet on their way
+	spare   []byte
+	sending bool
+	failed  error // of a send: the client is gone
+}
+
+func newConn(nc net.Conn, e *Export, structured bool) *conn {
+	c := &conn{
+		nc: nc, export: e, dev: e.Device, size: uint64(e.Device.Size()), structured: structured,
+		done: make(chan struct{}), in: make([]byte, inSize), memory: semaphore.NewWeighted(inFlight),
+	}
+	c.quick, _ = e.Device.(QuickDevice)
+	c.cond = sync.NewCond(&c.mu)
+	if u, ok := nc.(*net.UnixConn); ok {
+		// A reply of 1 MiB in one piece; less, where that is not allowed, is slower.
+		u.SetWriteBuffer(2 << 20)
+		u.SetReadBuffer(2 << 20)
+	}
+	return c
+}
+
+// hangUp makes the reader stop; what it has read is still served.
+func (c *conn) hangUp() {
+	if h, ok := c.nc.(interface{ CloseRead() error }); ok {
+		h.CloseRead()
+		return
+	}
+	c.nc.Close()
+}
+
+var errDisconnect = errors.New("disconnect")
+
+// run serves until the client has had enough. The error says what was wrong
+// with the client.
+func (c *conn) run() error {
+	err := c.read()
+	c.work.Wait()
+	c.flush()
+	if errors.Is(err, errDisconnect) || errors.Is(err, io.EOF) && c.r == c.w || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// fill reads until n bytes stand in the buffer; n is at most inSize.
+func (c *conn) fill(n int) error {
+	for c.w-c.r < n {
+		if c.r == c.w {
+			c.r, c.w = 0, 0
+		} else if c.r+n > len(c.in) {
+			c.w = copy(c.in, c.in[c.r:c.w])
+			c.r = 0
+		}
+		if err := c.flush(); err != nil {
+			return err
+		}
+		m, err := c.nc.Read(c.in[c.w:])
+		c.w += m
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *conn) read() error {
+	for {
+		if err := c.fill(requestSize); err != nil {
+			return err
+		}
+		q, err := parseRequest(c.in[c.r:])
+		if err != nil {
+			return err
+		}
+		c.r += requestSize
+		if err := c.serve(q); err != nil {
+			return err
+		}
+	}
+}
+
+// serve serves a request, or has it served.
+func (c *conn) serve(q request) error {
+	off, n := int64(q.off), int(q.n)
+	fua := q.flags&cmdFlagFUA != 0
+	if q.cmd == cmdDisc {
+		return errDisconnect
+	}
+	bad := c.check(q)
+	switch q.cmd {
+	case cmdRead:
+		switch {
+		case bad != 0:
+			c.fail(q, bad, "")
+		case !c.quickRead(q):
+			p, err := c.buffer(n)
+			if err != nil {
+				return err
+			}
+			c.work.Go(func() { c.slowRead(q, p) })
+		}
+		return nil
+	case cmdWrite:
+		if n > MaxRequest {
+			return fmt.Errorf("write of %d bytes, at most %d were offered", n, MaxRequest)
+		}
+		return c.write(q, bad, fua)
+	}
+	if bad != 0 {
+		c.fail(q, bad, "")
+		return nil
+	}
+	if err := c.acquire(requestCost); err != nil {
+		return err
+	}
+	c.work.Go(func() {
+		defer c.memory.Release(requestCost)
+		var err error
+		switch q.cmd {
+		case cmdFlush:
+			err = c.dev.Flush()
+		case cmdTrim:
+			err = c.dev.Trim(off, int64(q.n), fua)
+		case cmdWriteZeroes:
+			err = c.dev.Zero(off, int64(q.n), q.flags&cmdFlagNoHole != 0, fua)
+		}
+		c.answer(q, err)
+		c.flush()
+	})
+	return nil
+}
+
+// check returns the error of a request that must not reach the device; 0 if
+// it may.
+func (c *conn) check(q request) uint32 {
+	inside := q.off <= c.size && uint64(q.n) <= c.size-q.off
+	allowed := uint16(cmdFlagFUA)
+	switch q.cmd {
+	case cmdRead:
+		if c.structured {
+			allowed |= cmdFlagDF
+		}
+		if q.n > MaxRequest {
+			return eOverflow
+		}
+	case cmdWriteZeroes:
+		allowed |= cmdFlagNoHole
+	case cmdWrite, cmdTrim:
+	case cmdFlush:
+		if q.off != 0 || q.n != 0 {
+			return eInval
+		}
+	default:
+		return eInval
+	}
+	switch {
+	case q.flags&^allowed != 0:
+		return eInval
+	case c.export.ReadOnly && q.cmd != cmdRead && q.cmd != cmdFlush:
+		return ePerm
+	case !inside && (q.cmd == cmdWrite || q.cmd == cmdWriteZeroes):
+		return eNoSpc
+	case !inside:
+		return eInval
+	}
+	return 0
+}
+
+// write takes a write's payload, which follows its header, also if the write
+// is refused.
+func (c *conn) write(q request, bad uint32, fua bool) error {
+	n := int(q.n)
+	if n <= inSize && bad == 0 && !fua && c.quick != nil && c.quick.QuickWrites() {
+		if err := c.fill(n); err != nil {
+			return unexpected(err)
+		}
+		c.answer(q, c.dev.WriteAt(c.in[c.r:c.r+n], int64(q.off), false))
+		c.r += n
+		return nil
+	}
+	p, err := c.buffer(n)
+	if err != nil {
+		return err
+	}
+	m := copy(p, c.in[c.r:c.w])
+	c.r += m
+	if m < n {
+		if err := c.flush(); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(c.nc, p[m:]); err != nil {
+			return unexpected(err)
+		}
+	}
+	if bad != 0 {
+		c.release(p)
+		c.fail(q, bad, "")
+		return nil
+	}
+	c.work.Go(func() {
+		err := c.dev.WriteAt(p, int64(q.off), fua)
+		c.release(p)
+		c.answer(q, err)
+		c.flush()
+	})
+	return nil
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("payload of a write: %w", err)
+}
+
+// acquire waits until a request that may wait for the disk may have n bytes.
+func (c *conn) acquire(n int64) error {
+	if c.memory.TryAcquire(n) {
+		return nil
+	}
+	// Replies must get out meanwhile, or nobody ever gives memory back.
+	if err := c.flush(); err != nil {
+		return err
+	}
+	return c.memory.Acquire(context.Background(), n)
+}
+
+// buffer is acquire with the memory.
+func (c *conn) buffer(n int) ([]byte, error) {
+	if err := c.acquire(int64(n)); err != nil {
+		return nil, err
+	}
+	return AlignedBuffer(n), nil
+}
+
+func (c *conn) release(p []byte) {
+	c.memory.Release(int64(len(p)))
+	FreeBuffer(p)
+}
+
+// dataHeader is the length of what comes before the data of a read.
+func (c *conn) dataHeader() int {
+	if c.structured {
+		return chunkSize + 8
+	}
+	return simpleSize
+}
+
+func (c *conn) putDataHeader(b []byte, q request) {
+	if !c.structured {
+		putSimple(b, 0, q.cookie)
+		return
+	}
+	putChunk(b, chunkFlagDone, chunkOffsetData, q.cookie, 8+q.n)
+	binary.BigEndian.PutUint64(b[chunkSize:], q.off)
+}
+
+// quickRead serves a read from memory, straight into the replies.
+func (c *conn) quickRead(q request) bool {
+	if c.quick == nil || q.n > 1<<20 || q.n == 0 {
+		return false
+	}
+	h := c.dataHeader()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := len(c.out)
+	c.out = grow(c.out, h+int(q.n))
+	b := c.out[was:]
+	if !c.quick.TryReadAt(b[h:], int64(q.off)) {
+		c.out = c.out[:was]
+		return false
+	}
+	c.putDataHeader(b, q)
+	if len(c.out) >= outSoon {
+		c.send()
+	}
+	return true
+}
+
+// slowRead serves a read that waits for the disk.
+func (c *conn) slowRead(q request, p []byte) {
+	defer c.release(p)
+	if err := c.dev.ReadAt(p, int64(q.off)); err != nil {
+		c.answer(q, err)
+		c.flush()
+		return
+	}
+	h := c.dataHeader()
+	c.mu.Lock()
+	was := len(c.out)
+	c.out = grow(c.out, h+len(p))
+	c.putDataHeader(c.out[was:], q)
+	copy(c.out[was+h:], p)
+	c.send()
+	c.mu.Unlock()
+}
+
+// grow makes b n bytes longer.
+func grow(b []byte, n int) []byte {
+	if len(b)+n <= cap(b) {
+		return b[:len(b)+n]
+	}
+	nb := make([]byte, len(b)+n, max(2*cap(b), len(b)+n, 64<<10))
+	copy(nb, b)
+	return nb
+}
+
+// answer puts the reply to a request without data among the replies.
+func (c *conn) answer(q request, err error) {
+	if err != nil {
+		c.fail(q, errno(err), err.Error())
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := len(c.out)
+	c.out = grow(c.out, simpleSize)
+	putSimple(c.out[was:], 0, q.cookie)
+	if len(c.out) >= outSoon {
+		c.send()
+	}
+}
+
+// fail refuses a request. Only reads need a structured reply.
+func (c *conn) fail(q request, errno uint32, text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := len(c.out)
+	if !c.structured || q.cmd != cmdRead {
+		c.out = grow(c.out, simpleSize)
+		putSimple(c.out[was:], errno, q.cookie)
+		return
+	}
+	text = text[:min(len(text), maxErrorText)]
+	c.out = grow(c.out, chunkSize+6+len(text))
+	b := c.out[was:]
+	putChunk(b, chunkFlagDone, chunkError, q.cookie, uint32(6+len(text)))
+	binary.BigEndian.PutUint32(b[chunkSize:], errno)
+	binary.BigEndian.PutUint16(b[chunkSize+4:], uint16(len(text)))
+	copy(b[chunkSize+6:], text)
+}
+
+// flush sends all replies, or leaves it to the one who is at it.
+func (c *conn) flush() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.send()
+	return c.failed
+}
+
+// send is flush with the lock, which it gives up meanwhile. If somebody else
+// sends and much is waiting, it waits for that.
+func (c *conn) send() {
+	if c.sending {
+		for c.sending && len(c.out) >= outSoon {
+			c.cond.Wait()
+		}
+		return
+	}
+	c.sending = true
+	for len(c.out) > 0 {
+		b := c.out
+		c.out = c.spare[:0]
+		c.spare = nil
+		failed := c.failed
+		c.mu.Unlock()
+		if failed == nil {
+			_, failed = c.nc.Write(b)
+		}
+		c.mu.Lock()
+		if failed != nil && c.failed == nil {
+			// Reads end too: a client that takes no replies gets none.
+			c.failed = fmt.Errorf("send replies: %w", failed)
+			c.nc.Close()
+		}
+		if cap(b) <= keepOut {
+			c.spare = b
+		}
+	}
+	c.sending = false
+	c.cond.Broadcast()
+}

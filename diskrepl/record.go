@@ -1,0 +1,181 @@
+package diskrepl
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// The stream between a Mirror and a Replica is a sequence of records. All
+// integers are big-endian.
+//
+//	offset  size
+//	0       1     type
+//	1       1     flags
+//	2       2     reserved, 0
+//	4       4     n: length of the range in bytes, or of the body
+//	8       8     offset of the range in bytes; 0 if there is none
+//	16      8     epoch
+//	24      n     body, of WRITE, SEAL, HASHES and FAILED
+type recordType uint8
+
+const (
+	recWrite  recordType = 1 // to the replica: body is what was written at offset
+	recZero   recordType = 2 // to the replica: the range reads as zeroes from here on
+	recTrim   recordType = 3 // to the replica: the range is not needed any more
+	recFlush  recordType = 4 // to the replica: what comes after must not reach the disk before what came before
+	recSeal   recordType = 5 // to the replica: the epoch ends; body is its sum
+	recSynced recordType = 6 // to the replica: all blocks that differed have been sent
+	recHashes recordType = 7 // to the mirror: body is the hash of each chunk from offset on
+	recFailed recordType = 8 // to the mirror: the replica can't go on; body says why
+)
+
+var recordNames = map[recordType]string{recWrite: "WRITE", recZero: "ZERO", recTrim: "TRIM", recFlush: "FLUSH",
+	recSeal: "SEAL", recSynced: "SYNCED", recHashes: "HASHES", recFailed: "FAILED"}
+
+func (t recordType) String() string {
+	if s, ok := recordNames[t]; ok {
+		return s
+	}
+	return fmt.Sprintf("record type %d", uint8(t))
+}
+
+func (t recordType) hasBody() bool {
+	return t == recWrite || t == recSeal || t == recHashes || t == recFailed
+}
+
+// Flags of a record.
+const (
+	flagFUA  = 1 << 0 // the write was to be on stable storage when it was answered
+	flagKeep = 1 << 1 // of ZERO: the space is to stay allocated
+)
+
+const (
+	headerSize = 24
+	maxBody    = 32 << 20 // as of an NBD request
+	sealSize   = 16
+)
+
+// A record is one, without its body.
+type record struct {
+	typ   recordType
+	flags uint8
+	n     uint32
+	off   uint64
+	epoch uint64
+}
+
+func (r record) append(b []byte) []byte {
+	b = append(b, byte(r.typ), r.flags, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, r.n)
+	b = binary.BigEndian.AppendUint64(b, r.off)
+	return binary.BigEndian.AppendUint64(b, r.epoch)
+}
+
+// A sum is what a SEAL says of its epoch: how many records it has, and their
+// checksum, bodies included.
+type sum struct {
+	records uint64
+	crc     uint32 // CRC-32C
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (s *sum) add(records uint64, b []byte) {
+	s.records += records
+	s.crc = crc32.Update(s.crc, castagnoli, b)
+}
+
+func (s sum) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, s.records)
+	b = binary.BigEndian.AppendUint32(b, s.crc)
+	return append(b, 0, 0, 0, 0)
+}
+
+func parseSum(b []byte) (sum, error) {
+	if len(b) != sealSize {
+		return sum{}, fmt.Errorf("a sum of %d bytes, want %d", len(b), sealSize)
+	}
+	if binary.BigEndian.Uint32(b[12:]) != 0 {
+		return sum{}, errors.New("reserved bits are set")
+	}
+	return sum{binary.BigEndian.Uint64(b), binary.BigEndian.Uint32(b[8:])}, nil
+}
+
+// A StreamError says where a stream is not as it should be.
+type StreamError struct {
+	Offset int64 // of the record in the stream
+	What   string
+	Err    error
+}
+
+func (e *StreamError) Error() string {
+	return fmt.Sprintf("diskrepl: %s at offset %d: %v", e.What, e.Offset, e.Err)
+}
+
+func (e *StreamError) Unwrap() error { return e.Err }
+
+// A reader reads records.
+type reader struct {
+	r   *bufio.Reader
+	off int64
+	hdr [headerSize]byte
+	sum sum
+}
+
+func newReader(r io.Reader) *reader { return &reader{r: bufio.NewReaderSize(r, 1<<20)} }
+
+// next returns a record and its body, in memory that get gives. The end of the
+// stream between two records is io.EOF.
+func (d *reader) next(get func(int) []byte) (record, []byte, error) {
+	fail := func(what string, err error) (record, []byte, error) {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return record{}, nil, &StreamError{d.off, what, err}
+	}
+	if n, err := io.ReadFull(d.r, d.hdr[:]); err != nil {
+		if n == 0 {
+			return record{}, nil, err
+		}
+		return fail("header", err)
+	}
+	b := d.hdr[:]
+	r := record{
+		typ: recordType(b[0]), flags: b[1], n: binary.BigEndian.Uint32(b[4:]),
+		off: binary.BigEndian.Uint64(b[8:]), epoch: binary.BigEndian.Uint64(b[16:]),
+	}
+	if _, ok := recordNames[r.typ]; !ok {
+		return fail(r.typ.String(), errors.New("not known"))
+	}
+	var flags uint8
+	switch r.typ {
+	case recWrite, recTrim:
+		flags = flagFUA
+	case recZero:
+		flags = flagFUA | flagKeep
+	}
+	ranged := flags != 0 || r.typ == recHashes
+	if b[2]|b[3] != 0 || r.flags&^flags != 0 || !ranged && r.off != 0 || !ranged && !r.typ.hasBody() && r.n != 0 {
+		return fail(r.typ.String(), errors.New("reserved bits are set"))
+	}
+	var body []byte
+	if r.typ.hasBody() {
+		if r.n > maxBody {
+			return fail(r.typ.String(), fmt.Errorf("body of %d bytes, at most %d", r.n, maxBody))
+		}
+		body = get(int(r.n))
+		if _, err := io.ReadFull(d.r, body); err != nil {
+			return fail(r.typ.String(), err)
+		}
+	}
+	d.off += headerSize + int64(len(body))
+	if r.typ != recSeal {
+		d.sum.add(1, b)
+		d.sum.crc = crc32.Update(d.sum.crc, castagnoli, body)
+	}
+	return r, body, nil
+}

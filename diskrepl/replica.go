@@ -1,0 +1,387 @@
+package diskrepl
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// A Replica is the backup's disk in one session.
+//
+// Until the first seal it takes the first copy in and is not of one moment:
+// whoever keeps its state must know it as inconsistent before Run is called,
+// and may know it as consistent after the first commit.
+type Replica struct {
+	dev  Device
+	conn io.ReadWriteCloser
+	slab slabs
+
+	wmu sync.Mutex // one writer at a time on conn
+
+	mu        sync.Mutex
+	cond      sync.Cond
+	sealed    uint64    // newest epoch that has come whole
+	wanted    uint64    // newest epoch that is to be committed
+	committed uint64    // newest epoch that the disk has
+	journal   *epochLog // of epoch sealed, if it is not yet being committed
+	bytes     int64     // in journals
+	ended     bool      // nothing more is read
+	err       error     // why
+	diskErr   error     // the disk failed: nothing is committed any more
+}
+
+// NewReplica returns a replica that will write to dev what comes over conn.
+func NewReplica(dev Device, conn io.ReadWriteCloser) *Replica {
+	r := &Replica{dev: dev, conn: conn}
+	r.cond.L = &r.mu
+	return r
+}
+
+// epochLog is what an epoch wrote, in order.
+type epochLog struct {
+	recs  []logged
+	slabs [][]byte
+	bytes int64
+}
+
+type logged struct {
+	record
+	body []byte
+}
+
+// slabs give memory for the bodies of an epoch's records, and take it back
+// after the commit.
+type slabs struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+const (
+	slabSize = 1 << 20
+	slabKeep = 64 // slabs kept for the next epoch
+)
+
+// body returns n bytes that live as long as the log.
+func (s *slabs) body(log *epochLog, n int) []byte {
+	if k := len(log.slabs); k > 0 {
+		if last := log.slabs[k-1]; cap(last)-len(last) >= n {
+			log.slabs[k-1] = last[:len(last)+n]
+			return last[len(last) : len(last)+n : len(last)+n]
+		}
+	}
+	var b []byte
+	if n <= slabSize {
+		s.mu.Lock()
+		if k := len(s.free); k > 0 {
+			b, s.free = s.free[k-1], s.free[:k-1]
+		}
+		s.mu.Unlock()
+	}
+	if b == nil {
+		b = make([]byte, 0, max(n, slabSize))
+	}
+	log.slabs = append(log.slabs, b[:n])
+	return b[:n:n]
+}
+
+func (s *slabs) release(log *epochLog) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range log.slabs {
+		if cap(b) == slabSize && len(s.free) < slabKeep {
+			s.free = append(s.free, b[:0])
+		}
+	}
+	log.slabs, log.recs = nil, nil
+}
+
+// Run takes in what the primary sends until the connection ends, by Finish or
+// by itself, and returns why. The primary is told of errors that are not its
+// own. Run ends, with an error, when a commit fails.
+func (r *Replica) Run() error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if err := r.hash(); err != nil {
+			r.broken(err)
+		}
+	})
+	err := r.receive()
+	var de *diskError
+	if errors.As(err, &de) {
+		r.broken(err)
+	}
+	r.end(err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// A diskError is one of the backup's own disk.
+type diskError struct{ err error }
+
+func (e *diskError) Error() string { return e.err.Error() }
+func (e *diskError) Unwrap() error { return e.err }
+
+// broken tells the primary, and ends the session.
+func (r *Replica) broken(err error) {
+	text := err.Error()
+	text = text[:min(len(text), 1024)]
+	b := record{typ: recFailed, n: uint32(len(text))}.append(nil)
+	// A primary that takes no hashes now takes this neither.
+	if r.wmu.TryLock() {
+		r.conn.Write(append(b, text...))
+		r.wmu.Unlock()
+	}
+	r.end(err)
+}
+
+func (r *Replica) end(err error) {
+	r.mu.Lock()
+	if !r.ended {
+		r.ended, r.err = true, err
+	}
+	r.cond.Broadcast()
+	r.mu.Unlock()
+	r.conn.Close()
+}
+
+// hash tells the primary what this disk has.
+func (r *Replica) hash() error {
+	const perRecord = 128
+	size := r.dev.Size()
+	chunk := make([]byte, ChunkSize)
+	out := make([]byte, 0, headerSize+perRecord*hashSize)
+	for off := int64(0); off < size; {
+		from := off
+		out = out[:headerSize]
+		for range perRecord {
+			if off == size {
+				break
+			}
+			b := chunk[:min(ChunkSize, size-off)]
+			if err := r.dev.ReadAt(b, off); err != nil {
+				return fmt.Errorf("diskrepl: first copy: %w", err)
+			}
+			h := sha256.Sum256(b)
+			out = append(out, h[:]...)
+			off += int64(len(b))
+		}
+		record{typ: recHashes, n: uint32(len(out) - headerSize), off: uint64(from)}.append(out[:0])
+		r.wmu.Lock()
+		_, err := r.conn.Write(out)
+		r.wmu.Unlock()
+		if err != nil {
+			return nil // the reader finds out why
+		}
+	}
+	return nil
+}
+
+// receive reads the stream to its end.
+func (r *Replica) receive() error {
+	d := newReader(r.conn)
+	size := r.dev.Size()
+	log, direct, synced := new(epochLog), true, false
+	epoch := uint64(1)
+	get := func(n int) []byte { return r.slab.body(log, n) }
+	for {
+		at := d.off
+		rec, body, err := d.next(get)
+		if err != nil {
+			return err
+		}
+		bad := func(format string, args ...any) error {
+			return &StreamError{at, rec.typ.String(), fmt.Errorf(format, args...)}
+		}
+		if rec.epoch != epoch {
+			return bad("of epoch %d inside epoch %d", rec.epoch, epoch)
+		}
+		switch rec.typ {
+		case recWrite, recZero, recTrim:
+			if rec.off > uint64(size) || uint64(rec.n) > uint64(size)-rec.off {
+				return bad("range %d+%d of a disk of %d bytes", rec.off, rec.n, size)
+			}
+		case recFlush:
+		case recSynced:
+			synced = true
+			continue
+		case recSeal:
+			want, err := parseSum(body)
+			if err != nil {
+				return bad("%w", err)
+			}
+			if want != d.sum {
+				return bad("%d records with CRC-32C %08x came, %d with %08x were sent", d.sum.records, d.sum.crc, want.records, want.crc)
+			}
+			if direct && !synced {
+				return bad("before SYNCED")
+			}
+			d.sum = sum{}
+			if err := r.seal(epoch, log); err != nil {
+				return err
+			}
+			log, direct = new(epochLog), false
+			epoch++
+			continue
+		default:
+			return bad("not for a replica")
+		}
+		if direct {
+			if err := r.apply(rec, body); err != nil {
+				return err
+			}
+			r.slab.release(log)
+			continue
+		}
+		log.recs = append(log.recs, logged{rec, body})
+		log.bytes += headerSize + int64(len(body))
+		r.mu.Lock()
+		r.bytes += headerSize + int64(len(body))
+		r.mu.Unlock()
+	}
+}
+
+// seal makes an epoch known as whole, once the one before it is being
+// committed: so two at most are held.
+func (r *Replica) seal(epoch uint64, log *epochLog) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.journal != nil && !r.ended {
+		r.cond.Wait()
+	}
+	if r.ended {
+		return r.err
+	}
+	r.sealed, r.journal = epoch, log
+	r.cond.Broadcast()
+	return nil
+}
+
+// AwaitSealed waits until an epoch has come whole. It fails if none will.
+func (r *Replica) AwaitSealed(ctx context.Context, epoch uint64) error {
+	defer r.wakeOn(ctx)()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.sealed < epoch && !r.ended && ctx.Err() == nil {
+		r.cond.Wait()
+	}
+	switch {
+	case r.sealed >= epoch:
+		return nil
+	case r.ended:
+		return r.err
+	}
+	return ctx.Err()
+}
+
+func (r *Replica) wakeOn(ctx context.Context) func() bool {
+	return context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.cond.Broadcast()
+	})
+}
+
+// Commit gives the disk the writes of a sealed epoch. It returns when the disk
+// has taken them; a later flush makes them durable. Epochs are committed in
+// order, each once; a crash in the middle leaves a disk as one is left whose
+// own power failed, because no write overtakes a flush that the domain asked
+// for.
+func (r *Replica) Commit(epoch uint64) error {
+	r.mu.Lock()
+	if epoch != r.sealed || r.journal == nil {
+		r.mu.Unlock()
+		return fmt.Errorf("diskrepl: commit of epoch %d, sealed is %d, committed %d", epoch, r.sealed, r.committed)
+	}
+	for r.committed < r.wanted && r.diskErr == nil {
+		r.cond.Wait()
+	}
+	if r.diskErr != nil {
+		r.mu.Unlock()
+		return r.diskErr
+	}
+	log := r.journal
+	r.journal, r.wanted = nil, epoch
+	r.cond.Broadcast()
+	r.mu.Unlock()
+
+	var err error
+	for _, l := range log.recs {
+		if err = r.apply(l.record, l.body); err != nil {
+			break
+		}
+	}
+	r.slab.release(log)
+	r.mu.Lock()
+	r.bytes -= log.bytes
+	if err == nil {
+		r.committed = epoch
+	} else {
+		r.diskErr = fmt.Errorf("commit of epoch %d: %w", epoch, err)
+		err = r.diskErr
+	}
+	r.cond.Broadcast()
+	r.mu.Unlock()
+	if err != nil {
+		r.broken(err)
+	}
+	return err
+}
+
+func (r *Replica) apply(rec record, body []byte) error {
+	var err error
+	off, n, fua := int64(rec.off), int64(rec.n), rec.flags&flagFUA != 0
+	switch rec.typ {
+	case recWrite:
+		err = r.dev.WriteAt(body, off, fua)
+	case recZero:
+		err = r.dev.Zero(off, n, rec.flags&flagKeep != 0, fua)
+	case recTrim:
+		err = r.dev.Trim(off, n, fua)
+	case recFlush:
+		err = r.dev.Flush()
+	}
+	if err != nil {
+		return &diskError{fmt.Errorf("diskrepl: %v at %d of the backup's disk: %w", rec.typ, rec.off, err)}
+	}
+	return nil
+}
+
+// Finish ends the session: it waits for a commit that is under way, forgets
+// what is not to be committed and makes the disk durable. It returns the newest
+// epoch that the disk has; 0 if it never was of one moment.
+func (r *Replica) Finish() (uint64, error) {
+	r.end(ErrDetached)
+	r.mu.Lock()
+	for r.committed < r.wanted && r.diskErr == nil {
+		r.cond.Wait()
+	}
+	epoch, err := r.committed, r.diskErr
+	r.journal = nil
+	r.mu.Unlock()
+	if err != nil {
+		return epoch, err
+	}
+	if err := r.dev.Flush(); err != nil {
+		return epoch, fmt.Errorf("diskrepl: flush at the end: %w", err)
+	}
+	return epoch, nil
+}
+
+// ReplicaStatus is what a Replica is at.
+type ReplicaStatus struct {
+	Sealed    uint64 `json:"sealed"`
+	Committed uint64 `json:"committed"`
+	Journal   int64  `json:"journal"` // bytes held back
+}
+
+// Status returns what is so now.
+func (r *Replica) Status() ReplicaStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return ReplicaStatus{r.sealed, r.committed, r.bytes}
+}
