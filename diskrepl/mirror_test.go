@@ -156,7 +156,7 @@ func TestHistories(t *testing.T) {
 		if err := p.link.AwaitSync(); err != nil {
 			t.Fatal(err)
 		}
-		epochs, last := 1+r.IntN(6), []byte(nil)
+		epochs, last, done := 1+r.IntN(6), []byte(nil), uint64(0)
 		for e := uint64(1); e <= uint64(epochs); e++ {
 			// The domain stands still while it is sealed, and its disk is looked at.
 			close(stop)
@@ -169,16 +169,15 @@ func TestHistories(t *testing.T) {
 				break // sealed, whole, and never committed
 			}
 			p.commit(e)
-			last = want
+			last, done = want, e
 			if r.IntN(3) == 0 {
 				p.same(fmt.Sprintf("round %d, after the commit of epoch %d", round, e), want)
 			}
 		}
-		got, err := p.r.Finish()
-		if err != nil {
+		if err := p.r.Finish(done); err != nil {
 			t.Fatal(err)
 		}
-		p.same(fmt.Sprintf("round %d, taken over at epoch %d", round, got), last)
+		p.same(fmt.Sprintf("round %d, taken over at epoch %d", round, done), last)
 		close(stop)
 		wg.Wait() // the primary's writers are not held up by a backup that went
 		if there.syncs == 0 {
@@ -300,7 +299,7 @@ func TestBackupDiskFails(t *testing.T) {
 	if err := p.m.WriteAt([]byte("y"), 0, false); err != nil {
 		t.Errorf("write without a backup: %v", err)
 	}
-	if _, err := p.r.Finish(); err == nil {
+	if err := p.r.Finish(2); err == nil {
 		t.Error("a disk that failed was taken over")
 	}
 }
@@ -413,8 +412,8 @@ func take(dev Device, s []byte) (uint64, error) {
 	}()
 	err := r.Run()
 	<-done
-	e, _ := r.Finish()
-	return e, err
+	r.Close()
+	return r.Status().Committed, err
 }
 
 // A stream that stops at any byte, or has any bit of it turned, is never taken

@@ -128,20 +128,25 @@ type reader struct {
 
 func newReader(r io.Reader) *reader { return &reader{r: bufio.NewReaderSize(r, 1<<20)} }
 
-// next returns a record and its body, in memory that get gives. The end of the
-// stream between two records is io.EOF.
+// ErrLost: the connection broke, or ended; the other side may say why elsewhere.
+var ErrLost = errors.New("connection lost")
+
+// next returns a record and its body, in memory that get gives.
 func (d *reader) next(get func(int) []byte) (record, []byte, error) {
 	fail := func(what string, err error) (record, []byte, error) {
+		return record{}, nil, &StreamError{d.off, what, err}
+	}
+	lost := func(what string, err error) (record, []byte, error) {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		return record{}, nil, &StreamError{d.off, what, err}
+		return fail(what, fmt.Errorf("%w: %w", ErrLost, err))
 	}
 	if n, err := io.ReadFull(d.r, d.hdr[:]); err != nil {
 		if n == 0 {
-			return record{}, nil, err
+			return record{}, nil, fmt.Errorf("%w: %w", ErrLost, err)
 		}
-		return fail("header", err)
+		return lost("header", err)
 	}
 	b := d.hdr[:]
 	r := record{
@@ -169,7 +174,7 @@ func (d *reader) next(get func(int) []byte) (record, []byte, error) {
 		}
 		body = get(int(r.n))
 		if _, err := io.ReadFull(d.r, body); err != nil {
-			return fail(r.typ.String(), err)
+			return lost(r.typ.String(), err)
 		}
 	}
 	d.off += headerSize + int64(len(body))

@@ -351,25 +351,34 @@ func (r *Replica) apply(rec record, body []byte) error {
 	return nil
 }
 
-// Finish ends the session: it waits for a commit that is under way, forgets
-// what is not to be committed and makes the disk durable. It returns the newest
-// epoch that the disk has; 0 if it never was of one moment.
-func (r *Replica) Finish() (uint64, error) {
+// Finish ends the session: it waits for the commit of an epoch, which has been
+// or will be asked for, forgets what came after and makes the disk durable.
+func (r *Replica) Finish(epoch uint64) error {
 	r.end(ErrDetached)
 	r.mu.Lock()
+	for r.committed < epoch && r.diskErr == nil {
+		r.cond.Wait()
+	}
+	err := r.diskErr
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := r.dev.Flush(); err != nil {
+		return fmt.Errorf("diskrepl: flush at the end: %w", err)
+	}
+	return nil
+}
+
+// Close ends the session, once a commit that is under way is done. The disk
+// stays at the newest committed epoch.
+func (r *Replica) Close() {
+	r.end(ErrDetached)
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for r.committed < r.wanted && r.diskErr == nil {
 		r.cond.Wait()
 	}
-	epoch, err := r.committed, r.diskErr
-	r.journal = nil
-	r.mu.Unlock()
-	if err != nil {
-		return epoch, err
-	}
-	if err := r.dev.Flush(); err != nil {
-		return epoch, fmt.Errorf("diskrepl: flush at the end: %w", err)
-	}
-	return epoch, nil
 }
 
 // ReplicaStatus is what a Replica is at.
