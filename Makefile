@@ -48,6 +48,8 @@ install: build-xen
 	install -D -m 0755 build/xlft $(DESTDIR)$(PREFIX)/sbin/xlft
 	install -D -m 0755 scripts/xl $(DESTDIR)$(PREFIX)/sbin/xl
 	install -D -m 0644 conf/systemd/xlft@.service $(DESTDIR)/etc/systemd/system/xlft@.service
+	install -D -m 0644 conf/systemd/xlft-disk@.service $(DESTDIR)/etc/systemd/system/xlft-disk@.service
+	install -D -m 0755 scripts/block-xlft $(DESTDIR)/etc/xen/scripts/block-xlft
 	install -D -m 0644 conf/systemd/xlft-receiver.service $(DESTDIR)/etc/systemd/system/xlft-receiver.service
 	install -D -m 0644 conf/systemd/xlft-receiver.socket $(DESTDIR)/etc/systemd/system/xlft-receiver.socket
 	install -D -m 0644 conf/modules-load.d/xlft.conf $(DESTDIR)/etc/modules-load.d/xlft.conf

@@ -37,6 +37,9 @@ type link struct {
 	control *wire.Conn
 	data    *wire.Conn
 
+	session string // id
+	spool   *spool
+
 	pack    bool       // compress data
 	wmu     sync.Mutex // one writer at a time on control
 	silence time.Duration
@@ -52,7 +55,7 @@ func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer, p
 	rand.Read(id[:])
 	session := hex.EncodeToString(id[:])
 
-	l := &link{silence: o.FailureTimeout}
+	l := &link{silence: o.FailureTimeout, session: session}
 	defer func() {
 		if err != nil {
 			l.close()

@@ -58,6 +58,10 @@ type (
 	Start struct{ Held bool }
 	// Connected: the backup accepted the offer.
 	Connected struct{}
+	// DisksSynced: the backup's disks are as this host's.
+	DisksSynced struct{}
+	// DisksLost: a disk is not replicated any more.
+	DisksLost struct{ Err error }
 	// ConnectFailed: it did not, or could not be reached.
 	ConnectFailed struct{ Err error }
 	// Owner is the backup's answer to AskOwner; Unreachable if it gave none.
@@ -94,6 +98,8 @@ type (
 
 func (Start) isEvent()          {}
 func (Connected) isEvent()      {}
+func (DisksSynced) isEvent()    {}
+func (DisksLost) isEvent()      {}
 func (ConnectFailed) isEvent()  {}
 func (Owner) isEvent()          {}
 func (Trigger) isEvent()        {}
@@ -147,6 +153,8 @@ type (
 	Connect struct{}
 	// AskOwner asks the backup for the domain back.
 	AskOwner struct{}
+	// SyncDisks begins the session, with the first copy of the disks.
+	SyncDisks struct{}
 	// BeginSave starts the save with its first, live checkpoint.
 	BeginSave struct{}
 	// Checkpoint lets the save take the next checkpoint. After a Final one the
@@ -191,6 +199,7 @@ type (
 
 func (Connect) isAction()        {}
 func (AskOwner) isAction()       {}
+func (SyncDisks) isAction()      {}
 func (BeginSave) isAction()      {}
 func (Checkpoint) isAction()     {}
 func (Send) isAction()           {}
@@ -306,10 +315,10 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 		return []Action{Abandon{}, Connect{}}
 	case Connected:
 		m.state = Seeding
-		m.acked, m.flight, m.taking = 0, 0, 1
-		m.exposed, m.saving = false, true
+		m.acked, m.flight, m.taking = 0, 0, 0
+		m.exposed, m.saving = false, false
 		m.failover, m.final = false, 0
-		return []Action{BeginSave{}}
+		return []Action{SyncDisks{}}
 	case ConnectFailed:
 		if !m.proven {
 			return m.end(ev.Err)
@@ -345,6 +354,12 @@ func (m *Machine) stepRecovering(ev Event) []Action {
 // stepRunning is Seeding and Protected: a save runs and the backup listens.
 func (m *Machine) stepRunning(ev Event) []Action {
 	switch ev := ev.(type) {
+	case DisksSynced:
+		m.taking, m.saving = 1, true
+		return []Action{BeginSave{}}
+	case DisksLost:
+		m.giveUp(ev.Err)
+		return m.drop()
 	case Trigger:
 		return m.checkpoint()
 	case Captured:
@@ -427,6 +442,9 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 	case ReplicaDropped:
 		return m.detach()
 	case SaveEnded:
+		m.exitErr = ev.Err
+		return m.drop()
+	case DisksLost:
 		m.exitErr = ev.Err
 		return m.drop()
 	case StopAsked:

@@ -94,6 +94,10 @@ func tellPrimary(m *Machine) func([]string) string {
 			ev = Start{Held: len(w) > 1}
 		case "connected":
 			ev = Connected{}
+		case "synced":
+			ev = DisksSynced{}
+		case "disks-lost":
+			ev = DisksLost{errors.New("disk error")}
 		case "connect-failed":
 			ev = ConnectFailed{errStory}
 		case "owner":

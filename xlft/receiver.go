@@ -34,12 +34,14 @@ type Receiver struct {
 	PeerName func(net.Conn) string
 	// RetryDelay is the time before an unreachable arbiter is asked again.
 	RetryDelay time.Duration
+	// Disks has this host's copies of disks; nil if it keeps none.
+	Disks DiskHost
 	// EpochLimit is the largest checkpoint taken into memory here, in bytes.
 	EpochLimit uint64
 
 	mu       sync.Mutex
 	standbys map[string]*standby // by domain
-	joining  map[string]*standby // by session id, until the data connection is there
+	sessions map[string]*standby // by session id
 	changed  func()              // told of every change of the standbys
 	stopping bool
 }
@@ -51,7 +53,7 @@ func (r *Receiver) OnChange(f func()) { r.changed = f }
 // not run yet, tells their primaries, and returns nil.
 func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 	r.mu.Lock()
-	r.standbys, r.joining = map[string]*standby{}, map[string]*standby{}
+	r.standbys, r.sessions = map[string]*standby{}, map[string]*standby{}
 	r.mu.Unlock()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 
@@ -105,6 +107,8 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeted func()) {
 		err = r.control(ctx, c, h.Session, peer)
 	case wire.Data:
 		err = r.join(c, h.Session, peer)
+	case wire.DiskKind:
+		err = r.joinDisk(ctx, c, h.Session, peer)
 	}
 	if err != nil {
 		log.Warn("peer's connection ended", zap.String("kind", string(h.Kind)), zap.Stringer("from", raw.RemoteAddr()), zap.Error(err))
@@ -189,11 +193,11 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 	}
 	s.control, s.session = c, session
 	r.mu.Lock()
-	r.joining[session] = s
+	r.sessions[session] = s
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
-		delete(r.joining, session)
+		delete(r.sessions, session)
 		if r.standbys[o.Domain] == s {
 			delete(r.standbys, o.Domain)
 		}
@@ -259,19 +263,43 @@ const (
 	maxSilence = 10 * time.Minute
 )
 
+// session returns the standby that a peer's connection belongs to.
+func (r *Receiver) session(id, peer string) *standby {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sessions[id]; s != nil && s.peer == peer {
+		return s
+	}
+	return nil
+}
+
+var errNoSession = errors.New("no such session")
+
 // join hands a data connection to its session, and keeps it until the end.
 func (r *Receiver) join(c *wire.Conn, session, peer string) error {
-	r.mu.Lock()
-	s := r.joining[session]
-	if s != nil && s.peer == peer {
-		delete(r.joining, session)
-	}
-	r.mu.Unlock()
-	if s == nil || s.peer != peer {
-		return refuse(c, wire.CodeProtocol, nil, errors.New("no such session"))
+	s := r.session(session, peer)
+	if s == nil || !s.hasData.CompareAndSwap(false, true) {
+		return refuse(c, wire.CodeProtocol, nil, errNoSession)
 	}
 	s.data <- c
 	<-s.done
+	return nil
+}
+
+// joinDisk does the same for the connection of a disk.
+func (r *Receiver) joinDisk(ctx context.Context, c *wire.Conn, session, peer string) error {
+	s := r.session(session, peer)
+	if s == nil {
+		return refuse(c, wire.CodeProtocol, nil, errNoSession)
+	}
+	select {
+	case <-s.accepted:
+	case <-s.done:
+		return refuse(c, wire.CodeProtocol, nil, errNoSession)
+	}
+	if ev := s.diskOver(s.joinDisk(c)); ev != nil {
+		s.ask(ctx, ev)
+	}
 	return nil
 }
 

@@ -30,19 +30,34 @@ type save struct {
 	failed chan error // the first failure that the loop found
 }
 
+// beginSession lets the link run, and has the disks copied.
+func (s *Session) beginSession(ctx context.Context) {
+	l := s.link
+	l.spool = newSpool(s.Settings.SpoolLimit)
+	s.status.set(func(st *Status) { st.SeedTotal = s.Offer.MaxMemKiB << 10 })
+	post := func(ev Event) { s.post(ctx, linked{ev, l}) }
+	s.spawn(func() { l.run(l.spool, post, s.status.sent) })
+	s.spawn(func() {
+		if s.Disks != nil {
+			lost := func(err error) { post(DisksLost{fmt.Errorf("disks: %w", err)}) }
+			if err := s.Disks.Replicate(l.ctx, l.session, lost); err != nil {
+				lost(err)
+				return
+			}
+		}
+		post(DisksSynced{})
+	})
+}
+
 func (s *Session) beginSave(ctx context.Context) {
 	v := &save{
-		s: s, spool: newSpool(s.Settings.SpoolLimit),
+		s: s, spool: s.link.spool,
 		next:   make(chan Checkpoint, 1),
 		cp:     Checkpoint{Epoch: 1},
 		failed: make(chan error, 1),
 	}
 	v.ctx, v.cancel = context.WithCancel(ctx)
 	s.save = v
-	s.status.set(func(st *Status) { st.SeedTotal = s.Offer.MaxMemKiB << 10 })
-
-	l := s.link
-	s.spawn(func() { l.run(v.spool, func(ev Event) { s.post(ctx, linked{ev, l}) }, s.status.sent) })
 	s.spawn(func() {
 		err := v.run()
 		s.post(ctx, saved{SaveEnded{err}, v})

@@ -36,6 +36,7 @@ type Session struct {
 
 	Guest   Guest
 	Output  Output
+	Disks   Disks // nil if the domain has none
 	Arbiter Arbiter
 	Dial    Dialer
 	Peer    string // the backup's name
@@ -239,6 +240,8 @@ func (s *Session) note(before State, ev Event) {
 		why = ev.Err
 	case SaveEnded:
 		why = ev.Err
+	case DisksLost:
+		why = ev.Err
 	case GuestEnded:
 		why = errors.New(ev.Why)
 	}
@@ -277,6 +280,8 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case AskArbiter:
 		gen := s.rec.Generation
 		s.spawn(func() { s.askArbiter(ctx, gen) })
+	case SyncDisks:
+		s.beginSession(ctx)
 	case BeginSave:
 		// From the first byte on, a successor of this process must ask before
 		// it lets anything out.
@@ -384,6 +389,9 @@ func (s *Session) fail(ctx context.Context, err error) {
 func (s *Session) endLink() {
 	s.ack = stopTimer(s.ack)
 	if s.link != nil {
+		if s.Disks != nil {
+			s.Disks.End()
+		}
 		s.link.close()
 		s.link = nil
 	}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
+	"xlft/diskrepl"
 	"xlft/savestream"
 	"xlft/xlft/wire"
 )
@@ -17,19 +19,22 @@ import (
 // A standby holds one domain's replica: the backup's side of a session. It
 // lives on after the connections break, until it is gone or runs.
 type standby struct {
-	r       *Receiver
-	offer   wire.Offer
-	peer    string
-	session string
-	control *wire.Conn
-	data    chan *wire.Conn // the data connection, once
-	done    chan struct{}   // closed at the end of run
-	events  chan StandbyEvent
-	log     *zap.Logger
+	r        *Receiver
+	offer    wire.Offer
+	peer     string
+	session  string
+	control  *wire.Conn
+	data     chan *wire.Conn // the data connection, once
+	hasData  atomic.Bool
+	accepted chan struct{} // closed when the disks are open
+	done     chan struct{} // closed at the end of run
+	events   chan StandbyEvent
+	log      *zap.Logger
 
 	// The loop's alone.
 	m       StandbyMachine
 	replica Replica
+	disks   []*standbyDisk // fixed once ACCEPT is sent
 	retry   *time.Timer
 	finish  *Finish
 
@@ -58,7 +63,7 @@ type epoch struct {
 func newStandby(r *Receiver, o wire.Offer, peer string) *standby {
 	s := &standby{
 		r: r, offer: o, peer: peer,
-		data: make(chan *wire.Conn, 1), done: make(chan struct{}),
+		data: make(chan *wire.Conn, 1), done: make(chan struct{}), accepted: make(chan struct{}),
 		events: make(chan StandbyEvent), feed: make(chan *epoch, 1),
 		log: r.Log.With(zap.String("domain", o.Domain), zap.String("peer", peer)),
 	}
@@ -75,6 +80,12 @@ func (s *standby) run(ctx context.Context) (err error) {
 	if err != nil {
 		return refuse(s.control, wire.CodeUnfit, nil, err)
 	}
+	if err := s.openDisks(); err != nil {
+		s.replica.Discard()
+		return refuse(s.control, wire.CodeUnfit, nil, err)
+	}
+	defer s.closeDisks()
+	close(s.accepted)
 	if err := s.control.WriteFrame(wire.TypeAccept, 0, nil); err != nil {
 		s.replica.Discard()
 		return err
@@ -142,6 +153,13 @@ func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
 		s.acked, s.lastAck = a.Epoch, time.Now()
 		s.mu.Unlock()
 		s.write(wire.TypeAck, a.Epoch, nil)
+		if len(s.disks) > 0 {
+			wg.Go(func() {
+				if err := s.commitDisks(a.Epoch); err != nil {
+					s.post(ctx, ReplicaFailed{err})
+				}
+			})
+		}
 	case Feed:
 		s.mu.Lock()
 		e := s.whole
@@ -166,6 +184,7 @@ func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
 		if err := s.replica.Discard(); err != nil {
 			s.log.Error("destroy the replica", zap.Error(err))
 		}
+		s.closeDisks()
 	case SayRunning:
 		s.write(wire.TypeRunning, 0, nil)
 	case Finish:
@@ -331,11 +350,24 @@ func (s *standby) receive(ctx context.Context) StandbyEvent {
 		if !s.waitFed(number - 1) {
 			return nil
 		}
+		if err := s.awaitDisks(ctx, number); err != nil {
+			return s.diskOver(err)
+		}
 		s.mu.Lock()
 		s.whole = e
 		s.mu.Unlock()
 		s.post(ctx, Whole{number})
 	}
+}
+
+// diskOver is the event of a disk's session that ended. That a connection broke
+// says nothing about the primary: the control connection does.
+func (s *standby) diskOver(err error) StandbyEvent {
+	if err == nil || errors.Is(err, diskrepl.ErrLost) || errors.Is(err, diskrepl.ErrDetached) || errors.Is(err, context.Canceled) {
+		s.log.Info("no more of a disk comes", zap.Error(err))
+		return nil
+	}
+	return ReplicaFailed{err}
 }
 
 // receiveEpoch returns epoch number, whole and verified. The first one goes to
@@ -522,7 +554,9 @@ func (s *standby) takeOver(ctx context.Context, err error) {
 		if !s.waitFed(newest) {
 			return
 		}
-		err = s.replica.RunOn(ctx)
+		if err = s.finishDisks(newest); err == nil {
+			err = s.replica.RunOn(ctx)
+		}
 	}
 	if err != nil {
 		s.post(ctx, ReplicaFailed{fmt.Errorf("take over: %w", err)})

@@ -32,6 +32,7 @@ type Config struct {
 
 	Listen           string // host:port
 	CheckpointMemory uint64 // bytes of one checkpoint in memory, here and there
+	DiskJournal      uint64 // bytes of a disk's writes held back here, for each disk
 
 	Arbiter Arbiter
 	Peers   map[string]Peer
@@ -64,6 +65,14 @@ type Domain struct {
 	RetryDelay     time.Duration
 	NetBuffer      uint64 // bytes per network device
 	Compress       bool
+	Disks          map[string]Disk // by virtual device, such as "xvda"
+}
+
+// Disk is this host's copy of a domain's disk.
+type Disk struct {
+	VDev   string
+	Path   string // a file, a block device or a logical volume
+	Direct bool   // pass the kernel's page cache by
 }
 
 // For returns how the domain called name is protected.
@@ -116,6 +125,7 @@ type rawConfig struct {
 	Receive struct {
 		Listen           *string   `toml:"listen"`
 		CheckpointMemory *rawBytes `toml:"checkpoint_memory"`
+		DiskJournal      *rawBytes `toml:"disk_journal"`
 	} `toml:"receive"`
 	Arbiter struct {
 		Type             *string `toml:"type"`
@@ -141,6 +151,13 @@ type rawDomain struct {
 	RetryDelay     *rawDuration `toml:"retry_delay"`
 	NetBuffer      *rawBytes    `toml:"net_buffer"`
 	Compression    *string      `toml:"compression"`
+
+	Disk map[string]rawDisk `toml:"disk"`
+}
+
+type rawDisk struct {
+	Path  *string `toml:"path"`
+	Cache *string `toml:"cache"`
 }
 
 // rawDuration is a duration as time.ParseDuration reads it: "200ms", "1s".
@@ -253,7 +270,7 @@ func lineOf(text string, key toml.Key) int {
 func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	c := &Config{
 		Identity: "/etc/xlft/identity", StateDir: "/var/lib/xlft", RunDir: "/run/xlft",
-		Listen: ":7789", CheckpointMemory: 256 << 20,
+		Listen: ":7789", CheckpointMemory: 256 << 20, DiskJournal: 256 << 20,
 		Peers: map[string]Peer{}, Domains: map[string]Domain{},
 	}
 	host, err := os.Hostname()
@@ -270,6 +287,12 @@ func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	}
 	if c.CheckpointMemory < 16<<20 {
 		return nil, toml.Key{"receive", "checkpoint_memory"}, fmt.Errorf("%d bytes is under the 16MiB minimum", c.CheckpointMemory)
+	}
+	if raw.Receive.DiskJournal != nil {
+		c.DiskJournal = uint64(*raw.Receive.DiskJournal)
+	}
+	if c.DiskJournal < 64<<20 {
+		return nil, toml.Key{"receive", "disk_journal"}, fmt.Errorf("%d bytes is under the 64MiB minimum", c.DiskJournal)
 	}
 	if err := checkAddress(c.Listen, true); err != nil {
 		return nil, toml.Key{"receive", "listen"}, err
@@ -324,12 +347,22 @@ func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	if c.Default, key, err = raw.Default.apply(builtin, toml.Key{"default"}, c.Peers); err != nil {
 		return nil, key, err
 	}
+	if len(c.Default.Disks) > 0 {
+		return nil, toml.Key{"default", "disk"}, errors.New("disks are a domain's own: put them into [domain.NAME.disk.VDEV]")
+	}
+	paths := map[string]string{}
 	for n, rd := range raw.Domain {
 		d, key, err := rd.apply(c.Default, toml.Key{"domain", n}, c.Peers)
 		if err != nil {
 			return nil, key, err
 		}
 		d.Name = n
+		for _, disk := range d.Disks {
+			if other, ok := paths[disk.Path]; ok {
+				return nil, toml.Key{"domain", n, "disk", disk.VDev, "path"}, fmt.Errorf("%s has the same one", other)
+			}
+			paths[disk.Path] = n + "/" + disk.VDev
+		}
 		c.Domains[n] = d
 	}
 	return c, nil, nil
@@ -363,6 +396,23 @@ func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain
 			return d, append(append(toml.Key{}, at...), "compression"), fmt.Errorf("%q is neither \"s2\" nor \"none\"", *raw.Compression)
 		}
 		d.Compress = *raw.Compression == "s2"
+	}
+	if len(raw.Disk) > 0 {
+		d.Disks = map[string]Disk{}
+	}
+	for vdev, rd := range raw.Disk {
+		at := append(append(toml.Key{}, at...), "disk", vdev)
+		if rd.Path == nil || !strings.HasPrefix(*rd.Path, "/") {
+			return d, at, errors.New("path must be set: an absolute path of a file, a block device or a logical volume")
+		}
+		disk := Disk{VDev: vdev, Path: *rd.Path}
+		if rd.Cache != nil {
+			if *rd.Cache != "writeback" && *rd.Cache != "none" {
+				return d, append(at, "cache"), fmt.Errorf("%q is neither \"writeback\" nor \"none\"", *rd.Cache)
+			}
+			disk.Direct = *rd.Cache == "none"
+		}
+		d.Disks[vdev] = disk
 	}
 	sub := func(k string) toml.Key { return append(append(toml.Key{}, at...), k) }
 	if d.Backup != "" {

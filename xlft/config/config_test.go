@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -49,10 +50,10 @@ func TestReference(t *testing.T) {
 	}
 	got, want := c.Default, m.Default
 	want.Backup = "beta"
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("[default] of the reference is %+v, the defaults are %+v", got, want)
 	}
-	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory {
+	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.DiskJournal != m.DiskJournal {
 		t.Errorf("reference %+v, defaults %+v", c, m)
 	}
 	if d := c.For("web1"); d.EpochMax != 50*time.Millisecond || d.FailureTimeout != time.Second {

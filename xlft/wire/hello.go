@@ -56,7 +56,7 @@ func Welcome(c *Conn, software string, timeout time.Duration) (Hello, error) {
 			h.Software, h.VersionMin, h.VersionMax, VersionMin, VersionMax))
 	}
 	switch h.Kind {
-	case Control, Data:
+	case Control, Data, DiskKind:
 		if len(h.Session) != 32 {
 			return refuse(CodeProtocol, "session id is not 32 hex digits")
 		}

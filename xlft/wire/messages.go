@@ -10,9 +10,10 @@ import (
 type ConnKind string
 
 const (
-	Control ConnKind = "control" // one per session: offer, heartbeats, acks
-	Data    ConnKind = "data"    // one per session: epochs
-	Query   ConnKind = "query"   // one request and its answer
+	Control  ConnKind = "control" // one per session: offer, heartbeats, acks
+	Data     ConnKind = "data"    // one per session: epochs
+	Query    ConnKind = "query"   // one request and its answer
+	DiskKind ConnKind = "disk"    // one per disk of a session: what is written to it
 )
 
 // Hello is the first frame each way. The receiver answers with the version it
@@ -45,6 +46,20 @@ type Offer struct {
 	// MaxEpoch is the largest checkpoint that the primary will send, in bytes,
 	// after the first.
 	MaxEpoch uint64 `json:"max_epoch_bytes"`
+	// Disks are those that the backup keeps copies of.
+	Disks []Disk `json:"disks,omitempty"`
+}
+
+// Disk is a disk of a domain.
+type Disk struct {
+	VDev string `json:"vdev"` // such as "xvda"
+	Size int64  `json:"size"` // bytes
+}
+
+// DiskReady says that the backup takes a disk's writes.
+type DiskReady struct {
+	// Journal is how many bytes of writes it holds back, at most.
+	Journal int64 `json:"journal_bytes"`
 }
 
 // Problem is one reason why a domain can't be protected.

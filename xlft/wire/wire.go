@@ -75,6 +75,10 @@ const (
 	TypeEpochBegin Type = 20 // epoch
 	TypeData       Type = 21 // epoch, a piece of libxc's stream
 	TypeEpochEnd   Type = 22 // epoch, EpochEnd: 16 bytes
+
+	// Disk connection; after these two it carries package diskrepl's stream.
+	TypeDisk      Type = 30 // Disk as JSON, primary to backup
+	TypeDiskReady Type = 31 // DiskReady as JSON
 )
 
 var typeNames = map[Type]string{
@@ -83,6 +87,7 @@ var typeNames = map[Type]string{
 	TypeHandOver: "HANDOVER", TypeRunning: "RUNNING", TypeCheck: "CHECK",
 	TypeCheckResult: "CHECK_RESULT", TypeOwner: "OWNER", TypeOwnerResult: "OWNER_RESULT",
 	TypeEpochBegin: "EPOCH_BEGIN", TypeData: "DATA", TypeEpochEnd: "EPOCH_END",
+	TypeDisk: "DISK", TypeDiskReady: "DISK_READY",
 }
 
 func (t Type) String() string {
@@ -101,7 +106,7 @@ func (t Type) maxBody() uint32 {
 		return 0
 	case TypeEpochEnd:
 		return epochEndLen
-	case TypeHello, TypeRefuse, TypeDropped, TypeOwner, TypeOwnerResult:
+	case TypeHello, TypeRefuse, TypeDropped, TypeOwner, TypeOwnerResult, TypeDisk, TypeDiskReady:
 		return 16 << 10
 	case TypeOffer, TypeCheck, TypeCheckResult:
 		return 1 << 20

@@ -29,6 +29,7 @@ type Settings struct {
 	FailureTimeout time.Duration
 	AckTimeout     time.Duration
 	NetBuffer      string
+	More           string // more tables for the configuration of both hosts
 }
 
 // Usual is what scenarios use unless they say otherwise. The failure timeout
@@ -146,6 +147,7 @@ func start(ctx context.Context, h *lab.Host) error {
 	const script = `set -e
 systemd-tmpfiles --create /etc/tmpfiles.d/xlft.conf
 systemctl daemon-reload
+systemctl restart systemd-modules-load.service
 systemctl start xlft-receiver.socket xlft-receiver.service`
 	_, err := h.Run(ctx, "sh", "-c", script)
 	return err
@@ -174,7 +176,7 @@ ack_timeout = %q
 suspend_timeout = "20s"
 retry_delay = "1s"
 net_buffer = %q
-`, h.Name(), p.Name(), p.IPv4(), fingerprint, s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer)
+%s`, h.Name(), p.Name(), p.IPv4(), fingerprint, s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.More)
 }
 
 // Row is what "xl ft-status --json" prints.

@@ -123,7 +123,7 @@ func TestErrors(t *testing.T) {
 		edit        func(*lab.Guest)
 	}{
 		{"PV", "was built without shadow paging", func(g *lab.Guest) { g.Config = "type = \"pv\"\n" }},
-		{"disk", "disks are not supported yet", func(g *lab.Guest) { g.Disks = []string{"format=raw,vdev=xvda,access=rw,target=/dev/loop0"} }},
+		{"disk", "does not have script=block-xlft", func(g *lab.Guest) { g.Disks = []string{"format=raw,vdev=xvda,access=rw,target=/dev/loop0"} }},
 		{"bridge at the backup", "no bridge xenbr7", func(g *lab.Guest) {
 			g.Config = fmt.Sprintf("vif = [\"script=vif-lab,bridge=xenbr7,mac=%s\"]\n", g.MAC)
 		}},

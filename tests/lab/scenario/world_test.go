@@ -74,16 +74,28 @@ func running(t *testing.T) *world {
 	})
 	if w.client == nil {
 		w.home = w.A
-		check(t, ft.Install(within(t, patience), w.Lab, ft.Usual))
-		for _, h := range w.Hosts() {
-			var err error
-			w.saved[h], err = ft.Save(within(t, soon), h)
-			check(t, err)
-		}
-		check(t, w.home.CreateGuest(within(t, patience), w.guest))
-		w.client = w.dial()
+		w.install(ft.Usual)
+		w.boot()
 	}
 	return w
+}
+
+// install puts xlft on both hosts.
+func (w *world) install(s ft.Settings) {
+	w.t.Helper()
+	check(w.t, ft.Install(within(w.t, patience), w.Lab, s))
+	for _, h := range w.Hosts() {
+		var err error
+		w.saved[h], err = ft.Save(within(w.t, soon), h)
+		check(w.t, err)
+	}
+}
+
+// boot starts the guest.
+func (w *world) boot() {
+	w.t.Helper()
+	check(w.t, w.home.CreateGuest(within(w.t, patience), w.guest))
+	w.client = w.dial()
 }
 
 // protected gives a world whose guest is protected by the other host.

@@ -48,7 +48,7 @@ func peerOf(c *config.Config, d config.Domain, override string) (config.Peer, er
 func arbiter(c *config.Config) xlft.Arbiter { return xlft.None{} }
 
 // offer describes a domain of this host to a backup.
-func offer(h *xen.Host, d xen.Domain, dc config.Domain) (wire.Offer, *domconf.Config, error) {
+func offer(ctx context.Context, c *config.Config, h *xen.Host, d xen.Domain) (wire.Offer, *domconf.Config, error) {
 	raw, err := h.Config(d.ID)
 	if err != nil {
 		return wire.Offer{}, nil, err
@@ -61,9 +61,13 @@ func offer(h *xen.Host, d xen.Domain, dc config.Domain) (wire.Offer, *domconf.Co
 	if err != nil {
 		return wire.Offer{}, nil, err
 	}
+	disks, err := offeredDisks(ctx, c, d.Name, conf.Copied())
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
 	return wire.Offer{
-		Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
-		XenVersion: info.Version, FailureTimeout: dc.FailureTimeout,
+		Disks: disks, Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
+		XenVersion: info.Version, FailureTimeout: c.For(d.Name).FailureTimeout,
 	}, conf, nil
 }
 
@@ -149,7 +153,7 @@ func (g *gate) Drain(ctx context.Context) error {
 // hosts. An error means that it could not look.
 func check(ctx context.Context, c *config.Config, id *wire.Identity, h *xen.Host, d xen.Domain, p config.Peer) ([]wire.Problem, error) {
 	var ps []wire.Problem
-	o, conf, err := offer(h, d, c.For(d.Name))
+	o, conf, err := offer(ctx, c, h, d)
 	if err != nil {
 		return nil, err
 	}

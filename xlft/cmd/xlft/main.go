@@ -67,7 +67,7 @@ The ft- commands are meant to be called through xl: "xl ft-start web1".`,
 	c.AddGroup(&cobra.Group{ID: "domain", Title: "Commands for domains:"}, &cobra.Group{ID: "host", Title: "Commands for hosts:"})
 	c.AddCommand(
 		a.startCommand(), a.stopCommand(), a.statusCommand(), a.listCommand(), a.checkCommand(), a.failoverCommand(),
-		a.keygenCommand(), a.inspectCommand(), a.configCommand(), a.manCommand(c),
+		a.keygenCommand(), a.diskCommand(), a.inspectCommand(), a.configCommand(), a.manCommand(c),
 		a.protectCommand(), a.receiveCommand(), a.workerCommand(),
 	)
 	return c

@@ -17,6 +17,7 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/wire"
@@ -104,7 +105,7 @@ func protect(ctx context.Context, c *config.Config, domain, backup string, log *
 	if err != nil {
 		return err
 	}
-	o, _, err := offer(h, d, dc)
+	o, _, err := offer(ctx, c, h, d)
 	if err != nil {
 		return err
 	}
@@ -112,10 +113,11 @@ func protect(ctx context.Context, c *config.Config, domain, backup string, log *
 	if err != nil {
 		return fmt.Errorf("hold output: %w", err)
 	}
+	out := &gates{gate: g}
 	s := &xlft.Session{
 		Domain: domain, Software: software(), Offer: o, Instance: instance(d),
 		Describe: func() (wire.Offer, error) {
-			o, _, err := offer(h, d, dc)
+			o, _, err := offer(ctx, c, h, d)
 			return o, err
 		},
 		Settings: xlft.Settings{
@@ -123,8 +125,19 @@ func protect(ctx context.Context, c *config.Config, domain, backup string, log *
 			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
 			SpoolLimit: int64(c.CheckpointMemory), Compress: dc.Compress,
 		},
-		Guest: h.Guest(d), Output: g, Arbiter: arbiter(c), Dial: dialer(id, peer), Peer: peer.Name,
+		Guest: h.Guest(d), Output: out, Arbiter: arbiter(c), Dial: dialer(id, peer), Peer: peer.Name,
 		Store: store.Dir(c.StateDir), Log: log.With(zap.String("domain", domain), zap.String("backup", peer.Name)),
+	}
+	if len(o.Disks) > 0 {
+		out.disks = diskserver.NewClient(diskserver.CommandSocket(c.RunDir, domain), peer.Name, o.Disks)
+		out.outdated = func() {
+			for _, d := range o.Disks {
+				if err := store.Dir(c.StateDir).SaveDisk(domain, d.VDev, xlft.DiskOutdated); err != nil {
+					log.Error("the disk here is outdated", zap.Error(err))
+				}
+			}
+		}
+		s.Disks = out.disks
 	}
 	done := make(chan struct{})
 	var result error

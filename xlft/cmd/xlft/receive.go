@@ -16,6 +16,7 @@ import (
 
 	"xlft/xlft"
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/replica"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
@@ -58,7 +59,8 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	restorer := &replica.Restorer{Host: h, Log: log, Command: []string{self, "restore-worker"}}
+	copies := &diskserver.Copies{Config: c, Store: store.Dir(c.StateDir)}
+	restorer := &replica.Restorer{Host: h, Log: log, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}}
 	st := store.Dir(c.StateDir)
 	err = restorer.Sweep(func(domain string) (bool, error) {
 		rec, err := st.Load(domain)
@@ -85,7 +87,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 			}
 			return names[wire.PeerFingerprint(tc.ConnectionState())]
 		},
-		RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory,
+		Disks: copies, RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory,
 	}
 	changed := make(chan struct{}, 1)
 	r.OnChange(func() {

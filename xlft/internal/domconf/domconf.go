@@ -8,6 +8,7 @@ package domconf
 import (
 	"encoding/json"
 	"fmt"
+	"path"
 )
 
 // Config is the part of libxl_domain_config (libxl_types.idl) that matters
@@ -51,6 +52,25 @@ type Disk struct {
 	VDev   string `json:"vdev"`
 	Target string `json:"pdev_path"`
 	Script string `json:"script"`
+	// ReadWrite is the number 0 or 1.
+	ReadWrite int `json:"readwrite"`
+}
+
+// Script is the hotplug script of disks that xlft copies.
+const Script = "block-xlft"
+
+// Copied reports whether xlft copies the disk.
+func (d Disk) Copied() bool { return path.Base(d.Script) == Script }
+
+// Copied returns the virtual devices of the disks that xlft copies.
+func (c *Config) Copied() []string {
+	var vdevs []string
+	for _, d := range c.Disks {
+		if d.Copied() {
+			vdevs = append(vdevs, d.VDev)
+		}
+	}
+	return vdevs
 }
 
 // NIC is a libxl_device_nic.
@@ -97,8 +117,18 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 		add(fmt.Sprintf("it is a domain of unknown type %q", c.Create.Type), "Run it as a PVH domain (type=\"pvh\").")
 	}
 	for _, d := range c.Disks {
-		add(fmt.Sprintf("disk %s (%s) would not be copied: disks are not supported yet", d.VDev, d.Target),
-			"Run the domain from a ramdisk or over the network for now.")
+		switch {
+		case d.Copied():
+			if want := c.Create.Name + "/" + d.VDev; d.Target != want {
+				add(fmt.Sprintf("disk %s has the target %s, not %s", d.VDev, d.Target, want),
+					"A disk with script=block-xlft is named after its domain and its virtual device.")
+			}
+		case d.ReadWrite == 0:
+			// Nothing is written to it; that the backup has it, the backup looks.
+		default:
+			add(fmt.Sprintf("disk %s (%s) would not be copied: it does not have script=block-xlft", d.VDev, d.Target),
+				"Give it to xlft as docs/disks.md says, or make it read-only and put it on both hosts.")
+		}
 	}
 	for _, d := range []struct {
 		n    int

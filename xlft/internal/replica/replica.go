@@ -37,7 +37,12 @@ type Restorer struct {
 	Log  *zap.Logger
 	// Command starts a worker: this program's restore-worker.
 	Command []string
+	// CheckDisk says why a disk could not be copied to this host; nil if it could.
+	CheckDisk func(domain string, d wire.Disk) error
 }
+
+// scriptDir is where libxl looks for hotplug scripts.
+const scriptDir = "/etc/xen/scripts"
 
 // overheadKiB is what a domain needs beyond its memory: page tables, libxl's
 // slack and per-vCPU state.
@@ -81,6 +86,20 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 	}
 	if need := c.Build.MaxMemKiB + overheadKiB(c); info.FreeKiB < need {
 		add("Free memory on the backup: destroy domains or make dom0 smaller.", "%d MiB of memory are needed, %d MiB are free", need>>10, info.FreeKiB>>10)
+	}
+	for _, d := range o.Disks {
+		if err := r.CheckDisk(o.Domain, d); err != nil {
+			add("See docs/disks.md.", "disk %s can't be copied to it: %v", d.VDev, err)
+		}
+	}
+	for _, d := range c.Disks {
+		if d.Copied() {
+			if _, err := os.Stat(filepath.Join(scriptDir, domconf.Script)); err != nil {
+				add("Install xlft there.", "no hotplug script %s in %s, which disk %s uses", domconf.Script, scriptDir, d.VDev)
+			}
+		} else if _, err := os.Stat(d.Target); err != nil && d.Target != "" {
+			add("Put the same file or device at the same place on the backup.", "disk %s, which is read-only, is not there: %v", d.VDev, err)
+		}
 	}
 	for _, nic := range c.NICs {
 		if nic.Bridge == "" {

@@ -42,20 +42,23 @@ func (d Dir) Load(domain string) (r xlft.Record, err error) {
 }
 
 // Save replaces the record.
-func (d Dir) Save(domain string, r xlft.Record) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("record who owns %s: %w", domain, err)
-		}
-	}()
-	b, err := json.Marshal(r)
+func (d Dir) Save(domain string, r xlft.Record) error {
+	if err := d.save(d.path(domain), r); err != nil {
+		return fmt.Errorf("record who owns %s: %w", domain, err)
+	}
+	return nil
+}
+
+// save replaces a file, for good.
+func (d Dir) save(path string, v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(string(d), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(string(d), ".new-*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
@@ -70,15 +73,48 @@ func (d Dir) Save(domain string, r xlft.Record) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(tmp.Name(), d.path(domain)); err != nil {
+	if err := os.Rename(tmp.Name(), path); err != nil {
 		return err
 	}
-	dir, err := os.Open(string(d))
+	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	return dir.Sync()
+}
+
+type diskRecord struct {
+	State xlft.DiskState `json:"state"`
+}
+
+func (d Dir) diskPath(domain, vdev string) string {
+	return filepath.Join(string(d), "disks", url.PathEscape(domain)+","+url.PathEscape(vdev)+suffix)
+}
+
+// LoadDisk returns what this host's copy of a disk is good for; "" if nothing
+// is known of it.
+func (d Dir) LoadDisk(domain, vdev string) (xlft.DiskState, error) {
+	b, err := os.ReadFile(d.diskPath(domain, vdev))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	var r diskRecord
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read what is known of disk %s of %s: %w", vdev, domain, err)
+	}
+	return r.State, nil
+}
+
+// SaveDisk records that.
+func (d Dir) SaveDisk(domain, vdev string, st xlft.DiskState) error {
+	if err := d.save(d.diskPath(domain, vdev), diskRecord{st}); err != nil {
+		return fmt.Errorf("record the state of disk %s of %s: %w", vdev, domain, err)
+	}
+	return nil
 }
 
 // All returns every record, by domain.

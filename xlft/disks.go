@@ -1,0 +1,221 @@
+package xlft
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"xlft/diskrepl"
+	"xlft/xlft/wire"
+)
+
+// Disks are the disks of a domain at the primary. Their epochs are sealed and
+// released by the Session's Output.
+type Disks interface {
+	// Replicate copies them to the backup, in the session of that id, and
+	// returns when both sides are the same. From then on what is written is
+	// sent. lost is called, at most once, if that breaks later.
+	Replicate(ctx context.Context, session string, lost func(error)) error
+	// End ends the replication: what is written goes to this host alone.
+	End()
+	// Progress returns how far the first copies are.
+	Progress() []DiskProgress
+}
+
+// DiskProgress is how far the first copy of a disk is.
+type DiskProgress struct {
+	VDev string `json:"vdev"`
+	diskrepl.Progress
+}
+
+// DialDisk opens the connection that carries a disk's writes in a session that
+// the backup has accepted. The answer says how much the backup holds back.
+func DialDisk(ctx context.Context, dial Dialer, software, session string, d wire.Disk) (net.Conn, wire.DiskReady, error) {
+	var ready wire.DiskReady
+	c, _, err := connect(ctx, dial, wire.DiskKind, session, software)
+	if err != nil {
+		return nil, ready, fmt.Errorf("disk %s: %w", d.VDev, err)
+	}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	c.SetDeadline(time.Now().Add(offerTimeout))
+	if err = c.WriteJSON(wire.TypeDisk, 0, d); err == nil {
+		err = c.Expect(wire.TypeDiskReady, &ready)
+	}
+	if err != nil {
+		c.Close()
+		return nil, ready, fmt.Errorf("disk %s: %w", d.VDev, err)
+	}
+	c.SetDeadline(time.Time{})
+	return c.Conn, ready, nil
+}
+
+// A DiskHost has the backup's copies of disks.
+type DiskHost interface {
+	// Open opens the copy of a domain's disk, for nobody else. The copy counts
+	// as inconsistent from here on.
+	Open(domain string, d wire.Disk) (DiskCopy, error)
+	// Journal is how many bytes of writes to hold back for each disk, at most.
+	Journal() int64
+}
+
+// A DiskCopy is the backup's copy of a disk.
+type DiskCopy interface {
+	diskrepl.Device
+	// SetState records durably what the copy is good for.
+	SetState(DiskState) error
+	// Close closes it.
+	Close() error
+}
+
+// DiskState is what a copy of a disk is good for.
+type DiskState string
+
+const (
+	// DiskActive: the domain may run from it.
+	DiskActive DiskState = "active"
+	// DiskCopying: a first copy is being made; it is of no moment.
+	DiskCopying DiskState = "copying"
+	// DiskOutdated: the domain runs elsewhere and has written since.
+	DiskOutdated DiskState = "outdated"
+	// DiskReplica: it is as the domain's disk was at some checkpoint.
+	DiskReplica DiskState = "replica"
+)
+
+// A standbyDisk is a disk of a replica.
+type standbyDisk struct {
+	wire.Disk
+	copy DiskCopy
+
+	joined chan struct{} // closed when repl is there
+
+	mu   sync.Mutex
+	repl *diskrepl.Replica
+	over bool
+}
+
+// openDisks opens the copies of all disks that the primary offered.
+func (s *standby) openDisks() error {
+	if len(s.offer.Disks) > 0 && s.r.Disks == nil {
+		return fmt.Errorf("this host keeps no disks")
+	}
+	for _, d := range s.offer.Disks {
+		c, err := s.r.Disks.Open(s.offer.Domain, d)
+		if err != nil {
+			s.closeDisks()
+			return fmt.Errorf("disk %s: %w", d.VDev, err)
+		}
+		s.disks = append(s.disks, &standbyDisk{Disk: d, copy: c, joined: make(chan struct{})})
+	}
+	return nil
+}
+
+// joinDisk hands a disk's connection to the replica, and keeps it until that
+// ends. The error says why the disk is not to be trusted, or why the connection
+// is refused.
+func (s *standby) joinDisk(c *wire.Conn) error {
+	var want wire.Disk
+	c.SetDeadline(time.Now().Add(offerTimeout))
+	if err := c.Expect(wire.TypeDisk, &want); err != nil {
+		return err
+	}
+	var d *standbyDisk
+	for _, have := range s.disks {
+		if have.VDev == want.VDev {
+			d = have
+		}
+	}
+	switch {
+	case d == nil:
+		return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("disk %.20q was not offered", want.VDev))
+	case d.Size != want.Size || d.copy.Size() != want.Size:
+		return refuse(c, wire.CodeUnfit, nil, fmt.Errorf("disk %s: %d bytes there, %d here", d.VDev, want.Size, d.copy.Size()))
+	}
+	repl := diskrepl.NewReplica(d.copy, c.Conn)
+	d.mu.Lock()
+	taken := d.repl != nil || d.over
+	if !taken {
+		d.repl = repl
+		close(d.joined)
+	}
+	d.mu.Unlock()
+	if taken {
+		return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("disk %s has its connection, or its session is over", d.VDev))
+	}
+	if err := c.WriteJSON(wire.TypeDiskReady, 0, wire.DiskReady{Journal: s.r.Disks.Journal()}); err != nil {
+		repl.Close()
+		return err
+	}
+	c.SetDeadline(time.Time{})
+	return repl.Run()
+}
+
+// awaitDisks waits until all of an epoch's writes are here.
+func (s *standby) awaitDisks(ctx context.Context, epoch uint64) error {
+	for _, d := range s.disks {
+		select {
+		case <-d.joined:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := d.repl.AwaitSealed(ctx, epoch); err != nil {
+			return fmt.Errorf("disk %s: %w", d.VDev, err)
+		}
+	}
+	return nil
+}
+
+// commitDisks gives the disks an acked epoch. After the first one they are
+// copies that a domain can run from.
+func (s *standby) commitDisks(epoch uint64) error {
+	for _, d := range s.disks {
+		err := d.repl.Commit(epoch)
+		if err == nil && epoch == 1 {
+			if err = d.copy.Flush(); err == nil {
+				err = d.copy.SetState(DiskReplica)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.VDev, err)
+		}
+	}
+	return nil
+}
+
+// finishDisks makes the disks those of an acked epoch, for the domain to run
+// from, and lets go of them.
+func (s *standby) finishDisks(epoch uint64) error {
+	for _, d := range s.disks {
+		err := d.repl.Finish(epoch)
+		if err == nil {
+			err = d.copy.SetState(DiskActive)
+		}
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.VDev, err)
+		}
+	}
+	s.closeDisks()
+	return nil
+}
+
+// closeDisks lets go of the disks as they are.
+func (s *standby) closeDisks() {
+	for _, d := range s.disks {
+		d.mu.Lock()
+		over := d.over
+		d.over = true
+		repl := d.repl
+		d.mu.Unlock()
+		if over {
+			continue
+		}
+		if repl != nil {
+			repl.Close()
+		}
+		if err := d.copy.Close(); err != nil {
+			s.log.Error("close the copy of a disk: " + err.Error())
+		}
+	}
+}

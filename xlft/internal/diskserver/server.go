@@ -1,0 +1,481 @@
+// Package diskserver serves a domain's disks on the host that runs it: to the
+// kernel as /dev/nbdN, to others on a unix socket, and to the backup as a
+// stream of what is written.
+//
+// The one rule a caller must know: it outlives the protector. A domain's disk
+// works without a backup, a receiver and a protector; only the Server's own end
+// takes it away.
+package diskserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sort"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"xlft/diskrepl"
+	"xlft/diskrepl/nbd"
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/control"
+	"xlft/xlft/wire"
+)
+
+// A Server has the disks of one domain.
+type Server struct {
+	Domain   string
+	Disks    map[string]config.Disk // those that the configuration has
+	Software string
+	// Dial returns the way to a peer of that name.
+	Dial func(peer string) (xlft.Dialer, error)
+	// State says what this host's copy of a disk is good for.
+	State func(vdev string) (xlft.DiskState, error)
+	Log   *zap.Logger
+
+	exports nbd.Server
+
+	mu      sync.Mutex
+	open    map[string]*disk
+	session *session
+	idle    chan struct{} // closed when the last disk was detached
+	retired bool
+}
+
+// A disk is one that is open.
+type disk struct {
+	vdev   string
+	file   *nbd.File
+	mirror *diskrepl.Mirror
+	kernel *nbd.KernelDevice
+}
+
+// New returns a server without open disks.
+func New(domain string, disks map[string]config.Disk, log *zap.Logger) *Server {
+	s := &Server{Domain: domain, Disks: disks, Log: log, open: map[string]*disk{}, idle: make(chan struct{})}
+	s.exports.Log = func(client string, err error) {
+		log.Warn("a client's connection ended", zap.String("client", client), zap.Error(err))
+	}
+	return s
+}
+
+// Idle is closed when the last disk has been detached: the server is not
+// needed any more, and takes no new disks.
+func (s *Server) Idle() <-chan struct{} { return s.idle }
+
+// ErrInUse: the disk can't be opened or taken away now.
+var ErrInUse = errors.New("in use")
+
+// openDisk opens a disk that is not. It is called with the lock.
+func (s *Server) openDisk(vdev string) (*disk, error) {
+	if d := s.open[vdev]; d != nil {
+		return d, nil
+	}
+	conf, ok := s.Disks[vdev]
+	if !ok {
+		return nil, fmt.Errorf("the configuration has no [domain.%s.disk.%s]", s.Domain, vdev)
+	}
+	if s.retired {
+		return nil, errRetired
+	}
+	st, err := s.State(vdev)
+	if err != nil {
+		return nil, err
+	}
+	if st != "" && st != xlft.DiskActive {
+		return nil, fmt.Errorf("%s is a copy (%s) that another host keeps or kept here: the domain does not run from it. If that host is lost for good and the copy is a \"replica\", \"xlft disk promote %s/%s\" makes it the disk", conf.Path, st, s.Domain, vdev)
+	}
+	f, err := nbd.OpenFile(conf.Path, conf.Direct, false)
+	if err != nil {
+		return nil, err
+	}
+	d := &disk{vdev: vdev, file: f, mirror: diskrepl.NewMirror(f)}
+	if err := s.exports.Add(&nbd.Export{Name: vdev, Description: s.Domain, Device: d.mirror}); err != nil {
+		f.Close()
+		return nil, err
+	}
+	s.open[vdev] = d
+	s.Log.Info("disk opened", zap.String("vdev", vdev), zap.String("path", conf.Path), zap.Int64("size", f.Size()), zap.Bool("direct", conf.Direct))
+	return d, nil
+}
+
+// closeDisk is called with the lock.
+func (s *Server) closeDisk(d *disk) error {
+	delete(s.open, d.vdev)
+	s.exports.Remove(d.vdev)
+	err := d.file.Flush()
+	if cerr := d.file.Close(); err == nil {
+		err = cerr
+	}
+	s.Log.Info("disk closed", zap.String("vdev", d.vdev), zap.Error(err))
+	return err
+}
+
+var errRetired = errors.New("this server has ended its work: ask its successor")
+
+// Attach makes a disk a block device of this host, or finds the one it is.
+func (s *Server) Attach(vdev string) (device string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, err := s.openDisk(vdev)
+	if err != nil {
+		return "", fmt.Errorf("attach %s: %w", vdev, err)
+	}
+	if d.kernel == nil {
+		d.kernel, err = s.exports.Attach(vdev, nbd.KernelOptions{Index: -1, ID: "xlft:" + s.Domain + "/" + vdev})
+		if err != nil {
+			s.closeDisk(d)
+			return "", err
+		}
+		s.Log.Info("disk attached", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
+	}
+	return d.kernel.Path(), nil
+}
+
+// Detach undoes Attach, and closes the disk.
+func (s *Server) Detach(vdev string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.open[vdev]
+	if d == nil {
+		return nil
+	}
+	if d.kernel != nil {
+		if err := d.kernel.Detach(); err != nil {
+			return err
+		}
+		s.Log.Info("disk detached", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
+	}
+	if s.session != nil && s.session.has(vdev) {
+		s.session.end(fmt.Errorf("disk %s was detached", vdev))
+	}
+	err := s.closeDisk(d)
+	if len(s.open) == 0 && !s.retired {
+		s.retired = true
+		close(s.idle)
+	}
+	return err
+}
+
+// Close takes all disks away.
+func (s *Server) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = true
+	if s.session != nil {
+		s.session.end(diskrepl.ErrDetached)
+	}
+	for _, d := range s.open {
+		if d.kernel != nil {
+			if err := d.kernel.Detach(); err != nil {
+				s.Log.Error("detach at the end", zap.Error(err))
+			}
+		}
+		s.closeDisk(d)
+	}
+}
+
+// DiskStatus is what an operator sees of a disk.
+type DiskStatus struct {
+	VDev     string             `json:"vdev"`
+	Path     string             `json:"path"`
+	Size     int64              `json:"size"`
+	Device   string             `json:"device,omitempty"`
+	Progress *diskrepl.Progress `json:"progress,omitempty"` // of the first copy, in a session
+}
+
+// Status returns the open disks.
+func (s *Server) Status() []DiskStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]DiskStatus, 0, len(s.open))
+	for _, d := range s.open {
+		st := DiskStatus{VDev: d.vdev, Path: d.file.Name(), Size: d.file.Size()}
+		if d.kernel != nil {
+			st.Device = d.kernel.Path()
+		}
+		if s.session != nil {
+			if l := s.session.link(d.vdev); l != nil {
+				p := l.Progress()
+				st.Progress = &p
+			}
+		}
+		all = append(all, st)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].VDev < all[j].VDev })
+	return all
+}
+
+// A session replicates the open disks to a backup.
+type session struct {
+	mu    sync.Mutex
+	links map[string]*diskrepl.Link
+	err   error
+	over  chan struct{}
+}
+
+func (v *session) has(vdev string) bool { return v.link(vdev) != nil }
+
+func (v *session) link(vdev string) *diskrepl.Link {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.links[vdev]
+}
+
+func (v *session) all() []*diskrepl.Link {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var ls []*diskrepl.Link
+	for _, l := range v.links {
+		ls = append(ls, l)
+	}
+	return ls
+}
+
+// end ends it for a reason; the first one counts.
+func (v *session) end(err error) {
+	v.mu.Lock()
+	if v.err == nil {
+		v.err = err
+		close(v.over)
+	}
+	v.mu.Unlock()
+}
+
+// Order asks for the replication of disks in a protector's session.
+type Order struct {
+	Peer    string      `json:"peer"`
+	Session string      `json:"session"`
+	Disks   []wire.Disk `json:"disks"`
+}
+
+// Report is what a replication says of itself, again and again.
+type Report struct {
+	Disks []xlft.DiskProgress `json:"disks"`
+	// Held and Limit are of the disk whose journal at the backup is fullest.
+	Held  int64  `json:"held"`
+	Limit int64  `json:"limit"`
+	Error string `json:"error,omitempty"` // of the last report: why it ended
+}
+
+// reportEvery is how often a replication is looked at for a report.
+const reportEvery = 100 * time.Millisecond
+
+// Replicate copies the disks until ctx ends or something breaks, and reports on
+// the way. A replication that is under way is ended by a new one.
+func (s *Server) Replicate(ctx context.Context, o Order, report func(Report) error) error {
+	dial, err := s.Dial(o.Peer)
+	if err != nil {
+		return err
+	}
+	v := &session{links: map[string]*diskrepl.Link{}, over: make(chan struct{})}
+	defer func() {
+		v.end(diskrepl.ErrDetached)
+		for _, l := range v.all() {
+			l.Detach()
+		}
+		s.mu.Lock()
+		if s.session == v {
+			s.session = nil
+		}
+		s.mu.Unlock()
+	}()
+	if err := s.replace(ctx, v); err != nil {
+		return err
+	}
+	for _, want := range o.Disks {
+		if err := s.link(ctx, v, dial, o.Session, want); err != nil {
+			return err
+		}
+	}
+	s.Log.Info("disks are being replicated", zap.String("peer", o.Peer), zap.Int("disks", len(o.Disks)))
+	t := time.NewTicker(reportEvery)
+	defer t.Stop()
+	said := Report{Limit: -1}
+	for {
+		r := v.report(o.Disks)
+		if changed(said, r) {
+			if err := report(r); err != nil {
+				return err
+			}
+			said = r
+		}
+		select {
+		case <-v.over:
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			return v.err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// changed reports whether a report is worth sending: it goes to a process that
+// has a domain to watch.
+func changed(was, is Report) bool {
+	if was.Limit != is.Limit || len(was.Disks) != len(is.Disks) || was.Held*4/max(was.Limit, 1) != is.Held*4/max(is.Limit, 1) {
+		return true
+	}
+	for i := range is.Disks {
+		if was.Disks[i] != is.Disks[i] {
+			return true
+		}
+	}
+	return false
+}
+
+// replace makes v the session once the one before it has ended.
+func (s *Server) replace(ctx context.Context, v *session) error {
+	for {
+		s.mu.Lock()
+		old := s.session
+		if old == nil {
+			s.session = v
+			s.mu.Unlock()
+			return nil
+		}
+		s.mu.Unlock()
+		old.end(errors.New("another session took its place"))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(reportEvery / 10):
+		}
+	}
+}
+
+// link opens the connection of a disk and attaches it.
+func (s *Server) link(ctx context.Context, v *session, dial xlft.Dialer, id string, want wire.Disk) error {
+	s.mu.Lock()
+	d := s.open[want.VDev]
+	s.mu.Unlock()
+	if d == nil {
+		return fmt.Errorf("disk %s is not open here", want.VDev)
+	}
+	conn, ready, err := xlft.DialDisk(ctx, dial, s.Software, id, want)
+	if err != nil {
+		return err
+	}
+	l, err := d.mirror.Attach(conn, ready.Journal, func(err error) { v.end(fmt.Errorf("disk %s: %w", want.VDev, err)) })
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	v.mu.Lock()
+	v.links[want.VDev] = l
+	v.mu.Unlock()
+	return nil
+}
+
+func (v *session) report(disks []wire.Disk) Report {
+	var r Report
+	for _, d := range disks {
+		l := v.link(d.VDev)
+		if l == nil {
+			continue
+		}
+		r.Disks = append(r.Disks, xlft.DiskProgress{VDev: d.VDev, Progress: l.Progress()})
+		held, limit := l.Unacked()
+		if r.Limit == 0 || held*r.Limit > r.Held*limit {
+			r.Held, r.Limit = held, limit
+		}
+	}
+	return r
+}
+
+// current returns the session's links.
+func (s *Server) current() ([]*diskrepl.Link, error) {
+	s.mu.Lock()
+	v := s.session
+	s.mu.Unlock()
+	if v == nil {
+		return nil, errors.New("the disks are not being replicated")
+	}
+	return v.all(), nil
+}
+
+// Seal ends an epoch of all disks that are being replicated.
+func (s *Server) Seal(epoch uint64) error {
+	ls, err := s.current()
+	for _, l := range ls {
+		if err == nil {
+			err = l.Seal(epoch)
+		}
+	}
+	return err
+}
+
+// Release says that the backup has acked an epoch.
+func (s *Server) Release(epoch uint64) error {
+	ls, err := s.current()
+	for _, l := range ls {
+		l.Release(epoch)
+	}
+	return err
+}
+
+// Serve answers the commands of Client, and NBD clients on a socket of their
+// own, until ctx ends.
+func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) error {
+	mux := http.NewServeMux()
+	disk := func(f func(vdev string) (any, error)) func(*http.Request) (any, error) {
+		return func(r *http.Request) (any, error) {
+			return f(r.PathValue("vdev"))
+		}
+	}
+	epoch := func(f func(uint64) error) func(*http.Request) (any, error) {
+		return func(r *http.Request) (any, error) {
+			var e uint64
+			if _, err := fmt.Sscan(r.PathValue("epoch"), &e); err != nil {
+				return nil, fmt.Errorf("epoch %q: %w", r.PathValue("epoch"), err)
+			}
+			return nil, f(e)
+		}
+	}
+	control.Handle(mux, "GET /status", func(*http.Request) (any, error) { return s.Status(), nil })
+	control.Handle(mux, "POST /attach/{vdev}", disk(func(vdev string) (any, error) { return s.Attach(vdev) }))
+	control.Handle(mux, "POST /detach/{vdev}", disk(func(vdev string) (any, error) { return nil, s.Detach(vdev) }))
+	control.Handle(mux, "POST /seal/{epoch}", epoch(s.Seal))
+	control.Handle(mux, "POST /release/{epoch}", epoch(s.Release))
+	mux.HandleFunc("POST /replicate", s.serveReplicate)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.exports.Serve(ctx, clients) })
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	if err := srv.Serve(commands); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// serveReplicate answers with reports, one JSON value after the other. The
+// replication lasts as long as the asker listens.
+func (s *Server) serveReplicate(w http.ResponseWriter, r *http.Request) {
+	var o Order
+	enc := json.NewEncoder(w)
+	if err := json.NewDecoder(r.Body).Decode(&o); err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		enc.Encode(Report{Error: err.Error()})
+		return
+	}
+	flush := http.NewResponseController(w)
+	err := s.Replicate(r.Context(), o, func(p Report) error {
+		if err := enc.Encode(p); err != nil {
+			return err
+		}
+		return flush.Flush()
+	})
+	if r.Context().Err() == nil {
+		s.Log.Warn("the disks are not replicated any more", zap.Error(err))
+		enc.Encode(Report{Error: err.Error()})
+	}
+}
