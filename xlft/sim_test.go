@@ -1,6 +1,7 @@
 package xlft_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -28,6 +29,7 @@ import (
 // under thousands of fault schedules, and lets the world check the promises:
 //
 //	P1, P3, P4  at every step, by simxen.World
+//	P2          at every takeover, by simxen.World
 //	P5          at the end: the domain is alive and nothing it said is lost
 //	P6          while it runs: "protected" is said only while it is true
 //
@@ -51,6 +53,31 @@ type variant struct {
 	arbiter  func(xlft.Arbiter) xlft.Arbiter
 	torn     bool          // the replica leaves out a part of each checkpoint
 	patience time.Duration // silence the primary accepts, if not simSilence
+	lateSeal time.Duration // the disk's epoch ends that much after the memory's
+	copy     func(xlft.DiskCopy) xlft.DiskCopy
+	leak     bool // the backup's disk has every write at once
+}
+
+// simGates end the epochs of what a domain sends and of its disk.
+type simGates struct {
+	xlft.Output
+	disks *simxen.Disks
+	late  time.Duration
+}
+
+func (g simGates) Seal(e uint64) error {
+	if err := g.Output.Seal(e); err != nil {
+		return err
+	}
+	if g.late > 0 {
+		time.AfterFunc(g.late, func() { g.disks.Seal(e) })
+		return nil
+	}
+	return g.disks.Seal(e)
+}
+
+func (g simGates) Release(e uint64) error {
+	return errors.Join(g.Output.Release(e), g.disks.Release(e))
 }
 
 // A sim is one run: hosts A (with the domain) and B, and what happens to them.
@@ -87,6 +114,9 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 	s.net = simxen.NewNet(time.Duration(1+s.rng.IntN(8)) * time.Millisecond)
 	s.a, s.b = simxen.NewHost(s.w, s.net, "A"), simxen.NewHost(s.w, s.net, "B")
 	s.domain = s.a.Boot(simDomain, 12)
+	if v.leak {
+		s.domain.LeakTo(s.b.Disk())
+	}
 	return s
 }
 
@@ -106,7 +136,8 @@ func (s *sim) protect() {
 		return
 	}
 	p := s.a.Spawn()
-	out := p.Output(s.domain)
+	disks := &simxen.Disks{P: p, Domain: s.domain, To: "B"}
+	out := xlft.Output(simGates{p.Output(s.domain), disks, s.v.lateSeal})
 	if s.v.output != nil {
 		out = s.v.output(out)
 	}
@@ -116,12 +147,12 @@ func (s *sim) protect() {
 	}
 	session := &xlft.Session{
 		Domain: simDomain, Software: "sim", Instance: "A/1",
-		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48},
+		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48, Disks: s.domain.OfferedDisks()},
 		Settings: xlft.Settings{
 			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: 2 * time.Second,
 			SuspendTimeout: 500 * time.Millisecond, RetryDelay: 100 * time.Millisecond, SpoolLimit: 1 << 20,
 		},
-		Guest: p.Guest(s.domain), Output: out, Arbiter: s.arb(p), Dial: p.Dial("B"), Peer: "B", Store: p.Store(),
+		Guest: p.Guest(s.domain), Output: out, Disks: disks, Arbiter: s.arb(p), Dial: p.Dial("B"), Peer: "B", Store: p.Store(),
 		Log: s.log.Named("A"),
 	}
 	s.primary, s.session, s.over = p, session, false
@@ -152,7 +183,7 @@ func (s *sim) receive() {
 	r := &xlft.Receiver{
 		Software: "sim", Restorer: &simxen.Restorer{P: p, Torn: s.v.torn}, Arbiter: s.arb(p), Store: p.Store(),
 		Log: s.log.Named("B"), PeerName: func(c net.Conn) string { return c.(*simxen.Conn).From() },
-		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20,
+		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20, Disks: &simxen.DiskHost{P: p, Broken: s.v.copy},
 	}
 	ended := make(chan struct{})
 	s.backup, s.receiver, s.received = p, r, ended
@@ -203,6 +234,7 @@ func (s *sim) run() {
 		s.arbiter.Lossy(h, false)
 	}
 	s.domain.Deafen(false)
+	s.b.Disk().Fail(false)
 	if _, backup, _ := s.now(); backup.Context().Err() != nil {
 		s.receive()
 	}
@@ -223,7 +255,7 @@ func (s *sim) fault(begun time.Time) {
 		return
 	}
 	primary, backup, session := s.now()
-	switch s.rng.IntN(16) {
+	switch s.rng.IntN(17) {
 	case 0, 1:
 		s.tell("%v power cut at A", at)
 		s.a.Crash()
@@ -285,6 +317,10 @@ func (s *sim) fault(begun time.Time) {
 		s.tell("%v nobody hears %s", at, h)
 		s.net.Mute(h, true)
 		after(func() { s.net.Mute(h, false) })
+	case 16:
+		s.tell("%v the backup's disk fails", at)
+		s.b.Disk().Fail(true)
+		after(func() { s.b.Disk().Fail(false) })
 	}
 }
 
@@ -466,6 +502,42 @@ func (o lossyOutput) Abandon() error {
 	return o.Output.Abandon()
 }
 
+// swappingCopy breaks P2: two writes after one another reach the disk in the
+// wrong order.
+type swappingCopy struct {
+	xlft.DiskCopy
+	mu   sync.Mutex
+	off  int64
+	kept []byte
+}
+
+func (c *swappingCopy) WriteAt(p []byte, off int64, fua bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kept == nil {
+		c.off, c.kept = off, bytes.Clone(p)
+		return nil
+	}
+	err := errors.Join(c.DiskCopy.WriteAt(p, off, fua), c.DiskCopy.WriteAt(c.kept, c.off, fua))
+	c.kept = nil
+	return err
+}
+
+func (c *swappingCopy) Flush() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kept != nil {
+		c.DiskCopy.WriteAt(c.kept, c.off, false)
+		c.kept = nil
+	}
+	return c.DiskCopy.Flush()
+}
+
+// forgetfulCopy breaks P2: it answers a flush and does none.
+type forgetfulCopy struct{ xlft.DiskCopy }
+
+func (c forgetfulCopy) Flush() error { return nil }
+
 // yesArbiter breaks P3: everybody is told yes.
 type yesArbiter struct{ xlft.Arbiter }
 
@@ -509,16 +581,20 @@ func TestFalseSuspicion(t *testing.T) {
 // notice.
 func TestSimulationCatches(t *testing.T) {
 	for _, c := range []struct {
-		promise string
-		broken  variant
+		promise, how string
+		broken       variant
 	}{
-		{"P1", variant{output: func(o xlft.Output) xlft.Output { return earlyOutput{o} }}},
-		{"P3", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
-		{"P4", variant{torn: true}},
-		{"P5", variant{output: func(o xlft.Output) xlft.Output { return lossyOutput{o} }}},
-		{"P6", variant{patience: time.Minute}},
+		{"P1", "output leaves at the seal", variant{output: func(o xlft.Output) xlft.Output { return earlyOutput{o} }}},
+		{"P2", "applied before the commit", variant{leak: true}},
+		{"P2", "disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond}},
+		{"P2", "writes out of order", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return &swappingCopy{DiskCopy: c} }}},
+		{"P2", "flush lost", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return forgetfulCopy{c} }}},
+		{"P3", "arbiter says yes to both", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
+		{"P4", "checkpoint not applied whole", variant{torn: true}},
+		{"P5", "held output dropped", variant{output: func(o xlft.Output) xlft.Output { return lossyOutput{o} }}},
+		{"P6", "silence not noticed", variant{patience: time.Minute}},
 	} {
-		t.Run(c.promise, func(t *testing.T) {
+		t.Run(c.promise+" "+c.how, func(t *testing.T) {
 			t.Parallel()
 			for seed := uint64(1); seed <= 500; seed++ {
 				violations, _, _ := runSim(t, seed, c.broken, zap.NewNop())

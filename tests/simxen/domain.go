@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"xlft/diskrepl"
 	"xlft/savestream"
 	"xlft/xlft"
 )
@@ -33,6 +34,12 @@ type Domain struct {
 	deaf      bool   // does not react to suspend requests
 	life      *life
 	stop      chan struct{}
+
+	// The disk, and how far the write under way is. A domain that runs on
+	// elsewhere knows of it only what its memory says.
+	mirror   *diskrepl.Mirror
+	issued   bool
+	answered bool
 }
 
 // tick is how often a domain does something.
@@ -48,6 +55,7 @@ func (h *Host) Boot(name string, n int) *Domain {
 
 func (h *Host) domain(name string, n int) *Domain {
 	d := &Domain{Name: name, host: h, gate: &Gate{w: h.w}, dirty: map[int]bool{}, stop: make(chan struct{})}
+	d.mirror = diskrepl.NewMirror(h.platter)
 	d.gate.speaks.Store(true)
 	d.pages = make([][]byte, n)
 	if n > 0 {
@@ -114,6 +122,13 @@ func (d *Domain) step() {
 	at := 1 + int(in%uint64(len(d.pages)-1))
 	binary.LittleEndian.PutUint64(d.page(at)[8*(count%(PageSize/8)):], sum)
 	d.dirty[0], d.dirty[at] = true, true
+	d.takeAnswer()
+	if !d.issued {
+		if binary.LittleEndian.Uint64(d.page(0)[memBusy:]) == 0 {
+			d.beginWrite(in >> 8)
+		}
+		d.issue()
+	}
 	l, speak := d.life, in>>32%2 == 0
 	d.mu.Unlock()
 	d.host.w.lived(l, count, sum)

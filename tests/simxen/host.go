@@ -25,11 +25,12 @@ type Host struct {
 	domains map[string]*Domain
 	procs   []*Process
 	disk    map[string]xlft.Record
+	platter *Platter // the domain's disk
 }
 
 // NewHost adds a host to the world.
 func NewHost(w *World, n *Net, name string) *Host {
-	return &Host{Name: name, w: w, net: n, domains: map[string]*Domain{}, disk: map[string]xlft.Record{}}
+	return &Host{Name: name, w: w, net: n, domains: map[string]*Domain{}, disk: map[string]xlft.Record{}, platter: newPlatter()}
 }
 
 // Domain returns a domain, or nil.
@@ -88,6 +89,7 @@ type Process struct {
 
 	mu    sync.Mutex
 	conns []*Conn
+	kills []func()
 }
 
 // Spawn starts a process; what runs in it is the caller's.
@@ -130,6 +132,17 @@ func (p *Process) kill() {
 	for _, c := range p.conns {
 		c.unblock()
 	}
+	for _, f := range p.kills {
+		f()
+	}
+	p.kills = nil
+}
+
+// onKill is what the kernel does when the process is killed.
+func (p *Process) onKill(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.kills = append(p.kills, f)
 }
 
 func (p *Process) own(c *Conn) {

@@ -162,6 +162,9 @@ func (v *replica) RunOn(context.Context) error {
 	pages := v.pages
 	v.mu.Unlock()
 	h.w.restored(hash(pages))
+	if len(pages) > 0 {
+		h.w.checkDisk(pages[0], h.platter)
+	}
 	d := h.domain(v.name, 0)
 	d.pages = pages
 	count, sum := d.state()

@@ -3,15 +3,20 @@
 package scenario
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"xlft/tests/lab"
 	"xlft/tests/lab/ft"
+	"xlft/tests/lab/probe"
 )
+
+var deaths = flag.Int("scenario.deaths", 2, "how many hosts die under a guest with a disk")
 
 const (
 	diskPath = "/var/lib/xlft-disks/web1-xvda"
@@ -97,50 +102,128 @@ mount "$1" /mnt; cmp /usr/bin/tcpdump /mnt/tcpdump; umount /mnt`, "sh", dev)
 	h.Must(t, "mv", diskPath+".away", diskPath)
 }
 
-// The host dies while the guest writes to its disk: every write that was answered as durable is there, none is torn,
-// and the backup's disk is the primary's up to the checkpoint that the guest runs on from.
+// A scribe is a client that has the guest write blocks of its own, one after the other, and knows what it was told is
+// durable. It goes on over its connection when the guest's host dies.
+type scribe struct {
+	c     *probe.Client
+	first int64 // of its blocks
+	stop  chan struct{}
+	done  chan error
+
+	mu    sync.Mutex
+	acked map[int64]uint64
+	count int
+}
+
+const scribeBlocks = 32
+
+func (w *world) scribe(first int64, random *rand.Rand) *scribe {
+	s := &scribe{c: w.dial(), first: first, stop: make(chan struct{}), done: make(chan error, 1), acked: map[int64]uint64{}}
+	check(w.t, s.c.SetDeadline(time.Now().Add(2*patience)))
+	go func() {
+		for {
+			select {
+			case <-s.stop:
+				s.done <- nil
+				return
+			default:
+			}
+			b, n := first+random.Int64N(scribeBlocks), random.Uint64()
+			if err := s.c.WriteBlock(b, n); err != nil {
+				s.done <- err
+				return
+			}
+			s.mu.Lock()
+			s.acked[b] = n
+			s.count++
+			s.mu.Unlock()
+		}
+	}()
+	return s
+}
+
+func (s *scribe) written() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
+}
+
+// The host dies while the guest writes to its disk: every write that was answered as durable is there, none is torn, on
+// a disk that was an empty file before. Then the other way round, with the disk of the host that came back copied anew.
 func TestDiskTakeover(t *testing.T) {
-	const blocks = 256
+	const scribes = 6
 	w := diskWorld(t)
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
 	t.Logf("-scenario.seed=%d", *seed)
-	random := rand.New(rand.NewPCG(*seed, 1))
 	w.boot()
-	acked := map[int64]uint64{} // what the guest was told is on the disk
-	for b := range int64(blocks) {
-		acked[b] = uint64(b)
-		check(t, w.ask().WriteBlock(b, uint64(b)))
-	}
-	for round := range 2 {
+	check(t, w.ask().WriteBlock(1000, 1000))
+	for round := range *deaths {
+		random := rand.New(rand.NewPCG(*seed, uint64(round)))
 		from, to := w.home, w.backup()
 		w.protect()
-		r := w.await(from, "three checkpoints", func(r ft.Row) bool { return r.Protected && r.Epoch >= 3 })
-		t.Logf("pause median %v (suspend %v, seal %v, capture %v, resume %v)", round2(r.Primary.PauseMedian.Total),
-			round2(r.Primary.PauseMedian.Suspend), round2(r.Primary.PauseMedian.Seal), round2(r.Primary.PauseMedian.Capture), round2(r.Primary.PauseMedian.Resume))
-		end := time.Now().Add(time.Duration(random.Int64N(int64(4*time.Second))) + time.Second)
-		writes := 0
-		for time.Now().Before(end) {
-			b, n := random.Int64N(blocks), random.Uint64()
-			check(t, w.ask().WriteBlock(b, n))
-			acked[b] = n
-			writes++
+		var all []*scribe
+		for i := range scribes {
+			all = append(all, w.scribe(int64(i)*scribeBlocks, rand.New(rand.NewPCG(*seed, uint64(100*round+i)))))
 		}
+		await := func(n int) {
+			w.until(patience, func() error {
+				for i, s := range all {
+					select {
+					case err := <-s.done:
+						t.Fatalf("scribe %d: %v", i, err)
+					default:
+					}
+					if got := s.written(); got < n {
+						return fmt.Errorf("scribe %d has %d answers, of %d", i, got, n)
+					}
+				}
+				return nil
+			})
+		}
+		await(3)
+		r := w.status(from)
+		if !r.Protected {
+			t.Fatalf("not protected any more: %s", r.State)
+		}
+		<-time.After(time.Duration(random.Int64N(int64(3 * time.Second))))
 		from.Kill()
-		t.Logf("round %d: killed %s after %d durable writes", round, from.Name(), writes)
+		before := 0
+		for _, s := range all {
+			before += s.written()
+		}
+		p := r.Primary
+		t.Logf("round %d: killed %s after checkpoint %d and %d durable writes; pause median %v (suspend %v, seal %v, capture %v, resume %v), ack after %v",
+			round+1, from.Name(), r.Epoch, before, round2(p.PauseMedian.Total), round2(p.PauseMedian.Suspend), round2(p.PauseMedian.Seal),
+			round2(p.PauseMedian.Capture), round2(p.PauseMedian.Resume), round2(p.AckMedian))
 		w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
 		w.home = to
-		for b, want := range acked {
-			n, err := w.ask().ReadBlock(b)
-			check(t, err)
-			if n != want {
-				t.Errorf("block %d has %d, but %d was answered", b, n, want)
+		most := 0
+		for _, s := range all {
+			most = max(most, s.written())
+		}
+		await(most + 5)
+		checked := 1
+		for i, s := range all {
+			close(s.stop)
+			if err := <-s.done; err != nil {
+				t.Fatalf("scribe %d: %v", i, err)
+			}
+			s.c.Close()
+			for b, want := range s.acked {
+				n, err := w.ask().ReadBlock(b)
+				check(t, err)
+				checked++
+				if n != want {
+					t.Errorf("block %d has %d, but %d was answered as durable", b, n, want)
+				}
 			}
 		}
-		b := random.Int64N(blocks)
-		check(t, w.ask().WriteBlock(b, 1))
-		acked[b] = 1
+		if n, err := w.ask().ReadBlock(1000); err != nil || n != 1000 {
+			t.Errorf("block 1000, written before the protection: %d, %v", n, err)
+		}
+		t.Logf("%d blocks are as was answered", checked)
 		w.awaitDomains(to, w.guest.Name)
 		t.Log(to.Must(t, "xlft", "disk", "status"))
 		w.revive(from)

@@ -1,0 +1,317 @@
+package simxen
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"xlft/diskrepl"
+	"xlft/xlft"
+	"xlft/xlft/wire"
+)
+
+// A domain's disk has so many blocks of so many bytes; a block holds one number
+// again and again, so that half a block shows.
+const (
+	diskBlocks = 24
+	blockSize  = 512
+	diskVDev   = "xvda"
+)
+
+// A Platter is a host's disk. What was not flushed is gone when the power fails.
+type Platter struct {
+	mu      sync.Mutex
+	b       []byte
+	unsaved bool
+	fail    bool
+	users   int
+	state   xlft.DiskState
+}
+
+func newPlatter() *Platter { return &Platter{b: make([]byte, diskBlocks*blockSize)} }
+
+// Fail makes every write fail, or ends that.
+func (p *Platter) Fail(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fail = on
+}
+
+func (p *Platter) Size() int64 { return int64(len(p.b)) }
+
+func (p *Platter) ReadAt(b []byte, off int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	copy(b, p.b[off:])
+	return nil
+}
+
+func (p *Platter) WriteAt(b []byte, off int64, fua bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fail {
+		return syscall.EIO
+	}
+	copy(p.b[off:], b)
+	p.unsaved = p.unsaved || !fua
+	return nil
+}
+
+func (p *Platter) Zero(off, n int64, _, fua bool) error { return p.WriteAt(make([]byte, n), off, fua) }
+func (p *Platter) Trim(off, n int64, fua bool) error    { return p.WriteAt(make([]byte, n), off, fua) }
+
+func (p *Platter) Flush() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unsaved = false
+	return nil
+}
+
+// block returns what a block holds; false if it is torn.
+func (p *Platter) block(i int) (uint64, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := p.b[i*blockSize : (i+1)*blockSize]
+	n := binary.LittleEndian.Uint64(b)
+	for ; len(b) > 0; b = b[8:] {
+		if binary.LittleEndian.Uint64(b) != n {
+			return n, false
+		}
+	}
+	return n, true
+}
+
+// LeakTo breaks P2: what the domain writes is on that other disk at once.
+func (d *Domain) LeakTo(p *Platter) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mirror = diskrepl.NewMirror(leak{d.host.platter, p})
+}
+
+type leak struct {
+	*Platter
+	to *Platter
+}
+
+func (l leak) WriteAt(b []byte, off int64, fua bool) error {
+	l.to.WriteAt(b, off, true)
+	return l.Platter.WriteAt(b, off, fua)
+}
+
+// Disk is the host's platter for the domain.
+func (h *Host) Disk() *Platter { return h.platter }
+
+// What the domain keeps of its disk in page 0: the block of a write under way,
+// its number, and what each block holds.
+const (
+	memBusy  = 64 // block + 1; 0: no write is under way
+	memValue = 72
+	memTable = 80
+)
+
+// beginWrite makes the domain's next write known in its memory. It is called
+// with the lock.
+func (d *Domain) beginWrite(in uint64) {
+	p := d.page(0)
+	binary.LittleEndian.PutUint64(p[memBusy:], in%diskBlocks+1)
+	binary.LittleEndian.PutUint64(p[memValue:], in|1)
+}
+
+// issue gives the disk the write that is under way, if there is one that was
+// not given. It is called with the lock; the answer comes when it comes.
+func (d *Domain) issue() {
+	busy := binary.LittleEndian.Uint64(d.page(0)[memBusy:])
+	if busy == 0 || d.issued {
+		return
+	}
+	d.issued, d.answered = true, false
+	n := binary.LittleEndian.Uint64(d.page(0)[memValue:])
+	b := make([]byte, blockSize)
+	for i := 0; i < blockSize; i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], n)
+	}
+	d.host.wg.Go(func() {
+		err := d.mirror.WriteAt(b, int64(busy-1)*blockSize, false)
+		if err == nil && n%5 == 0 {
+			err = d.mirror.Flush()
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.answered = err == nil // one that failed is tried again
+		d.issued = err == nil
+	})
+}
+
+// takeAnswer lets the program see that its write is done. It is called with
+// the lock, while the program runs.
+func (d *Domain) takeAnswer() {
+	if !d.issued || !d.answered {
+		return
+	}
+	p := d.page(0)
+	busy := binary.LittleEndian.Uint64(p[memBusy:])
+	copy(p[memTable+8*(busy-1):memTable+8*busy], p[memValue:memValue+8])
+	binary.LittleEndian.PutUint64(p[memBusy:], 0)
+	d.issued, d.answered = false, false
+}
+
+// checkDisk is P2: a state that is about to run finds the disk as it left it.
+// A write that was under way may be there or not: it will be given again.
+func (w *World) checkDisk(page []byte, p *Platter) {
+	if page == nil {
+		return
+	}
+	busy, value := binary.LittleEndian.Uint64(page[memBusy:]), binary.LittleEndian.Uint64(page[memValue:])
+	for i := range diskBlocks {
+		want := binary.LittleEndian.Uint64(page[memTable+8*i:])
+		got, whole := p.block(i)
+		switch {
+		case !whole:
+			w.Violate("P2", "block %d of the disk is torn", i)
+		case got != want && (busy != uint64(i)+1 || got != value):
+			w.Violate("P2", "block %d of the disk has %#x, the state that is to run on knows %#x (write under way: block %d, %#x)", i, got, want, int(busy)-1, value)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unsaved {
+		w.Violate("P2", "a domain runs from a disk that would forget a part if the power failed")
+	}
+	if p.users > 0 || p.state != xlft.DiskActive {
+		w.Violate("P2", "a domain runs from a disk that is a copy (%q) with %d users", p.state, p.users)
+	}
+}
+
+// Disks are a domain's disk in the hands of its disk server, as the protector
+// that a Process is asks it.
+type Disks struct {
+	P      *Process
+	Domain *Domain
+	To     string
+
+	mu   sync.Mutex
+	link *diskrepl.Link
+}
+
+func (s *Disks) Replicate(ctx context.Context, session string, lost func(error)) error {
+	conn, ready, err := xlft.DialDisk(ctx, s.P.Dial(s.To), "sim", session, wire.Disk{VDev: diskVDev, Size: s.Domain.mirror.Size()})
+	if err != nil {
+		return err
+	}
+	l, err := s.Domain.mirror.Attach(conn, ready.Journal, lost)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	s.mu.Lock()
+	s.link = l
+	s.mu.Unlock()
+	// The disk server notices that its protector died.
+	context.AfterFunc(s.P.Context(), l.Detach)
+	return l.AwaitSync()
+}
+
+func (s *Disks) now() *diskrepl.Link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.link
+}
+
+func (s *Disks) End() {
+	if l := s.now(); l != nil {
+		l.Detach()
+	}
+}
+
+func (s *Disks) Progress() []xlft.DiskProgress { return nil }
+
+// Seal and Release are the disk's part of an Output.
+func (s *Disks) Seal(epoch uint64) error {
+	if s.P.Dead() {
+		return errDead
+	}
+	return s.now().Seal(epoch)
+}
+
+func (s *Disks) Release(epoch uint64) error {
+	if s.P.Dead() {
+		return errDead
+	}
+	s.now().Release(epoch)
+	return nil
+}
+
+// OfferedDisks is what the protector offers.
+func (d *Domain) OfferedDisks() []wire.Disk {
+	return []wire.Disk{{VDev: diskVDev, Size: d.mirror.Size()}}
+}
+
+// DiskHost is the backup's disk, as a receiver has it.
+type DiskHost struct {
+	P *Process
+	// Broken, if set, makes a copy that does not keep a promise.
+	Broken func(xlft.DiskCopy) xlft.DiskCopy
+}
+
+func (h *DiskHost) Journal() int64 { return 8 << 10 }
+
+func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
+	p := h.P.h.platter
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.users > 0 {
+		return nil, errors.New("simxen: the disk is in use")
+	}
+	if dom := h.P.h.Domain(domain); dom != nil && dom.Runs() {
+		return nil, fmt.Errorf("simxen: %s runs from it", domain)
+	}
+	p.users++
+	p.state = xlft.DiskCopying
+	c := xlft.DiskCopy(&platterCopy{p, h.P, sync.Once{}})
+	h.P.onKill(func() { c.Close() })
+	if h.Broken != nil {
+		return h.Broken(c), nil
+	}
+	return c, nil
+}
+
+// platterCopy is the hand of a process on a platter: nothing that it does
+// after its death has an effect.
+type platterCopy struct {
+	*Platter
+	proc *Process
+	once sync.Once
+}
+
+func (c *platterCopy) WriteAt(b []byte, off int64, fua bool) error {
+	if c.proc.Dead() {
+		return errDead
+	}
+	return c.Platter.WriteAt(b, off, fua)
+}
+
+func (c *platterCopy) Zero(off, n int64, _, fua bool) error {
+	return c.WriteAt(make([]byte, n), off, fua)
+}
+
+func (c *platterCopy) SetState(st xlft.DiskState) error {
+	if c.proc.Dead() {
+		return errDead
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = st
+	return nil
+}
+
+func (c *platterCopy) Close() error {
+	c.once.Do(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.users--
+	})
+	return nil
+}
