@@ -12,8 +12,8 @@ import (
 	"xlft/tests/lab/probe"
 )
 
-// GuestDir is where a host has the Linux guest's kernel (vmlinux), its initramfs and a sample configuration
-// (linux.cfg).
+// GuestDir is where a host has the Linux guest's kernel (vmlinux), its initramfs, a sample configuration (linux.cfg)
+// and the disk with the programs for [Guest].Tools (tools.img).
 const GuestDir = "/var/lib/xlft-lab"
 
 // guestOptions leave out of the guest's boot what takes long and finds nothing: the search for an AGP bridge, serial
@@ -32,6 +32,7 @@ type Guest struct {
 	VifScript string // hotplug script of the network device; empty: the lab's own, which is Xen's vif-bridge made quick
 
 	Disks      []string // as xl.cfg has them, without the outer quotes; the workload writes to xvda
+	Tools      bool     // has the programs to work on xvda with: mkfs, e2fsck, fio, SQLite; they come on a read-only xvdb
 	DirtyRate  int      // pages a second, from boot on
 	WorkingSet int      // pages that the dirtier goes round in
 	Chatter    int      // probes of each kind a second, from boot on
@@ -78,11 +79,14 @@ func (g Guest) Render() string {
 		script = "vif-lab"
 	}
 	fmt.Fprintf(&b, "vif = [\"script=%s,bridge=xenbr0,mac=%s\"]\n", script, g.MAC)
-	if len(g.Disks) > 0 {
-		disks := make([]string, len(g.Disks))
-		for i, d := range g.Disks {
-			disks[i] = strconv.Quote(d)
-		}
+	var disks []string
+	for _, d := range g.Disks {
+		disks = append(disks, strconv.Quote(d))
+	}
+	if g.Tools {
+		disks = append(disks, fmt.Sprintf("\"format=raw,vdev=xvdb,access=r,target=%s/tools.img\"", GuestDir))
+	}
+	if len(disks) > 0 {
 		fmt.Fprintf(&b, "disk = [%s]\n", strings.Join(disks, ", "))
 	}
 	b.WriteString(g.Config)

@@ -11,6 +11,7 @@ func TestRenderGuest(t *testing.T) {
 	g := NewGuest("web1", 10)
 	g.DirtyRate, g.WorkingSet = 500, 1000
 	g.Disks = []string{"format=raw,vdev=xvda,access=rw,target=/root/disk.img"}
+	g.Tools = true
 	g.Config = "on_crash = \"preserve\"\n"
 	const want = `name = "web1"
 type = "pvh"
@@ -21,7 +22,7 @@ memory = 128
 vcpus = 1
 tsc_mode = "native"
 vif = ["script=vif-lab,bridge=xenbr0,mac=00:16:3e:20:00:10"]
-disk = ["format=raw,vdev=xvda,access=rw,target=/root/disk.img"]
+disk = ["format=raw,vdev=xvda,access=rw,target=/root/disk.img", "format=raw,vdev=xvdb,access=r,target=/var/lib/xlft-lab/tools.img"]
 on_crash = "preserve"
 `
 	if got := g.Render(); got != want {

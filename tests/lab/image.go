@@ -34,6 +34,9 @@ const (
 // keyPackages are those whose new version makes a new base.
 var keyPackages = []string{xenPackage, "xen-utils-4.17", "linux-image-amd64", "systemd"}
 
+// toolPackages are those whose new version makes a new tools disk.
+var toolPackages = []string{"e2fsprogs", "fio", "sqlite3"}
+
 // An image is what a host boots from.
 type image struct {
 	xen, kernel, initramfs string
@@ -54,7 +57,13 @@ func prepareImage(ctx context.Context, c cache, logf func(string, ...any)) (imag
 	if err != nil {
 		return image{}, err
 	}
-	dom0, key, err := prepareDom0(ctx, c, base, logf)
+	tools, err := prepareTools(ctx, c, base, logf)
+	if err != nil {
+		base.release()
+		return image{}, err
+	}
+	defer tools.release() // the hosts' disk has a copy
+	dom0, key, err := prepareDom0(ctx, c, base, tools, logf)
 	if err != nil {
 		base.release()
 		return image{}, err
@@ -74,10 +83,6 @@ func prepareBase(ctx context.Context, c cache, logf func(string, ...any)) (*entr
 	script, err := recipes.ReadFile("recipe/base.sh")
 	if err != nil {
 		return nil, err
-	}
-	var sources []string
-	for _, s := range debianSources("/etc/apt") {
-		sources = append(sources, s.String())
 	}
 	versions, err := candidates(ctx, keyPackages)
 	if err != nil {
@@ -99,7 +104,7 @@ func prepareBase(ctx context.Context, c cache, logf func(string, ...any)) (*entr
 				"OUT="+dir,
 				"SUITE="+suite,
 				"MIRROR="+debianSources("/etc/apt")[0].uri,
-				"SOURCES="+strings.Join(sources, "\n"),
+				"SOURCES="+sourcesList(),
 				"PACKAGES="+strings.Join(hostPackages, " "),
 				"XEN_PACKAGE="+xenPackage)
 			confine(cmd)
@@ -108,6 +113,43 @@ func prepareBase(ctx context.Context, c cache, logf func(string, ...any)) (*entr
 			return err
 		}
 		return unpackKernel(filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "vmlinux"))
+	})
+}
+
+// sourcesList is the sources.list of a root that is built.
+func sourcesList() string {
+	var lines []string
+	for _, s := range debianSources("/etc/apt") {
+		lines = append(lines, s.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// prepareTools returns the disk with the programs of the Linux guest: a minute when new.
+func prepareTools(ctx context.Context, c cache, base *entry, logf func(string, ...any)) (*entry, error) {
+	script, err := recipes.ReadFile("recipe/tools.sh")
+	if err != nil {
+		return nil, err
+	}
+	versions, err := candidates(ctx, toolPackages)
+	if err != nil {
+		return nil, err
+	}
+	key, err := newKey().
+		text("base", filepath.Base(base.dir)).
+		text("recipe", string(script)).
+		text("versions", versions).
+		sum()
+	if err != nil {
+		return nil, err
+	}
+	return c.get(ctx, "tools", key, func(dir string) error {
+		logf("lab: building fio and the guest's tools disk")
+		return runIn(ctx, func(cmd *exec.Cmd) {
+			cmd.Stdin = strings.NewReader(string(script))
+			cmd.Env = append(cmd.Env, "OUT="+dir, "BASE="+base.dir, "SOURCES="+sourcesList())
+			confine(cmd)
+		}, "bash")
 	})
 }
 
@@ -133,7 +175,7 @@ func candidates(ctx context.Context, packages []string) (string, error) {
 }
 
 // prepareDom0 returns the disk made from a base: a few seconds when new.
-func prepareDom0(ctx context.Context, c cache, base *entry, logf func(string, ...any)) (*entry, string, error) {
+func prepareDom0(ctx context.Context, c cache, base, tools *entry, logf func(string, ...any)) (*entry, string, error) {
 	tmp, err := os.MkdirTemp("", "xlft-lab-")
 	if err != nil {
 		return nil, "", err
@@ -149,6 +191,7 @@ func prepareDom0(ctx context.Context, c cache, base *entry, logf func(string, ..
 	key, err := newKey().
 		text("base", filepath.Base(base.dir)).
 		file("packages", filepath.Join(base.dir, "packages.txt")).
+		file("tools", filepath.Join(tools.dir, "tools.img")).
 		tree(recipes, "recipe").
 		file("agent", agent).
 		file("workload", workload).
@@ -172,6 +215,7 @@ func prepareDom0(ctx context.Context, c cache, base *entry, logf func(string, ..
 				"VMLINUX="+filepath.Join(base.dir, "vmlinux"),
 				"AGENT="+agent,
 				"WORKLOAD="+workload,
+				"TOOLS="+filepath.Join(tools.dir, "tools.img"),
 				"SIZE="+diskSize)
 			confine(cmd)
 		}, "bash", filepath.Join(recipe, "dom0.sh"))

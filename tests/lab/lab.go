@@ -83,7 +83,7 @@ func Open(ctx context.Context, logf func(format string, args ...any)) (l *Lab, e
 	if err != nil {
 		return l, err
 	}
-	for _, kind := range []string{"base", "dom0", "hostA", "hostB"} {
+	for _, kind := range []string{"base", "tools", "dom0", "hostA", "hostB"} {
 		if err := c.prune(kind, 2); err != nil {
 			return l, err
 		}

@@ -2,7 +2,7 @@
 # Builds the disk of a lab host from what base.sh made: configuration, the lab's agent, a guest. Called by package lab.
 #
 # in:   OUT (directory), BASE (OUT of base.sh), FILES (the files/ beside this script), VMLINUX (the kernel unpacked),
-#       AGENT and WORKLOAD (static programs), SIZE (of the disk)
+#       AGENT and WORKLOAD (static programs), TOOLS (disk image of tools.sh), SIZE (of the disk)
 # out:  OUT/dom0.img, OUT/initramfs
 set -euo pipefail
 export LC_ALL=C
@@ -26,13 +26,15 @@ initramfs() {
 
 # The guest.
 lab=$root/var/lib/xlft-lab
-mkdir -p "$lab" "$OUT/guest/bin" "$OUT/guest/sbin"
+mkdir -p "$lab" "$OUT/guest"/{bin,sbin,data,tmp,usr}
+ln -s usr/lib64 "$OUT/guest/lib64" # on the tools disk, which the workload mounts at /usr
 install -m 755 "$FILES/guest/init" "$OUT/guest/init"
 install -m 755 "$WORKLOAD" "$OUT/guest/bin/workload"
 printf '#!/bin/sh\nexec /bin/busybox poweroff -f\n' > "$OUT/guest/sbin/poweroff" # what the kernel runs for "xl shutdown"
 chmod 755 "$OUT/guest/sbin/poweroff"
-initramfs "$lab/initramfs" "$OUT/guest" xen-netfront xen-blkfront
+initramfs "$lab/initramfs" "$OUT/guest" xen-netfront xen-blkfront crc32c_generic ext4
 install -m 644 "$VMLINUX" "$lab/vmlinux"
+install -m 644 "$TOOLS" "$lab/tools.img"
 install -m 644 "$FILES/guest/linux.cfg" "$lab/linux.cfg"
 
 # The host.

@@ -1,5 +1,6 @@
 // Workload is what the lab's guest runs as its first process: a TCP service with a state that tells whether an
-// answer was ever taken back, a page dirtier, a sender of numbered frames, and a watch on its own standstills.
+// answer was ever taken back, a page dirtier, a sender of numbered frames, a watch on its own standstills, and real
+// programs (mkfs, e2fsck, fio, SQLite) at work on its first disk.
 //
 // It takes its settings from the kernel command line (lab.ip4=, lab.ip6=, lab.peer4=, lab.peer6=, lab.peermac=,
 // lab.dirty=RATE,PAGES, lab.chatter=RATE); guest-init has set up the network by then. Package probe documents the
@@ -26,6 +27,7 @@ type guest struct {
 	pages   dirtier
 	frames  chatter
 	watcher stallWatch
+	data    dataDisk
 }
 
 func main() {
@@ -85,7 +87,7 @@ func (g *guest) serve(conn net.Conn) {
 	for lines.Scan() {
 		answer, err := g.answer(lines.Text())
 		if err != nil {
-			answer = "error: " + err.Error()
+			answer = "error: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 		}
 		if _, err := fmt.Fprintln(conn, answer); err != nil {
 			return
@@ -136,6 +138,10 @@ func (g *guest) answer(line string) (string, error) {
 		}
 		n, err := readBlock(block)
 		return fmt.Sprint(n), err
+	case "fio":
+		return g.data.answerFio(rest)
+	case "mkfs", "mount", "unmount", "fsck", "commit", "rows", "integrity", "journal", "sql":
+		return g.data.answer(verb, rest)
 	}
 	return "", fmt.Errorf("no command %q", verb)
 }
