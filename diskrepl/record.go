@@ -10,7 +10,7 @@ import (
 )
 
 // The stream between a Mirror and a Replica is a sequence of records. All
-// integers are big-endian.
+// integers are little endian.
 //
 //	offset  size
 //	0       1     type
@@ -70,9 +70,9 @@ type record struct {
 
 func (r record) append(b []byte) []byte {
 	b = append(b, byte(r.typ), r.flags, 0, 0)
-	b = binary.BigEndian.AppendUint32(b, r.n)
-	b = binary.BigEndian.AppendUint64(b, r.off)
-	return binary.BigEndian.AppendUint64(b, r.epoch)
+	b = binary.LittleEndian.AppendUint32(b, r.n)
+	b = binary.LittleEndian.AppendUint64(b, r.off)
+	return binary.LittleEndian.AppendUint64(b, r.epoch)
 }
 
 // A sum is what a SEAL says of its epoch: how many records it has, and their
@@ -90,8 +90,8 @@ func (s *sum) add(records uint64, b []byte) {
 }
 
 func (s sum) append(b []byte) []byte {
-	b = binary.BigEndian.AppendUint64(b, s.records)
-	b = binary.BigEndian.AppendUint32(b, s.crc)
+	b = binary.LittleEndian.AppendUint64(b, s.records)
+	b = binary.LittleEndian.AppendUint32(b, s.crc)
 	return append(b, 0, 0, 0, 0)
 }
 
@@ -99,10 +99,10 @@ func parseSum(b []byte) (sum, error) {
 	if len(b) != sealSize {
 		return sum{}, fmt.Errorf("a sum of %d bytes, want %d", len(b), sealSize)
 	}
-	if binary.BigEndian.Uint32(b[12:]) != 0 {
+	if binary.LittleEndian.Uint32(b[12:]) != 0 {
 		return sum{}, errors.New("reserved bits are set")
 	}
-	return sum{binary.BigEndian.Uint64(b), binary.BigEndian.Uint32(b[8:])}, nil
+	return sum{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint32(b[8:])}, nil
 }
 
 // A StreamError says where a stream is not as it should be.
@@ -150,8 +150,8 @@ func (d *reader) next(get func(int) []byte) (record, []byte, error) {
 	}
 	b := d.hdr[:]
 	r := record{
-		typ: recordType(b[0]), flags: b[1], n: binary.BigEndian.Uint32(b[4:]),
-		off: binary.BigEndian.Uint64(b[8:]), epoch: binary.BigEndian.Uint64(b[16:]),
+		typ: recordType(b[0]), flags: b[1], n: binary.LittleEndian.Uint32(b[4:]),
+		off: binary.LittleEndian.Uint64(b[8:]), epoch: binary.LittleEndian.Uint64(b[16:]),
 	}
 	if _, ok := recordNames[r.typ]; !ok {
 		return fail(r.typ.String(), errors.New("not known"))

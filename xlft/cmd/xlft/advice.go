@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"xlft/diskrepl/nbd"
 	"xlft/netbuffer"
 	"xlft/savestream"
 	"xlft/xlft"
@@ -56,6 +57,8 @@ func advice(err error) string {
 		return "\"xl ft-list\" shows what is protected on this host."
 	case errors.As(err, &module):
 		return "Load it with \"modprobe " + module.Module + "\" and run the command again; /etc/modules-load.d/xlft.conf loads it at boot."
+	case is(nbd.ErrNoKernelNBD), strings.Contains(err.Error(), nbd.ErrNoKernelNBD.Error()):
+		return "Load it with \"modprobe nbd\"; /etc/modules-load.d/xlft.conf loads it at boot."
 	case errors.As(err, &unknown):
 		return "Put that fingerprint into the peer's table in the configuration, if it is the right host."
 	case errors.As(err, &alert), strings.Contains(err.Error(), "tls: bad certificate"):

@@ -128,7 +128,7 @@ func (s *Server) Attach(vdev string) (device string, err error) {
 		return "", fmt.Errorf("attach %s: %w", vdev, err)
 	}
 	if d.kernel == nil {
-		d.kernel, err = s.exports.Attach(vdev, nbd.KernelOptions{Index: -1, ID: "xlft:" + s.Domain + "/" + vdev})
+		d.kernel, err = s.exports.Attach(vdev)
 		if err != nil {
 			s.closeDisk(d)
 			return "", err
