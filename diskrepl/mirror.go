@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 )
 
 // ChunkSize is the unit of the first copy: a chunk is sent if its hash at the
@@ -18,6 +19,8 @@ const hashSize = sha256.Size
 const (
 	segmentSize = 256 << 10 // what is handed to the connection at once, about
 	queueMax    = 16 << 20  // bytes that wait for the connection; then writers wait
+
+	gather = time.Millisecond // for which less than a segment waits for more
 )
 
 // Progress is how far a first copy is. Units are bytes.
@@ -68,6 +71,7 @@ type Link struct {
 	queued   int64 // bytes in open and queue
 	unacked  [2]int64
 	free     [][]byte
+	idle     bool // the sender waits for something to send
 	progress Progress
 	err      error
 }
@@ -224,7 +228,7 @@ func (m *Mirror) put(typ recordType, flags uint8, off, n int64, body []byte) {
 	l.unacked[l.epoch&1] += size
 	if len(l.open) >= segmentSize {
 		l.cut(0)
-	} else {
+	} else if l.idle {
 		m.cond.Broadcast()
 	}
 }
@@ -232,12 +236,23 @@ func (m *Mirror) put(typ recordType, flags uint8, off, n int64, body []byte) {
 // write sends what is put. One goroutine per link.
 func (l *Link) write() {
 	var s sum
-	m := l.m
+	m, gathered := l.m, false
 	for {
 		m.mu.Lock()
 		for l.err == nil && len(l.queue) == 0 && len(l.open) == 0 {
+			l.idle = true
 			m.cond.Wait()
 		}
+		l.idle = false
+		if l.err == nil && len(l.queue) == 0 && !gathered {
+			// Little has come. More is likely to, and nobody waits for this
+			// before the epoch is sealed.
+			m.mu.Unlock()
+			time.Sleep(gather)
+			gathered = true
+			continue
+		}
+		gathered = false
 		if l.err != nil {
 			m.mu.Unlock()
 			return
@@ -264,7 +279,7 @@ func (l *Link) write() {
 		}
 		m.mu.Lock()
 		l.queued -= sent
-		if len(l.free) < 4 && cap(b) <= 4*segmentSize {
+		if len(l.free) < 4 && cap(b) <= 8*segmentSize {
 			l.free = append(l.free, b)
 		}
 		m.cond.Broadcast()

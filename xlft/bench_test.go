@@ -2,7 +2,6 @@ package xlft_test
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"runtime"
 	"testing"
@@ -46,10 +45,11 @@ func newBench(tb testing.TB, pages int, compress bool) *bench {
 	n := simxen.NewNet(0)
 	b := &bench{tb: tb, hostA: simxen.NewHost(w, n, "A"), hostB: simxen.NewHost(w, n, "B"), events: make(chan struct{}, 1), ended: make(chan error, 1)}
 	ida, idb := identityIn(tb, "a"), identityIn(tb, "b")
-	l, err := tls.Listen("tcp", "127.0.0.1:0", idb.TLSConfig(func(f wire.Fingerprint) bool { return f == ida.Fingerprint }))
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
+	l := wire.NewListener(inner, idb.TLSConfig(func(f wire.Fingerprint) bool { return f == ida.Fingerprint }))
 	pa, pb := b.hostA.Spawn(), b.hostB.Spawn()
 	r := &xlft.Receiver{
 		Software: "bench", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(),
@@ -57,14 +57,16 @@ func newBench(tb testing.TB, pages int, compress bool) *bench {
 	}
 	go r.Serve(pb.Context(), l)
 	b.domain = b.hostA.Boot("web1", pages)
-	d := &tls.Dialer{Config: ida.TLSConfig(func(f wire.Fingerprint) bool { return f == idb.Fingerprint })}
+	conf := ida.TLSConfig(func(f wire.Fingerprint) bool { return f == idb.Fingerprint })
 	b.session = &xlft.Session{
 		Domain: "web1", Software: "bench", Instance: "1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: uint64(pages) * 4},
 		Settings: xlft.Settings{EpochMax: time.Hour, FailureTimeout: 30 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second,
 			RetryDelay: time.Second, SpoolLimit: 256 << 20, Compress: compress},
 		Guest: pa.Guest(b.domain), Output: pa.Output(b.domain), Arbiter: xlft.None{}, Store: pa.Store(), Peer: "B",
-		Dial:   func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", l.Addr().String()) },
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			return wire.Dial(ctx, new(net.Dialer), l.Addr().String(), conf)
+		},
 		Events: b.events, Log: zap.NewNop(),
 	}
 	ctx, cancel := context.WithCancel(context.Background())

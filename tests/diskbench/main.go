@@ -9,7 +9,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -335,11 +334,11 @@ func protect(m *diskrepl.Mirror, spare string) (stop func(), err error) {
 		return nil, err
 	}
 	conf := id.TLSConfig(func(wire.Fingerprint) bool { return true })
-	data, err := tls.Dial("tcp", address, conf)
+	data, err := wire.Dial(context.Background(), new(net.Dialer), address, conf)
 	if err != nil {
 		return nil, err
 	}
-	acks, err := tls.Dial("tcp", address, conf)
+	acks, err := wire.Dial(context.Background(), new(net.Dialer), address, conf)
 	if err != nil {
 		return nil, err
 	}
@@ -391,10 +390,11 @@ func backup(file string) error {
 	if err != nil {
 		return err
 	}
-	l, err := tls.Listen("tcp", "127.0.0.1:0", id.TLSConfig(func(wire.Fingerprint) bool { return true }))
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
+	l := wire.NewListener(inner, id.TLSConfig(func(wire.Fingerprint) bool { return true }))
 	fmt.Println(l.Addr())
 	data, err := l.Accept()
 	if err != nil {

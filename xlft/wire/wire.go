@@ -284,6 +284,9 @@ func (c *Conn) write(t Type, flags byte, epoch uint64, body []byte) error {
 		_, err := c.Write(c.whdr[:])
 		return err
 	}
+	if sc, ok := c.Conn.(*SecureConn); ok {
+		return sc.writeAll(c.whdr[:], body)
+	}
 	bufs := net.Buffers{c.whdr[:], body}
 	_, err := bufs.WriteTo(c.Conn)
 	return err

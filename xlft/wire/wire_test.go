@@ -2,7 +2,6 @@ package wire_test
 
 import (
 	"bytes"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -200,11 +199,12 @@ func identity(t *testing.T, name string) *wire.Identity {
 // meet lets two peers greet over TLS, each knowing the fingerprint it is given.
 func meet(t *testing.T, client, server *wire.Identity, clientKnows, serverKnows wire.Fingerprint) (clientErr, serverErr error) {
 	t.Helper()
-	l, err := tls.Listen("tcp", "127.0.0.1:0", server.TLSConfig(func(f wire.Fingerprint) bool { return f == serverKnows }))
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer inner.Close()
+	l := wire.NewListener(inner, server.TLSConfig(func(f wire.Fingerprint) bool { return f == serverKnows }))
 	done := make(chan error, 1)
 	go func() {
 		c, err := l.Accept()
@@ -216,7 +216,7 @@ func meet(t *testing.T, client, server *wire.Identity, clientKnows, serverKnows 
 		_, err = wire.Welcome(wire.NewConn(c), "server", 5*time.Second)
 		done <- err
 	}()
-	c, err := tls.Dial("tcp", l.Addr().String(), client.TLSConfig(func(f wire.Fingerprint) bool { return f == clientKnows }))
+	c, err := wire.Dial(t.Context(), new(net.Dialer), l.Addr().String(), client.TLSConfig(func(f wire.Fingerprint) bool { return f == clientKnows }))
 	if err == nil {
 		defer c.Close()
 		_, err = wire.Greet(wire.NewConn(c), wire.Query, "", "client", 5*time.Second)
@@ -288,5 +288,50 @@ func BenchmarkReadData(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+	}
+}
+
+// What one side writes the other reads, both ways at once, in pieces of every size, and the end of one is the end of
+// the other.
+func TestSecureConn(t *testing.T) {
+	a, b := identity(t, "a"), identity(t, "b")
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Close()
+	l := wire.NewListener(inner, b.TLSConfig(func(f wire.Fingerprint) bool { return f == a.Fingerprint }))
+	echoed := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			_, err = io.Copy(c, c)
+			c.Close()
+		}
+		echoed <- err
+	}()
+	c, err := wire.Dial(t.Context(), new(net.Dialer), inner.Addr().String(), a.TLSConfig(func(f wire.Fingerprint) bool { return f == b.Fingerprint }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	sizes := []int{1, 100, 16 << 10, 16<<10 + 1, 256 << 10, 1<<20 + 7, 3}
+	go func() {
+		for i, n := range sizes {
+			c.Write(bytes.Repeat([]byte{byte(i + 1)}, n))
+		}
+	}()
+	for i, n := range sizes {
+		got := make([]byte, n)
+		if _, err := io.ReadFull(c, got); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, bytes.Repeat([]byte{byte(i + 1)}, n)) {
+			t.Errorf("piece %d of %d bytes came back as something else", i, n)
+		}
+	}
+	c.Close()
+	if err := <-echoed; err != nil {
+		t.Errorf("the other side: %v", err)
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -22,11 +21,14 @@ const dialTimeout = 10 * time.Second
 
 // dialer opens TLS connections to a peer, and to nobody else.
 func dialer(id *wire.Identity, p config.Peer) xlft.Dialer {
-	d := &tls.Dialer{
-		NetDialer: &net.Dialer{Timeout: dialTimeout},
-		Config:    id.TLSConfig(func(f wire.Fingerprint) bool { return f == p.Fingerprint }),
+	conf := id.TLSConfig(func(f wire.Fingerprint) bool { return f == p.Fingerprint })
+	return func(ctx context.Context) (net.Conn, error) {
+		c, err := wire.Dial(ctx, &net.Dialer{Timeout: dialTimeout}, p.Address, conf)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
 	}
-	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", p.Address) }
 }
 
 // peerOf returns the backup that a domain is to have.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -77,11 +76,11 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	l := tls.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return names[f] != "" }))
+	l := wire.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return names[f] != "" }))
 	r := &xlft.Receiver{
 		Software: software(), Restorer: restorer, Arbiter: arbiter(c), Store: st, Log: log,
 		PeerName: func(nc net.Conn) string {
-			tc, ok := nc.(*tls.Conn)
+			tc, ok := nc.(*wire.SecureConn)
 			if !ok || len(tc.ConnectionState().PeerCertificates) == 0 {
 				return ""
 			}
