@@ -98,10 +98,10 @@ func (v *save) fail(err error) {
 }
 
 func (v *save) suspend() error {
-	v.asked = time.Now()
 	ctx, cancel := context.WithTimeout(v.ctx, v.s.Settings.SuspendTimeout)
 	defer cancel()
-	if err := v.s.Guest.Suspend(ctx); err != nil {
+	var err error
+	if v.asked, err = v.s.Guest.Suspend(ctx); err != nil {
 		return fmt.Errorf("suspend: %w", err)
 	}
 	v.suspended = true

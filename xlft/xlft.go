@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"xlft/xlft/wire"
 )
@@ -37,9 +38,10 @@ type Guest interface {
 	// returns when hooks.Next said no, ctx was cancelled or something failed.
 	// It leaves the domain as the hooks left it.
 	Save(ctx context.Context, dst io.Writer, hooks SaveHooks) error
-	// Suspend asks the domain to suspend and returns once it has. On an error
-	// the domain runs on, or is over (an ErrGuestEnded).
-	Suspend(ctx context.Context) error
+	// Suspend asks the domain to suspend and returns once it has, with the time
+	// at which it was asked. On an error the domain runs on, or is over (an
+	// ErrGuestEnded).
+	Suspend(ctx context.Context) (asked time.Time, err error)
 	// Resume lets a suspended domain run on.
 	Resume() error
 	// Pause and Unpause stop and start its vCPUs, without its knowledge.

@@ -223,28 +223,29 @@ var zeroPage [PageSize]byte
 // Guest gives a domain as xlft wants it.
 func (p *Process) Guest(d *Domain) xlft.Guest { return &guest{p: p, d: d} }
 
-func (g *guest) Suspend(ctx context.Context) error {
+func (g *guest) Suspend(ctx context.Context) (asked time.Time, err error) {
+	asked = time.Now()
 	for {
 		if g.p.Dead() {
-			return errDead
+			return asked, errDead
 		}
 		g.d.mu.Lock()
 		switch {
 		case g.d.gone || g.d.ended != "":
 			g.d.mu.Unlock()
-			return xlft.ErrGuestEnded
+			return asked, xlft.ErrGuestEnded
 		case !g.d.deaf && !g.d.paused:
 			g.d.suspended = true
 			h := hash(g.d.pages)
 			l := g.d.life
 			g.d.mu.Unlock()
 			g.d.host.w.took(l, h)
-			return nil
+			return asked, nil
 		}
 		g.d.mu.Unlock()
 		select {
 		case <-ctx.Done():
-			return xlft.ErrSuspendTimeout
+			return asked, xlft.ErrSuspendTimeout
 		case <-time.After(time.Millisecond):
 		}
 	}

@@ -135,22 +135,25 @@ func startDiskServer(ctx context.Context, domain string) error {
 const diskTimeout = 30 * time.Second
 
 func (a *app) diskAttachCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "attach DOMAIN/VDEV",
+	var socket bool
+	c := &cobra.Command{
+		Use:   "attach [flags] DOMAIN/VDEV",
 		Short: "make a disk a block device of this host, and print which (block-xlft does this)",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			device, err := a.attachDisk(cmd.Context(), args[0])
+			where, err := a.attachDisk(cmd.Context(), args[0], socket)
 			if err != nil {
 				return fmt.Errorf("disk attach: %s: %w", args[0], err)
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), device)
+			fmt.Fprintln(cmd.OutOrStdout(), where)
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&socket, "socket", false, "serve it on a socket instead, to NBD clients such as QEMU, and print its URI")
+	return c
 }
 
-func (a *app) attachDisk(ctx context.Context, arg string) (string, error) {
+func (a *app) attachDisk(ctx context.Context, arg string, socket bool) (string, error) {
 	domain, vdev, err := cutDisk(arg)
 	if err != nil {
 		return "", err
@@ -166,9 +169,15 @@ func (a *app) attachDisk(ctx context.Context, arg string) (string, error) {
 		if err := startDiskServer(ctx, domain); err != nil {
 			return "", err
 		}
-		device, err := client.Attach(ctx, vdev)
+		var where string
+		if socket {
+			where = "nbd+unix:///" + vdev + "?socket=" + diskserver.ClientSocket(c.RunDir, domain)
+			err = client.Open(ctx, vdev)
+		} else {
+			where, err = client.Attach(ctx, vdev)
+		}
 		if !errors.Is(err, control.ErrDown) {
-			return device, err
+			return where, err
 		}
 		// The one that ran has just come to its end: the next try starts another.
 		select {
@@ -182,7 +191,7 @@ func (a *app) attachDisk(ctx context.Context, arg string) (string, error) {
 func (a *app) diskDetachCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "detach DOMAIN/VDEV",
-		Short: "take that block device away again",
+		Short: "undo attach",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fail := func(err error) error { return fmt.Errorf("disk detach: %s: %w", args[0], err) }

@@ -186,6 +186,11 @@ func (c *Client) Attach(ctx context.Context, vdev string) (device string, err er
 	return device, err
 }
 
+// Open serves a disk on the client socket alone.
+func (c *Client) Open(ctx context.Context, vdev string) error {
+	return control.Call(ctx, c.path, http.MethodPost, "/open/"+vdev, nil, nil)
+}
+
 // Detach undoes that.
 func (c *Client) Detach(ctx context.Context, vdev string) error {
 	return control.Call(ctx, c.path, http.MethodPost, "/detach/"+vdev, nil, nil)

@@ -69,9 +69,6 @@ func New(domain string, disks map[string]config.Disk, log *zap.Logger) *Server {
 // needed any more, and takes no new disks.
 func (s *Server) Idle() <-chan struct{} { return s.idle }
 
-// ErrInUse: the disk can't be opened or taken away now.
-var ErrInUse = errors.New("in use")
-
 // openDisk opens a disk that is not. It is called with the lock.
 func (s *Server) openDisk(vdev string) (*disk, error) {
 	if d := s.open[vdev]; d != nil {
@@ -138,7 +135,17 @@ func (s *Server) Attach(vdev string) (device string, err error) {
 	return d.kernel.Path(), nil
 }
 
-// Detach undoes Attach, and closes the disk.
+// Open serves a disk to NBD clients alone.
+func (s *Server) Open(vdev string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.openDisk(vdev); err != nil {
+		return fmt.Errorf("open %s: %w", vdev, err)
+	}
+	return nil
+}
+
+// Detach undoes Attach or Open, and closes the disk.
 func (s *Server) Detach(vdev string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -442,6 +449,7 @@ func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) erro
 	}
 	control.Handle(mux, "GET /status", func(*http.Request) (any, error) { return s.Status(), nil })
 	control.Handle(mux, "POST /attach/{vdev}", disk(func(vdev string) (any, error) { return s.Attach(vdev) }))
+	control.Handle(mux, "POST /open/{vdev}", disk(func(vdev string) (any, error) { return nil, s.Open(vdev) }))
 	control.Handle(mux, "POST /detach/{vdev}", disk(func(vdev string) (any, error) { return nil, s.Detach(vdev) }))
 	control.Handle(mux, "POST /seal/{epoch}", epoch(s.Seal))
 	control.Handle(mux, "POST /release/{epoch}", epoch(s.Release))

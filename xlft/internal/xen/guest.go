@@ -52,45 +52,46 @@ func (g *Guest) id() C.uint32_t { return C.uint32_t(g.d.ID) }
 // Suspend asks by xenstore's control/shutdown, as xl does, and polls the
 // hypervisor for the answer. A request that is there already, such as that of
 // xl shutdown, is the domain's to take first: it is not overwritten.
-func (g *Guest) Suspend(ctx context.Context) error {
+func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 	const request = "suspend"
 	path := fmt.Sprintf("/local/domain/%d/control/shutdown", g.d.ID)
-	asked := false
 	var grace time.Time
 	for {
-		if !asked {
+		if asked.IsZero() {
 			pending, err := g.h.xsSwap(path, "", request)
 			if err != nil {
-				return err
+				return asked, err
 			}
-			if asked = pending == "" || pending == request; !asked && ctx.Err() != nil {
-				return fmt.Errorf("%w: it has not taken the request before, %q, yet", xlft.ErrSuspendTimeout, pending)
+			if pending == "" || pending == request {
+				asked = time.Now()
+			} else if ctx.Err() != nil {
+				return asked, fmt.Errorf("%w: it has not taken the request before, %q, yet", xlft.ErrSuspendTimeout, pending)
 			}
 		}
 		var reason C.int
 		switch st := C.xlft_wait_stopped(g.h.xch, g.id(), &reason, 20000); {
 		case st == C.XLFT_SUSPENDED:
-			return nil
+			return asked, nil
 		case st == C.XLFT_OVER || st == C.XLFT_GONE:
-			return fmt.Errorf("%w: %s", xlft.ErrGuestEnded, overWhy(st, int(reason)))
+			return asked, fmt.Errorf("%w: %s", xlft.ErrGuestEnded, overWhy(st, int(reason)))
 		case st < 0:
-			return fmt.Errorf("wait for the suspend of domain %d: errno %d", g.d.ID, -st)
+			return asked, fmt.Errorf("wait for the suspend of domain %d: errno %d", g.d.ID, -st)
 		}
-		if !asked || ctx.Err() == nil {
+		if asked.IsZero() || ctx.Err() == nil {
 			continue
 		}
 		if grace.IsZero() {
 			was, err := g.h.xsSwap(path, request, "")
 			if err != nil {
-				return err
+				return asked, err
 			}
 			if was == request {
-				return xlft.ErrSuspendTimeout
+				return asked, xlft.ErrSuspendTimeout
 			}
 			grace = time.Now().Add(ackGrace)
 		}
 		if time.Now().After(grace) {
-			return xlft.ErrSuspendTimeout
+			return asked, xlft.ErrSuspendTimeout
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"time"
 
 	"xlft/xlft"
 )
@@ -33,7 +34,7 @@ func (*Host) Restore(json.RawMessage, string, *os.File) (uint32, error) { return
 type Guest struct{}
 
 func (*Guest) Save(context.Context, io.Writer, xlft.SaveHooks) error { return ErrNoXen }
-func (*Guest) Suspend(context.Context) error                         { return ErrNoXen }
+func (*Guest) Suspend(context.Context) (time.Time, error)            { return time.Time{}, ErrNoXen }
 func (*Guest) Resume() error                                         { return ErrNoXen }
 func (*Guest) Pause() error                                          { return ErrNoXen }
 func (*Guest) Unpause() error                                        { return ErrNoXen }
