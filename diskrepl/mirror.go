@@ -60,8 +60,10 @@ type Link struct {
 	m     *Mirror
 	conn  io.ReadWriteCloser
 	limit int64
+	rate  int64
 	lost  func(error)
 	wg    sync.WaitGroup
+	ended chan struct{} // closed by fail
 
 	// Guarded by m.mu.
 	epoch    uint64 // the open one
@@ -83,13 +85,23 @@ type segment struct {
 	seal    uint64
 }
 
+// Options are how a Mirror replicates.
+type Options struct {
+	// Limit is how many bytes of writes the replica can hold for epochs that
+	// are not committed; then writers wait for a Release.
+	Limit int64
+	// Rate is how many bytes a second the first copy compares, at most; 0: as
+	// many as it can.
+	Rate int64
+	// Lost is called once, on a goroutine of its own, if the link breaks by
+	// itself; writes then go to this disk alone.
+	Lost func(error)
+}
+
 // Attach begins a session: the first copy runs, and every write is sent, from
-// epoch 1 on. limit is how many bytes of writes the replica can hold for epochs
-// that are not committed; then writers wait for a Release. lost is called once,
-// on a goroutine of its own, if the link breaks by itself; writes then go to
-// this disk alone. Attach fails if there is a link.
-func (m *Mirror) Attach(conn io.ReadWriteCloser, limit int64, lost func(error)) (*Link, error) {
-	l := &Link{m: m, conn: conn, limit: limit, lost: lost, epoch: 1, progress: Progress{Total: m.dev.Size()}}
+// epoch 1 on. It fails if there is a link.
+func (m *Mirror) Attach(conn io.ReadWriteCloser, o Options) (*Link, error) {
+	l := &Link{m: m, conn: conn, limit: o.Limit, rate: o.Rate, lost: o.Lost, epoch: 1, progress: Progress{Total: m.dev.Size()}, ended: make(chan struct{})}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.link != nil {
@@ -121,6 +133,7 @@ func (l *Link) fail(err error) {
 	}
 	l.m.mu.Unlock()
 	if first {
+		close(l.ended)
 		l.conn.Close()
 		if !errors.Is(err, ErrDetached) {
 			go l.lost(err)
@@ -298,12 +311,13 @@ func (l *Link) listen() {
 		return body[:n]
 	}
 	chunk := make([]byte, ChunkSize)
+	begun := time.Now()
 	for {
 		rec, b, err := r.next(get)
 		if err == nil {
 			switch rec.typ {
 			case recHashes:
-				err = l.compare(int64(rec.off), b, chunk)
+				err = l.compare(int64(rec.off), b, chunk, begun)
 			case recFailed:
 				err = fmt.Errorf("diskrepl: the replica failed: %s", b)
 			default:
@@ -321,7 +335,7 @@ func (l *Link) listen() {
 }
 
 // compare sends the chunks whose hashes differ.
-func (l *Link) compare(off int64, hashes, chunk []byte) error {
+func (l *Link) compare(off int64, hashes, chunk []byte, begun time.Time) error {
 	total := l.m.dev.Size()
 	p := l.Progress()
 	if off != p.Compared || len(hashes) == 0 || len(hashes)%hashSize != 0 || p.Synced {
@@ -347,6 +361,14 @@ func (l *Link) compare(off int64, hashes, chunk []byte) error {
 			return fmt.Errorf("diskrepl: first copy: %w", err)
 		}
 		off += int64(len(b))
+		if l.rate > 0 {
+			due := begun.Add(time.Duration(float64(off) / float64(l.rate) * float64(time.Second)))
+			select {
+			case <-time.After(time.Until(due)):
+			case <-l.ended:
+				return ErrDetached
+			}
+		}
 		l.m.mu.Lock()
 		l.progress.Compared = off
 		if differs {

@@ -49,7 +49,7 @@ func newPair(t testing.TB, here, there *memory, limit int64) *pair {
 		ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
 	go func() { p.ended <- p.r.Run() }()
 	var err error
-	if p.link, err = p.m.Attach(a, limit, func(err error) { p.lost <- err }); err != nil {
+	if p.link, err = p.m.Attach(a, Options{Limit: limit, Lost: func(err error) { p.lost <- err }}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Close(); b.Close() })
@@ -211,6 +211,35 @@ func TestSyncSendsDifferences(t *testing.T) {
 	p.same("after the first copy", here.image())
 }
 
+// A first copy keeps to its rate, and ends at once when it is told to.
+func TestSyncRate(t *testing.T) {
+	a, b := net.Pipe()
+	defer b.Close()
+	m := NewMirror(newMemory(10 * ChunkSize))
+	begun := time.Now()
+	l, err := m.Attach(a, Options{Limit: 1 << 20, Rate: 20 * ChunkSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := NewReplica(newMemory(10*ChunkSize), b)
+	go r.Run()
+	if err := l.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took < 450*time.Millisecond {
+		t.Errorf("10 chunks at 20 a second took %v", took)
+	}
+	l.Detach()
+
+	c, d := net.Pipe()
+	defer d.Close()
+	if l, err = m.Attach(c, Options{Limit: 1 << 20, Rate: 1}); err != nil {
+		t.Fatal(err)
+	}
+	go NewReplica(newMemory(10*ChunkSize), d).Run()
+	l.Detach() // or the test runs out of time
+}
+
 // What is written to an epoch waits for its commit, with its order and its
 // flushes.
 func TestHeldBack(t *testing.T) {
@@ -337,11 +366,11 @@ func TestLinkBreaks(t *testing.T) {
 	}
 	a, b := net.Pipe()
 	defer b.Close()
-	l, err := p.m.Attach(a, 1<<20, func(error) {})
+	l, err := p.m.Attach(a, Options{Limit: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.m.Attach(a, 1<<20, nil); err == nil {
+	if _, err := p.m.Attach(a, Options{Limit: 1 << 20}); err == nil {
 		t.Error("two links at once")
 	}
 	l.Detach()
@@ -351,7 +380,7 @@ func TestLinkBreaks(t *testing.T) {
 func stream(t testing.TB) []byte {
 	a, b := net.Pipe()
 	m := NewMirror(newMemory(512))
-	l, err := m.Attach(a, 1<<20, func(error) {})
+	l, err := m.Attach(a, Options{Limit: 1 << 20, Lost: func(error) {}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,7 +134,7 @@ func join(t testing.TB, m *diskrepl.Mirror, there diskrepl.Device, limit int64) 
 	}
 	r := diskrepl.NewReplica(there, theirs)
 	go r.Run()
-	link, err := m.Attach(ours, limit, func(error) {})
+	link, err := m.Attach(ours, diskrepl.Options{Limit: limit, Lost: func(error) {}})
 	if err != nil {
 		t.Fatal(err)
 	}

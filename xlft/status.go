@@ -45,6 +45,8 @@ type Status struct {
 
 	HeldBytes uint64 `json:"held_bytes"`
 	HeldLimit uint64 `json:"held_limit_bytes"`
+
+	Disks []DiskProgress `json:"disks,omitempty"`
 }
 
 const pausesKept = 1024
@@ -146,6 +148,9 @@ func (s *Session) Status() Status {
 	v.Domain, v.Peer, v.Arbiter = s.Domain, s.Peer, s.Arbiter.String()
 	if err == nil {
 		v.HeldBytes, v.HeldLimit = held, limit
+	}
+	if s.Disks != nil {
+		v.Disks = s.Disks.Progress()
 	}
 	v.PauseMedian, v.PauseWorst = medianPause(b.pauses.all), worstPause(b.pauses.all)
 	v.AckMedian, v.BytesMedian = median(b.acks.all), median(b.bytes.all)

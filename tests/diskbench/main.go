@@ -345,7 +345,7 @@ func protect(m *diskrepl.Mirror, spare string) (stop func(), err error) {
 	if _, err := acks.Write([]byte{0}); err != nil {
 		return nil, err
 	}
-	link, err := m.Attach(data, journal, func(err error) { log.Fatal(err) })
+	link, err := m.Attach(data, diskrepl.Options{Limit: journal, Lost: func(err error) { log.Fatal(err) }})
 	if err != nil {
 		return nil, err
 	}

@@ -201,7 +201,7 @@ func (s *Disks) Replicate(ctx context.Context, session string, lost func(error))
 	if err != nil {
 		return err
 	}
-	l, err := s.Domain.mirror.Attach(conn, ready.Journal, lost)
+	l, err := s.Domain.mirror.Attach(conn, diskrepl.Options{Limit: ready.Journal, Lost: lost})
 	if err != nil {
 		conn.Close()
 		return err

@@ -65,6 +65,7 @@ type Domain struct {
 	RetryDelay     time.Duration
 	NetBuffer      uint64 // bytes per network device
 	Compress       bool
+	SyncRate       uint64          // bytes a second that the first copy of a disk compares; 0: no limit
 	Disks          map[string]Disk // by virtual device, such as "xvda"
 }
 
@@ -151,6 +152,7 @@ type rawDomain struct {
 	RetryDelay     *rawDuration `toml:"retry_delay"`
 	NetBuffer      *rawBytes    `toml:"net_buffer"`
 	Compression    *string      `toml:"compression"`
+	SyncRate       *rawBytes    `toml:"sync_rate"`
 
 	Disk map[string]rawDisk `toml:"disk"`
 }
@@ -390,6 +392,9 @@ func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain
 	set(&d.DirtyMax, raw.DirtyMax)
 	if raw.NetBuffer != nil {
 		d.NetBuffer = uint64(*raw.NetBuffer)
+	}
+	if raw.SyncRate != nil {
+		d.SyncRate = uint64(*raw.SyncRate)
 	}
 	if raw.Compression != nil {
 		if *raw.Compression != "s2" && *raw.Compression != "none" {

@@ -64,7 +64,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "type", "accept_split_brain",
-		"address", "fingerprint", "backup", "epoch_max", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer"} {
+		"address", "fingerprint", "backup", "epoch_max", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "path", "cache"} {
 		if !strings.Contains(string(text), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}
@@ -89,6 +89,12 @@ func TestErrors(t *testing.T) {
 		{"bad fingerprint", strings.Replace(minimal, zeros, "00", 1), `x.toml:11: peer.beta.fingerprint: fingerprint "sha256:00" is not 64 hex digits`},
 		{"no fingerprint", strings.Replace(minimal, "fingerprint", "#", 1), "x.toml:9: peer.beta: fingerprint must be set"},
 		{"two peers alike", minimal + "[peer.gamma]\naddress = \"192.0.2.3:1\"\nfingerprint = \"sha256:" + zeros + "\"\n", "peer beta has the same one"},
+		{"disk without a path", minimal + "[domain.web1.disk.xvda]\ncache = \"none\"\n", "x.toml:12: domain.web1.disk.xvda: path must be set"},
+		{"disk with a relative path", minimal + "[domain.web1.disk.xvda]\npath = \"disk\"\n", "path must be set: an absolute path"},
+		{"disk with an unknown cache", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\ncache = \"unsafe\"\n", `domain.web1.disk.xvda.cache: "unsafe" is neither`},
+		{"one path twice", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\n[domain.web1.disk.xvdb]\npath = \"/d\"\n", "has the same one"},
+		{"disk of every domain", minimal + "[default.disk.xvda]\npath = \"/d\"\n", "default.disk: disks are a domain's own"},
+		{"journal too small", minimal + "[receive]\ndisk_journal = \"1MiB\"\n", "x.toml:13: receive.disk_journal: 1048576 bytes is under the 64MiB minimum"},
 		{"compression", minimal + "[default]\ncompression = \"zip\"\n", `default.compression: "zip" is neither "s2" nor "none"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

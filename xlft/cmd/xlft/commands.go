@@ -236,6 +236,13 @@ func (r row) print(out io.Writer) error {
 		if s.HeldLimit > 0 { // a domain without a network has no gate
 			line("Output held", "%d of %d KiB", s.HeldBytes>>10, s.HeldLimit>>10)
 		}
+		for _, d := range s.Disks {
+			word := "in sync"
+			if !d.Synced {
+				word = fmt.Sprintf("copying, %d of %d MiB compared, %d MiB differed", d.Compared>>20, d.Total>>20, d.Sent>>20)
+			}
+			line("Disk "+d.VDev, "%s", word)
+		}
 		if s.State == xlft.Seeding.String() {
 			line("First copy", "%d of about %d MiB", s.SeedBytes>>20, s.SeedTotal>>20)
 		}

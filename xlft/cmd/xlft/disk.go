@@ -74,6 +74,7 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 	}
 	s := diskserver.New(domain, c.For(domain).Disks, log.With(zap.String("domain", domain)))
 	s.Software = software()
+	s.SyncRate = int64(c.For(domain).SyncRate)
 	s.State = func(vdev string) (xlft.DiskState, error) { return store.Dir(c.StateDir).LoadDisk(domain, vdev) }
 	s.Dial = func(peer string) (xlft.Dialer, error) {
 		p, ok := c.Peers[peer]

@@ -203,21 +203,27 @@ func newBar(w io.Writer, domain string) *bar {
 
 func (b *bar) show(st xlft.Status) {
 	const width = 30
-	if !b.tty {
-		if st.State != b.last {
-			b.last = st.State
-			fmt.Fprintf(b.w, "%s: %s\n", b.domain, st.State)
-		}
-		return
-	}
-	share := 0.0
+	what, share, mib := st.State, 0.0, st.SeedBytes>>20
 	if st.SeedTotal > 0 {
 		// Pages that are written meanwhile are sent again.
 		share = min(float64(st.SeedBytes)/float64(st.SeedTotal), 0.99)
 	}
+	// Disks come first: the one that is furthest behind holds the rest up.
+	for _, d := range st.Disks {
+		if s := float64(d.Compared) / float64(max(d.Total, 1)); !d.Synced && (what == st.State || s < share) {
+			what, share, mib = st.State+", disk "+d.VDev, s, uint64(d.Compared)>>20
+		}
+	}
+	if !b.tty {
+		if what != b.last {
+			b.last = what
+			fmt.Fprintf(b.w, "%s: %s\n", b.domain, what)
+		}
+		return
+	}
 	n := int(share * width)
-	b.last = fmt.Sprintf("%s: %s [%s%s] %3.0f %% %d MiB", b.domain, st.State,
-		strings.Repeat("#", n), strings.Repeat(".", width-n), share*100, st.SeedBytes>>20)
+	b.last = fmt.Sprintf("%s: %s [%s%s] %3.0f %% %d MiB", b.domain, what,
+		strings.Repeat("#", n), strings.Repeat(".", width-n), share*100, mib)
 	fmt.Fprintf(b.w, "\r\033[K%s", b.last)
 }
 

@@ -37,7 +37,9 @@ type Server struct {
 	Dial func(peer string) (xlft.Dialer, error)
 	// State says what this host's copy of a disk is good for.
 	State func(vdev string) (xlft.DiskState, error)
-	Log   *zap.Logger
+	// SyncRate is how many bytes a second first copies compare, for each disk; 0: no limit.
+	SyncRate int64
+	Log      *zap.Logger
 
 	exports nbd.Server
 
@@ -371,7 +373,9 @@ func (s *Server) link(ctx context.Context, v *session, dial xlft.Dialer, id stri
 	if err != nil {
 		return err
 	}
-	l, err := d.mirror.Attach(conn, ready.Journal, func(err error) { v.end(fmt.Errorf("disk %s: %w", want.VDev, err)) })
+	l, err := d.mirror.Attach(conn, diskrepl.Options{Limit: ready.Journal, Rate: s.SyncRate, Lost: func(err error) {
+		v.end(fmt.Errorf("disk %s: %w", want.VDev, err))
+	}})
 	if err != nil {
 		conn.Close()
 		return err
