@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -16,22 +17,28 @@ import (
 // Commands, attributes and flags of the kernel's "nbd" generic netlink family
 // (uapi/linux/nbd-netlink.h, uapi/linux/nbd.h).
 const (
-	genlConnect    = 1
-	genlDisconnect = 2
-	genlVersion    = 1
+	genlConnect     = 1
+	genlDisconnect  = 2
+	genlReconfigure = 3
+	genlVersion     = 1
 
-	attrIndex       = 1
-	attrSizeBytes   = 2
-	attrBlockSize   = 3
-	attrServerFlags = 5
-	attrSockets     = 7
-	attrSockItem    = 1
-	attrSockFD      = 1
+	attrIndex           = 1
+	attrSizeBytes       = 2
+	attrBlockSize       = 3
+	attrServerFlags     = 5
+	attrSockets         = 7
+	attrDeadConnTimeout = 8
+	attrSockItem        = 1
+	attrSockFD          = 1
 )
 
 // kernelBlock is the logical block size of the kernel's devices: a disk's
 // partition tables and file systems depend on it, so it never changes.
 const kernelBlock = 512
+
+// deadTimeout is how long the kernel keeps requests for a server that went away
+// to come back, before it fails them.
+const deadTimeout = 10 * time.Minute
 
 // ErrNoKernelNBD: the kernel can't be asked for network block devices.
 var ErrNoKernelNBD = errors.New("no network block devices in this kernel: the nbd module is not loaded")
@@ -47,17 +54,28 @@ func (k *KernelDevice) Path() string { return fmt.Sprintf("/dev/nbd%d", k.Index)
 
 // Attach makes an export a block device of this host, at a free number. The
 // connection is a socket pair within this process, so there is nothing to
-// negotiate. When the process ends, the kernel fails what is asked of the
-// device.
+// negotiate. When the process ends without a Detach, the kernel keeps what is
+// asked of the device for ten minutes, and a Reattach by another process serves
+// it: what was under way is asked again, within half a minute.
 func (s *Server) Attach(name string) (*KernelDevice, error) {
-	k, err := s.attach(name)
+	k, err := s.attach(name, genlConnect, -1)
 	if err != nil {
 		return nil, fmt.Errorf("nbd: attach %s: %w", name, err)
 	}
 	return k, nil
 }
 
-func (s *Server) attach(name string) (*KernelDevice, error) {
+// Reattach makes an export the one behind a block device whose server went
+// away.
+func (s *Server) Reattach(name string, index int) (*KernelDevice, error) {
+	k, err := s.attach(name, genlReconfigure, index)
+	if err != nil {
+		return nil, fmt.Errorf("nbd: attach %s to /dev/nbd%d again: %w", name, index, err)
+	}
+	return k, nil
+}
+
+func (s *Server) attach(name string, command uint8, index int) (*KernelDevice, error) {
 	e := s.byName(name)
 	if e == nil {
 		return nil, errors.New("not served")
@@ -74,7 +92,11 @@ func (s *Server) attach(name string) (*KernelDevice, error) {
 	}
 	defer theirs.Close() // the kernel has its own reference, or did not take it
 	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
-	req.AddData(&nl.Genlmsg{Command: genlConnect, Version: genlVersion})
+	req.AddData(&nl.Genlmsg{Command: command, Version: genlVersion})
+	if index >= 0 {
+		req.AddData(nl.NewRtAttr(attrIndex, nl.Uint32Attr(uint32(index))))
+	}
+	req.AddData(nl.NewRtAttr(attrDeadConnTimeout, nl.Uint64Attr(uint64(deadTimeout/time.Second))))
 	req.AddData(nl.NewRtAttr(attrSizeBytes, nl.Uint64Attr(uint64(e.Device.Size()))))
 	req.AddData(nl.NewRtAttr(attrBlockSize, nl.Uint64Attr(kernelBlock)))
 	req.AddData(nl.NewRtAttr(attrServerFlags, nl.Uint64Attr(uint64(e.flags()&^flagSendDF))))
@@ -86,7 +108,7 @@ func (s *Server) attach(name string) (*KernelDevice, error) {
 		ours.Close()
 		return nil, err
 	}
-	k := &KernelDevice{Index: -1, done: make(chan error, 1)}
+	k := &KernelDevice{Index: index, done: make(chan error, 1)}
 	for _, m := range msgs {
 		attrs, err := nl.ParseRouteAttr(m[nl.SizeofGenlmsg:])
 		if err != nil {

@@ -150,6 +150,7 @@ func TestLabGuestPrograms(t *testing.T) {
 }
 
 func TestLabGuestRowsDamaged(t *testing.T) {
+	lab.Long(t)
 	d := bootWithDisk(t)
 	c := d.c
 	check(t, c.Mkfs())
@@ -196,6 +197,7 @@ func TestLabGuestRowsDamaged(t *testing.T) {
 }
 
 func TestLabGuestFioDamaged(t *testing.T) {
+	lab.Long(t)
 	d := bootWithDisk(t)
 	const disk = "/dev/xvda"
 	check(t, d.fio(probe.FioVerify(disk, 4, 1, "--do_verify=0")...).Err())

@@ -259,6 +259,14 @@ func Start(t testing.TB) *Lab {
 	return l
 }
 
+// Long skips a test that the test command has no time for; XLFT_LAB_LONG=1 runs it.
+func Long(t testing.TB) {
+	t.Helper()
+	if os.Getenv("XLFT_LAB_LONG") == "" {
+		t.Skip("takes long: XLFT_LAB_LONG=1 runs it")
+	}
+}
+
 // Continue gives the test both hosts as the test before it left them.
 func Continue(t testing.TB) *Lab {
 	t.Helper()

@@ -17,7 +17,7 @@ import (
 	"xlft/tests/lab/probe"
 )
 
-var deaths = flag.Int("scenario.deaths", 2, "how many hosts die under a guest with a disk")
+var deaths = flag.Int("scenario.deaths", 1, "how many hosts die under a guest with a disk, in each test")
 
 const (
 	diskPath = "/var/lib/xlft-disks/web1-xvda"
@@ -232,6 +232,88 @@ func TestDiskTakeover(t *testing.T) {
 			w.makeDisk(from)
 		}
 	}
+}
+
+// The disk server is killed, and restarted, under a protected guest that writes: no write fails, none that was answered
+// is lost, and the protection comes back by itself.
+func TestDiskServerDies(t *testing.T) {
+	lab.Long(t)
+	w := diskWorld(t)
+	w.boot()
+	w.protect()
+	random := rand.New(rand.NewPCG(1, 1))
+	s := w.scribe(0, random)
+	for _, how := range []string{"systemctl kill --signal=KILL xlft-disk@web1.service", "systemctl restart xlft-disk@web1.service"} {
+		before := s.written()
+		begun := time.Now()
+		w.home.Must(t, "sh", "-c", how)
+		w.until(patience, func() error {
+			select {
+			case err := <-s.done:
+				t.Fatalf("%s: a write failed: %v", how, err)
+			default:
+			}
+			if n := s.written() - before; n < 5 {
+				return fmt.Errorf("%s: %d answers", how, n)
+			}
+			return nil
+		})
+		t.Logf("%s: five more writes after %v", how, round(time.Since(begun)))
+		w.await(w.home, "protected again", isProtected)
+		t.Logf("last error: %s", w.status(w.home).Primary.LastError)
+	}
+	close(s.stop)
+	check(t, <-s.done)
+	for b, want := range s.acked {
+		if n, err := w.ask().ReadBlock(b); err != nil || n != want {
+			t.Errorf("block %d has %d (%v), but %d was answered as durable", b, n, err, want)
+		}
+	}
+	from, to := w.home, w.backup()
+	from.Kill()
+	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
+	for b, want := range s.acked {
+		if n, err := w.ask().ReadBlock(b); err != nil || n != want {
+			t.Errorf("after the takeover block %d has %d (%v), but %d was answered as durable", b, n, err, want)
+		}
+	}
+}
+
+// What stands in the way of a copy is said before anything is changed, and an error of the backup's disk ends the
+// protection loudly, and nothing else.
+func TestDiskErrors(t *testing.T) {
+	lab.Long(t)
+	w := diskWorld(t)
+	w.guest.Tools = true
+	w.boot()
+	from, to := w.home, w.backup()
+	refused := func(words, how, undo string) {
+		t.Helper()
+		to.Must(t, "sh", "-c", how)
+		w.refused(from, words, "xl", "ft-start", "web1")
+		to.Must(t, "sh", "-c", undo)
+	}
+	refused("no such file", "mv "+diskPath+" /root/", "mv /root/web1-xvda "+diskPath)
+	refused("the primary's has 67108864", "truncate -s 32M "+diskPath, fmt.Sprintf("truncate -s %dM %s", diskMiB, diskPath))
+	refused("in use by another process", "flock "+diskPath+" sleep 1000 >/dev/null 2>&1 & sleep 1", "pkill sleep")
+	refused("no [domain.web1.disk.xvda]", "cp "+ft.ConfigPath+" /root/; sed -i '/domain.web1.disk/,$d' "+ft.ConfigPath+"; systemctl restart xlft-receiver.service",
+		"cp /root/xlft.toml "+ft.ConfigPath+"; systemctl restart xlft-receiver.service")
+
+	// A disk that can't be written to: a file system that is full under a sparse file.
+	to.Must(t, "sh", "-c", "mkdir -p /small && mount -t tmpfs -o size=8M none /small && cp --sparse=always "+diskPath+" /small/disk && sed -i 's|^path.*|path = \"/small/disk\"|' "+
+		ft.ConfigPath+" && systemctl restart xlft-receiver.service")
+	w.protect()
+	k := w.talk(10)
+	check(t, w.ask().FioStart("--name=fill", "--filename=/dev/xvda", "--rw=write", "--bs=256k", "--size=16M", "--direct=1"))
+	w.awaitUnprotected()
+	st := w.status(from)
+	if st.Primary == nil || !strings.Contains(st.Primary.LastError, "no space left") {
+		t.Errorf("the status does not say why: %+v", st.Primary)
+	}
+	res, err := w.ask().FioWait()
+	check(t, err)
+	check(t, res.Err())
+	w.complete(k.end())
 }
 
 // The host dies while the guest runs fio and SQLite on an ext4 file system: fio goes on and verifies all that it wrote,

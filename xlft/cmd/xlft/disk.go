@@ -92,6 +92,10 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 		commands.Close()
 		return err
 	}
+	s.Attached = diskserver.CommandSocket(c.RunDir, domain) + ".attached"
+	if err := s.Recover(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {

@@ -12,8 +12,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"sort"
 	"sync"
 	"time"
@@ -40,6 +42,9 @@ type Server struct {
 	// SyncRate is how many bytes a second first copies compare, for each disk; 0: no limit.
 	SyncRate int64
 	Log      *zap.Logger
+	// Attached is a file that says which disks are block devices of this host,
+	// for the process that comes after this one was killed. "" for none.
+	Attached string
 
 	exports nbd.Server
 
@@ -133,8 +138,64 @@ func (s *Server) Attach(vdev string) (device string, err error) {
 			return "", err
 		}
 		s.Log.Info("disk attached", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
+		if err := s.note(); err != nil {
+			return "", err
+		}
 	}
 	return d.kernel.Path(), nil
+}
+
+// note writes down what is attached. It is called with the lock.
+func (s *Server) note() error {
+	if s.Attached == "" {
+		return nil
+	}
+	at := map[string]int{}
+	for vdev, d := range s.open {
+		if d.kernel != nil {
+			at[vdev] = d.kernel.Index
+		}
+	}
+	b, err := json.Marshal(at)
+	if err == nil {
+		err = os.WriteFile(s.Attached+".new", b, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(s.Attached+".new", s.Attached)
+	}
+	if err != nil {
+		return fmt.Errorf("write down what is attached: %w", err)
+	}
+	return nil
+}
+
+// Recover serves again what a process before this one had attached when it was
+// killed.
+func (s *Server) Recover() error {
+	b, err := os.ReadFile(s.Attached)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	at := map[string]int{}
+	if err == nil {
+		err = json.Unmarshal(b, &at)
+	}
+	if err != nil {
+		return fmt.Errorf("read what was attached: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for vdev, index := range at {
+		d, err := s.openDisk(vdev)
+		if err == nil {
+			d.kernel, err = s.exports.Reattach(vdev, index)
+		}
+		if err != nil {
+			return err
+		}
+		s.Log.Warn("serving a disk again whose server died", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
+	}
+	return nil
 }
 
 // Open serves a disk to NBD clients alone.
@@ -164,7 +225,7 @@ func (s *Server) Detach(vdev string) error {
 	if s.session != nil && s.session.has(vdev) {
 		s.session.end(fmt.Errorf("disk %s was detached", vdev))
 	}
-	err := s.closeDisk(d)
+	err := errors.Join(s.closeDisk(d), s.note())
 	if len(s.open) == 0 && !s.retired {
 		s.retired = true
 		close(s.idle)
@@ -172,7 +233,8 @@ func (s *Server) Detach(vdev string) error {
 	return err
 }
 
-// Close takes all disks away.
+// Close ends the work of this process. What is attached stays so: the kernel
+// waits for a successor, who finds it by Recover.
 func (s *Server) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -181,11 +243,6 @@ func (s *Server) Close() {
 		s.session.end(diskrepl.ErrDetached)
 	}
 	for _, d := range s.open {
-		if d.kernel != nil {
-			if err := d.kernel.Detach(); err != nil {
-				s.Log.Error("detach at the end", zap.Error(err))
-			}
-		}
 		s.closeDisk(d)
 	}
 }
