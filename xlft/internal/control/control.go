@@ -89,42 +89,69 @@ type failure struct {
 // ErrDown: no daemon listens there.
 var ErrDown = errors.New("not running")
 
-// Call asks the daemon behind the socket at path, and decodes its answer into
-// out unless that is nil.
-func Call(ctx context.Context, path, method, what string, in, out any) error {
+// A Client asks one daemon, again and again over the same connection.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient returns a client of the daemon behind the socket at path.
+func NewClient(path string) *Client {
+	return &Client{path, &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}}
+}
+
+// Open asks, and returns the answer as it comes. in is sent unless it is nil.
+// The caller reads the answer to its end, or cancels ctx, and closes it.
+func (c *Client) Open(ctx context.Context, method, what string, in any) (io.ReadCloser, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		body = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://xlft"+what, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}
-	defer tr.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: tr}).Do(req)
+	resp, err := c.http.Do(req)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-			return ErrDown
+			return nil, ErrDown
 		}
-		return fmt.Errorf("ask the daemon at %s: %w", path, err)
+		return nil, fmt.Errorf("ask the daemon at %s: %w", c.path, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		var f failure
-		if json.NewDecoder(resp.Body).Decode(&f) != nil || f.Error == "" {
-			f.Error = resp.Status
-		}
-		return errors.New(f.Error)
+	var f failure
+	if json.NewDecoder(resp.Body).Decode(&f) != nil || f.Error == "" {
+		f.Error = resp.Status
 	}
+	return nil, errors.New(f.Error)
+}
+
+// Call asks, and decodes the answer into out unless that is nil.
+func (c *Client) Call(ctx context.Context, method, what string, in, out any) error {
+	body, err := c.Open(ctx, method, what, in)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	defer io.Copy(io.Discard, body) // so that the connection can be used again
 	if out == nil {
 		return nil
 	}
-	return json.NewDecoder(resp.Body).Decode(out)
+	return json.NewDecoder(body).Decode(out)
+}
+
+// Call asks the daemon behind the socket at path once.
+func Call(ctx context.Context, path, method, what string, in, out any) error {
+	c := NewClient(path)
+	defer c.http.CloseIdleConnections()
+	return c.Call(ctx, method, what, in, out)
 }

@@ -1,13 +1,10 @@
 package diskserver
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -30,9 +27,8 @@ func ClientSocket(runDir, domain string) string {
 
 // A Client asks a domain's disk server. It is xlft.Disks too.
 type Client struct {
-	path  string
+	c     *control.Client // keeps its connection: a seal is made while the domain stands still
 	order Order
-	http  *http.Client // keeps its connection: a seal is made while the domain stands still
 
 	mu     sync.Mutex
 	last   Report
@@ -42,49 +38,14 @@ type Client struct {
 // NewClient returns a client of the server behind a command socket, for the
 // replication of disks to a peer.
 func NewClient(path, peer string, disks []wire.Disk) *Client {
-	return &Client{path: path, order: Order{Peer: peer, Disks: disks}, http: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		},
-	}}}
+	return &Client{c: control.NewClient(path), order: Order{Peer: peer, Disks: disks}}
 }
 
-func (c *Client) post(ctx context.Context, what string, body any) (*http.Response, error) {
-	var b bytes.Buffer
-	if body != nil {
-		if err := json.NewEncoder(&b).Encode(body); err != nil {
-			return nil, err
-		}
+func (c *Client) post(ctx context.Context, what string, out any) error {
+	if err := c.c.Call(ctx, http.MethodPost, what, nil, out); err != nil {
+		return fmt.Errorf("disk server: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://xlft"+what, &b)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("ask the disk server at %s: %w", c.path, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close()
-		var f struct {
-			Error string `json:"error"`
-		}
-		if json.NewDecoder(resp.Body).Decode(&f) != nil || f.Error == "" {
-			f.Error = resp.Status
-		}
-		return nil, errors.New(f.Error)
-	}
-	return resp, nil
-}
-
-func (c *Client) do(what string) error {
-	resp, err := c.post(context.Background(), what, nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body) // so that the connection can be used again
-	return err
+	return nil
 }
 
 // Replicate is xlft.Disks'.
@@ -96,17 +57,17 @@ func (c *Client) Replicate(ctx context.Context, id string, lost func(error)) err
 	c.mu.Unlock()
 	o := c.order
 	o.Session = id
-	resp, err := c.post(ctx, "/replicate", o)
+	reports, err := c.c.Open(ctx, http.MethodPost, "/replicate", o)
 	if err != nil {
 		cancel()
 		return err
 	}
-	dec := json.NewDecoder(resp.Body)
+	dec := json.NewDecoder(reports)
 	for {
 		r, err := c.next(dec)
 		if err != nil {
 			cancel()
-			resp.Body.Close()
+			reports.Close()
 			return err
 		}
 		if synced(r, len(o.Disks)) {
@@ -115,7 +76,7 @@ func (c *Client) Replicate(ctx context.Context, id string, lost func(error)) err
 	}
 	go func() {
 		defer cancel()
-		defer resp.Body.Close()
+		defer reports.Close()
 		for {
 			if _, err := c.next(dec); err != nil {
 				if ctx.Err() == nil {
@@ -175,29 +136,33 @@ func (c *Client) Held() (held, limit int64) {
 }
 
 // Seal ends an epoch of all disks.
-func (c *Client) Seal(epoch uint64) error { return c.do(fmt.Sprintf("/seal/%d", epoch)) }
+func (c *Client) Seal(epoch uint64) error {
+	return c.post(context.Background(), fmt.Sprintf("/seal/%d", epoch), nil)
+}
 
 // Release says that the backup has acked an epoch.
-func (c *Client) Release(epoch uint64) error { return c.do(fmt.Sprintf("/release/%d", epoch)) }
+func (c *Client) Release(epoch uint64) error {
+	return c.post(context.Background(), fmt.Sprintf("/release/%d", epoch), nil)
+}
 
 // Attach makes a disk a block device of this host.
 func (c *Client) Attach(ctx context.Context, vdev string) (device string, err error) {
-	err = control.Call(ctx, c.path, http.MethodPost, "/attach/"+vdev, nil, &device)
+	err = c.post(ctx, "/attach/"+vdev, &device)
 	return device, err
 }
 
 // Open serves a disk on the client socket alone.
 func (c *Client) Open(ctx context.Context, vdev string) error {
-	return control.Call(ctx, c.path, http.MethodPost, "/open/"+vdev, nil, nil)
+	return c.post(ctx, "/open/"+vdev, nil)
 }
 
 // Detach undoes that.
 func (c *Client) Detach(ctx context.Context, vdev string) error {
-	return control.Call(ctx, c.path, http.MethodPost, "/detach/"+vdev, nil, nil)
+	return c.post(ctx, "/detach/"+vdev, nil)
 }
 
 // Status returns the open disks.
 func (c *Client) Status(ctx context.Context) (st []DiskStatus, err error) {
-	err = control.Call(ctx, c.path, http.MethodGet, "/status", nil, &st)
+	err = c.c.Call(ctx, http.MethodGet, "/status", nil, &st)
 	return st, err
 }

@@ -19,7 +19,10 @@ func TestProblems(t *testing.T) {
 		want       []string
 	}{
 		{"pvh", fmt.Sprintf(pvh, ""), false, nil},
-		{"disk", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/dev/vg/web1","vdev":"xvda"}]`), false, []string{"disk xvda (/dev/vg/web1)"}},
+		{"disk", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/dev/vg/web1","vdev":"xvda","readwrite":1}]`), false, []string{"disk xvda (/dev/vg/web1) would not be copied"}},
+		{"read-only disk", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/dev/vg/web1","vdev":"xvda"}]`), false, nil},
+		{"copied disk", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"web1/xvda","vdev":"xvda","script":"/etc/xen/scripts/block-xlft","readwrite":1}]`), false, nil},
+		{"copied disk of another", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"web2/xvda","vdev":"xvda","script":"block-xlft","readwrite":1}]`), false, []string{"has the target web2/xvda, not web1/xvda"}},
 		{"pci", fmt.Sprintf(pvh, `,"pcidevs":[{"dev":1}]`), false, []string{"1 of: PCI device"}},
 		{"two at once", fmt.Sprintf(pvh, `,"pcidevs":[{}],"usbctrls":[{}],"usbdevs":[{}]`), false, []string{"1 of: PCI", "2 of: USB"}},
 		{"pv without log-dirty", `{"c_info":{"type":"pv"}}`, false, []string{"built without shadow paging"}},
