@@ -102,6 +102,9 @@ func NewClient(path string) *Client {
 	}}}}
 }
 
+// Forget closes connections that are not in use: the daemon may be another one.
+func (c *Client) Forget() { c.http.CloseIdleConnections() }
+
 // Open asks, and returns the answer as it comes. in is sent unless it is nil.
 // The caller reads the answer to its end, or cancels ctx, and closes it.
 func (c *Client) Open(ctx context.Context, method, what string, in any) (io.ReadCloser, error) {
@@ -152,6 +155,6 @@ func (c *Client) Call(ctx context.Context, method, what string, in, out any) err
 // Call asks the daemon behind the socket at path once.
 func Call(ctx context.Context, path, method, what string, in, out any) error {
 	c := NewClient(path)
-	defer c.http.CloseIdleConnections()
+	defer c.Forget()
 	return c.Call(ctx, method, what, in, out)
 }

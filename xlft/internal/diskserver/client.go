@@ -27,7 +27,8 @@ func ClientSocket(runDir, domain string) string {
 
 // A Client asks a domain's disk server. It is xlft.Disks too.
 type Client struct {
-	c     *control.Client // keeps its connection: a seal is made while the domain stands still
+	path  string
+	c     *control.Client // of a session; keeps its connection: a seal is made while the domain stands still
 	order Order
 
 	mu     sync.Mutex
@@ -38,11 +39,11 @@ type Client struct {
 // NewClient returns a client of the server behind a command socket, for the
 // replication of disks to a peer.
 func NewClient(path, peer string, disks []wire.Disk) *Client {
-	return &Client{c: control.NewClient(path), order: Order{Peer: peer, Disks: disks}}
+	return &Client{path: path, c: control.NewClient(path), order: Order{Peer: peer, Disks: disks}}
 }
 
 func (c *Client) post(ctx context.Context, what string, out any) error {
-	if err := c.c.Call(ctx, http.MethodPost, what, nil, out); err != nil {
+	if err := control.Call(ctx, c.path, http.MethodPost, what, nil, out); err != nil {
 		return fmt.Errorf("disk server: %w", err)
 	}
 	return nil
@@ -57,6 +58,7 @@ func (c *Client) Replicate(ctx context.Context, id string, lost func(error)) err
 	c.mu.Unlock()
 	o := c.order
 	o.Session = id
+	c.c.Forget()
 	reports, err := c.c.Open(ctx, http.MethodPost, "/replicate", o)
 	if err != nil {
 		cancel()
@@ -135,14 +137,21 @@ func (c *Client) Held() (held, limit int64) {
 	return c.last.Held, c.last.Limit
 }
 
+func (c *Client) say(what string) error {
+	if err := c.c.Call(context.Background(), http.MethodPost, what, nil, nil); err != nil {
+		return fmt.Errorf("disk server: %w", err)
+	}
+	return nil
+}
+
 // Seal ends an epoch of all disks.
 func (c *Client) Seal(epoch uint64) error {
-	return c.post(context.Background(), fmt.Sprintf("/seal/%d", epoch), nil)
+	return c.say(fmt.Sprintf("/seal/%d", epoch))
 }
 
 // Release says that the backup has acked an epoch.
 func (c *Client) Release(epoch uint64) error {
-	return c.post(context.Background(), fmt.Sprintf("/release/%d", epoch), nil)
+	return c.say(fmt.Sprintf("/release/%d", epoch))
 }
 
 // Attach makes a disk a block device of this host.
@@ -163,6 +172,6 @@ func (c *Client) Detach(ctx context.Context, vdev string) error {
 
 // Status returns the open disks.
 func (c *Client) Status(ctx context.Context) (st []DiskStatus, err error) {
-	err = c.c.Call(ctx, http.MethodGet, "/status", nil, &st)
+	err = control.Call(ctx, c.path, http.MethodGet, "/status", nil, &st)
 	return st, err
 }
