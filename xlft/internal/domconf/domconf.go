@@ -20,11 +20,10 @@ type Config struct {
 		UUID string `json:"uuid"`
 	} `json:"c_info"`
 	Build struct {
-		MaxMemKiB    uint64          `json:"max_memkb"`
-		TargetMemKiB uint64          `json:"target_memkb"`
-		ShadowMemKiB uint64          `json:"shadow_memkb"`
-		MaxVCPUs     int             `json:"max_vcpus"`
-		DeviceModel  json.RawMessage `json:"device_model_version"`
+		MaxMemKiB    uint64 `json:"max_memkb"`
+		TargetMemKiB uint64 `json:"target_memkb"`
+		ShadowMemKiB uint64 `json:"shadow_memkb"`
+		MaxVCPUs     int    `json:"max_vcpus"`
 	} `json:"b_info"`
 	Disks    []Disk            `json:"disks"`
 	NICs     []NIC             `json:"nics"`
@@ -109,10 +108,9 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 				"Run it as a PVH domain (type=\"pvh\").")
 		}
 	case "hvm":
-		if string(c.Build.DeviceModel) != `"none"` {
-			add("it is an HVM domain with a device model (QEMU), whose state is not copied yet",
-				"Run it as a PVH domain (type=\"pvh\").")
-		}
+		// Each has a device model: one without is a PVH domain, in Xen's words too.
+		add("it is an HVM domain with a device model (QEMU), whose state is not copied yet",
+			"Run it as a PVH domain (type=\"pvh\").")
 	default:
 		add(fmt.Sprintf("it is a domain of unknown type %q", c.Create.Type), "Run it as a PVH domain (type=\"pvh\").")
 	}
