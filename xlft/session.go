@@ -235,7 +235,9 @@ func (s *Session) note(before State, ev Event) {
 	case BackupLost:
 		why = ev.Err
 	case ReplicaDropped:
-		why = ev.Err
+		if before != Dropping { // there it is what was asked for, and why is known
+			why = ev.Err
+		}
 	case ConnectFailed:
 		why = ev.Err
 	case SaveEnded:
