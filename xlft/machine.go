@@ -445,6 +445,9 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 		m.exitErr = ev.Err
 		return m.drop()
 	case DisksLost:
+		if m.acked == m.final {
+			return nil // the backup has been handed the domain, and takes its disks
+		}
 		m.exitErr = ev.Err
 		return m.drop()
 	case StopAsked:

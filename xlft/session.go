@@ -522,10 +522,14 @@ func (s *Session) watchGuest(ctx context.Context) {
 // guestLook is how often the domain's own end is looked for.
 const guestLook = time.Second
 
+// lookAtMost is the longest time between two looks at counters.
+const lookAtMost = 25 * time.Millisecond
+
 // watchTriggers asks for checkpoints. It looks at counters far more often than
 // it asks; the machine takes only what fits.
 func (s *Session) watchTriggers(ctx context.Context) {
-	look := time.NewTicker(max(s.Settings.EpochMax/8, 2*time.Millisecond))
+	// However long an epoch may be, a gate fills up in its own time.
+	look := time.NewTicker(min(max(s.Settings.EpochMax/8, 2*time.Millisecond), lookAtMost))
 	defer look.Stop()
 	for {
 		why := Why("")

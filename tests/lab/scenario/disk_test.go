@@ -317,6 +317,17 @@ func TestDiskKemari(t *testing.T) {
 	for i, m := range modes {
 		t.Logf("%s: alone %.0f KiB/s, protected %.0f KiB/s: %.0f %% less", m.name, alone[i], with[i], 100*(1-with[i]/alone[i]))
 	}
+
+	// The disk moves with the domain, and the copy that stays is known as old.
+	from, to := w.home, w.backup()
+	t.Log(strings.TrimSpace(from.Must(t, "xl", "ft-failover", w.guest.Name)))
+	w.home = to
+	w.awaitDomains(from)
+	check(t, w.ask().Unmount())
+	fsck, err := w.ask().Fsck()
+	check(t, err)
+	check(t, fsck.Err())
+	w.refused(from, "outdated", "xlft", "disk", "attach", "web1/xvda")
 }
 
 // What stands in the way of a copy is said before anything is changed, and an error of the backup's disk ends the

@@ -100,157 +100,239 @@ type gates struct {
 func (g gates) Seal(e uint64) error    { return errors.Join(g.Output.Seal(e), g.c.Seal(e)) }
 func (g gates) Release(e uint64) error { return errors.Join(g.Output.Release(e), g.c.Release(e)) }
 
-// A disk goes through a session's life: refused where it is not known, copied, written to while checkpoints are taken,
-// taken over as it was at a checkpoint, and then the other host's.
-func TestSession(t *testing.T) {
-	a, b := newPlace(t, 'a'), newPlace(t, 'b')
+func (g gates) Held() (held, limit uint64, err error) {
+	h, l := g.c.Held()
+	return uint64(h), uint64(l), nil
+}
+
+// A rig is two places with a network between them, and a session that protects a domain from A to B.
+type rig struct {
+	t        *testing.T
+	a, b     *place
+	hostB    *simxen.Host
+	receiver *xlft.Receiver
+	copies   *Copies
+	client   *Client
+	server   *Server // of A
+	stop     func()  // stops server
+	session  *xlft.Session
+	ended    chan error
+	pa       *simxen.Process
+	dial     xlft.Dialer
+
+	mu    sync.Mutex
+	conns []net.Conn
+	gone  bool
+}
+
+func newRig(t *testing.T, epoch time.Duration, journal uint64) *rig {
+	t.Helper()
+	r := &rig{t: t, a: newPlace(t, 'a'), b: newPlace(t, 'b'), ended: make(chan error, 1)}
+	r.b.conf.DiskJournal = journal
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The network from A to B, which can be cut for good.
-	var mu sync.Mutex
-	var conns []net.Conn
-	cut := false
-	dial := func(ctx context.Context) (net.Conn, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if cut {
+	r.dial = func(ctx context.Context) (net.Conn, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.gone {
 			return nil, errors.New("cut")
 		}
 		c, err := new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
 		if err == nil {
-			conns = append(conns, c)
+			r.conns = append(r.conns, c)
 		}
 		return c, err
 	}
 	w, n := simxen.NewWorld(1), simxen.NewNet(0)
 	hostA, hostB := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
-	defer hostA.Shutdown()
-	defer hostB.Shutdown()
 	pa, pb := hostA.Spawn(), hostB.Spawn()
-	copies := &Copies{Config: b.conf, Store: b.store}
-	r := &xlft.Receiver{
-		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(), Disks: copies,
+	r.hostB, r.pa = hostB, pa
+	r.copies = &Copies{Config: r.b.conf, Store: r.b.store}
+	r.receiver = &xlft.Receiver{
+		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(), Disks: r.copies,
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.Background())
 	received := make(chan error, 1)
-	go func() { received <- r.Serve(ctx, l) }()
-	defer func() { cancel(); <-received }()
-
-	s, stop := a.serve(dial)
-	defer func() { stop() }()
-	client := NewClient(CommandSocket(a.dir, "web1"), "B", []wire.Disk{{VDev: "xvda", Size: size}})
-	for vdev, want := range map[string]string{"xvdb": "[domain.web1.disk.xvdb]", "xvda": ""} {
-		err := client.Open(ctx, vdev)
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-			t.Errorf("open %s: %v", vdev, err)
-		}
-	}
-	if err := client.Seal(1); err == nil || !strings.Contains(err.Error(), "not being replicated") {
-		t.Errorf("seal without a session: %v", err)
-	}
-	for d, want := range map[wire.Disk]string{
-		{VDev: "xvdz", Size: size}: "[domain.web1.disk.xvdz]", {VDev: "xvda", Size: size + 1}: "has 4194304 bytes, the primary's has 4194305", {VDev: "xvda", Size: size}: "",
-	} {
-		err := copies.Check("web1", d)
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-			t.Errorf("check %v: %v", d, err)
-		}
-	}
-
+	go func() { received <- r.receiver.Serve(ctx, l) }()
+	r.server, r.stop = r.a.serve(r.dial)
+	r.client = NewClient(CommandSocket(r.a.dir, "web1"), "B", []wire.Disk{{VDev: "xvda", Size: size}})
 	domain := hostA.Boot("web1", 8)
-	session := &xlft.Session{
+	r.session = &xlft.Session{
 		Domain: "web1", Software: "test", Instance: "1", Peer: "B",
-		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: 32, Disks: client.order.Disks},
-		Settings: xlft.Settings{EpochMax: 20 * time.Millisecond, FailureTimeout: 10 * time.Second, AckTimeout: 10 * time.Second,
+		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: 32, Disks: r.client.order.Disks},
+		Settings: xlft.Settings{EpochMax: epoch, FailureTimeout: 10 * time.Second, AckTimeout: 10 * time.Second,
 			SuspendTimeout: time.Second, RetryDelay: 50 * time.Millisecond, SpoolLimit: 1 << 20},
-		Guest: pa.Guest(domain), Output: gates{pa.Output(domain), client}, Disks: client, Arbiter: xlft.None{}, Store: pa.Store(), Dial: dial,
-		Log: zap.NewNop(),
+		Guest: pa.Guest(domain), Output: gates{pa.Output(domain), r.client}, Disks: r.client, Arbiter: xlft.None{}, Store: pa.Store(),
+		Dial: r.dial, Log: zap.NewNop(),
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- session.Run(pa.Context()) }()
-	await := func(what string, ok func(xlft.Status) bool) {
-		t.Helper()
-		patience := time.After(20 * time.Second)
-		for {
-			changed := session.Changed()
-			if ok(session.Status()) {
-				return
-			}
-			select {
-			case <-changed:
-			case <-time.After(10 * time.Millisecond):
-			case err := <-ended:
-				t.Fatalf("%s: the session ended: %v", what, err)
-			case <-patience:
-				t.Fatalf("%s: %+v", what, session.Status())
-			}
+	t.Cleanup(func() {
+		pa.Terminate()
+		<-r.ended
+		cancel()
+		<-received
+		r.stop()
+		hostA.Shutdown()
+		hostB.Shutdown()
+	})
+	return r
+}
+
+// protect opens the disk and begins the session.
+func (r *rig) protect() {
+	r.t.Helper()
+	if err := r.client.Open(r.t.Context(), "xvda"); err != nil {
+		r.t.Fatal(err)
+	}
+	go func() {
+		r.ended <- r.session.Run(r.pa.Context())
+		close(r.ended)
+	}()
+	r.await("protected", func(st xlft.Status) bool { return st.Protected })
+}
+
+func (r *rig) await(what string, ok func(xlft.Status) bool) {
+	r.t.Helper()
+	patience := time.After(20 * time.Second)
+	for {
+		changed := r.session.Changed()
+		if ok(r.session.Status()) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Millisecond):
+		case err := <-r.ended:
+			r.t.Fatalf("%s: the session ended: %v", what, err)
+		case <-patience:
+			r.t.Fatalf("%s: %+v", what, r.session.Status())
 		}
 	}
-	await("protected", func(st xlft.Status) bool { return st.Protected })
-	if st, err := b.store.LoadDisk("web1", "xvda"); err != nil || st == xlft.DiskActive {
-		t.Errorf("the copy is %q, %v", st, err)
+}
+
+// cut ends the network between the two for good.
+func (r *rig) cut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone = true
+	for _, c := range r.conns {
+		c.Close()
 	}
-	if _, err := copies.Open("web1", wire.Disk{VDev: "xvda", Size: size}); err == nil || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("the copy, opened a second time: %v", err)
+}
+
+// state is what B's copy of the disk is good for.
+func (r *rig) state() xlft.DiskState {
+	r.t.Helper()
+	st, err := r.b.store.LoadDisk("web1", "xvda")
+	if err != nil {
+		r.t.Fatal(err)
 	}
-	m := s.open["xvda"].mirror
-	if err := m.WriteAt([]byte("written"), 12345, true); err != nil {
+	return st
+}
+
+// refused checks an error's words; no words: there must be none.
+func refused(t *testing.T, what string, err error, words string) {
+	t.Helper()
+	if words == "" && err != nil || words != "" && (err == nil || !strings.Contains(err.Error(), words)) {
+		t.Errorf("%s: %v, want %q", what, err, words)
+	}
+}
+
+// A disk goes through a session's life: refused where it is not known, copied, written to while checkpoints are taken,
+// taken over as it was at a checkpoint, and then the other host's.
+func TestSession(t *testing.T) {
+	r := newRig(t, 20*time.Millisecond, 64<<20)
+	ctx := t.Context()
+	refused(t, "open of an unknown disk", r.client.Open(ctx, "xvdb"), "[domain.web1.disk.xvdb]")
+	refused(t, "seal without a session", r.client.Seal(1), "not being replicated")
+	refused(t, "check of an unknown disk", r.copies.Check("web1", wire.Disk{VDev: "xvdz", Size: size}), "[domain.web1.disk.xvdz]")
+	refused(t, "check of another size", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: size + 1}), "has 4194304 bytes, the primary's has 4194305")
+	refused(t, "check", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: size}), "")
+
+	r.protect()
+	if st := r.state(); st == xlft.DiskActive {
+		t.Errorf("the copy is %q", st)
+	}
+	_, err := r.copies.Open("web1", wire.Disk{VDev: "xvda", Size: size})
+	refused(t, "the copy, opened a second time", err, "in use")
+	if err := r.server.open["xvda"].mirror.WriteAt([]byte("written"), 12345, true); err != nil {
 		t.Fatal(err)
 	}
-	want := a.image()
-	at := session.Status().Epoch
-	await("two more epochs", func(st xlft.Status) bool { return st.Epoch >= at+2 })
-	if st, err := b.store.LoadDisk("web1", "xvda"); err != nil || st != xlft.DiskReplica {
-		t.Errorf("the copy is %q, %v", st, err)
+	want := r.a.image()
+	more := func(n uint64) {
+		t.Helper()
+		at := r.session.Status().Epoch
+		r.await("more epochs", func(st xlft.Status) bool { return st.Epoch >= at+n })
+	}
+	more(2)
+	if st := r.state(); st != xlft.DiskReplica {
+		t.Errorf("the copy is %q", st)
 	}
 
-	// The disk server is told to give the disk away: protection ends, and comes back with the disk.
-	if err := client.Detach(ctx, "xvda"); err != nil {
+	// The disk server gives the disk away: protection ends, and comes back with the disk.
+	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)
 	}
-	await("unprotected", func(st xlft.Status) bool { return !st.Protected && st.LastError != "" })
+	r.await("unprotected", func(st xlft.Status) bool { return !st.Protected && strings.Contains(st.LastError, "detached") })
 	select {
-	case <-s.Idle():
+	case <-r.server.Idle():
 	case <-time.After(10 * time.Second):
 		t.Error("a server without disks is not idle")
 	}
-	stop()
-	s, stop = a.serve(dial)
-	if err := client.Open(ctx, "xvda"); err != nil {
+	r.stop()
+	r.server, r.stop = r.a.serve(r.dial)
+	if err := r.client.Open(ctx, "xvda"); err != nil {
 		t.Fatal(err)
 	}
-	await("protected again", func(st xlft.Status) bool { return st.Protected })
-	at = session.Status().Epoch
-	await("one more epoch", func(st xlft.Status) bool { return st.Epoch >= at+1 })
+	r.await("protected again", func(st xlft.Status) bool { return st.Protected })
+	more(1)
 
 	// A copy is nothing to run from; after the takeover it is.
-	other, stopOther := b.serve(nil)
-	if err := other.Open("xvda"); err == nil || !strings.Contains(err.Error(), "does not run from it") {
-		t.Errorf("the backup's server opens the copy: %v", err)
-	}
-	mu.Lock()
-	cut = true
-	for _, c := range conns {
-		c.Close()
-	}
-	mu.Unlock()
-	defer func() { pa.Terminate(); <-ended }()
+	other, stopOther := r.b.serve(nil)
+	defer stopOther()
+	refused(t, "the backup's server opens the copy", other.Open("xvda"), "does not run from it")
+	r.cut()
 	patience := time.After(20 * time.Second)
-	for hostB.Domain("web1") == nil {
+	for r.hostB.Domain("web1") == nil {
 		select {
 		case <-patience:
-			t.Fatalf("no takeover: %+v", r.Standbys())
+			t.Fatalf("no takeover: %+v", r.receiver.Standbys())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	if !bytes.Equal(b.image(), want) {
+	if !bytes.Equal(r.b.image(), want) {
 		t.Error("the backup's disk is not the primary's")
 	}
-	if err := other.Open("xvda"); err != nil {
-		t.Errorf("after the takeover: %v", err)
+	refused(t, "after the takeover", other.Open("xvda"), "")
+}
+
+// A journal that fills up ends epochs early, long before their time, and never drops a write.
+func TestFullJournal(t *testing.T) {
+	r := newRig(t, time.Hour, 128<<10)
+	r.protect()
+	m := r.server.open["xvda"].mirror
+	b := make([]byte, 16<<10)
+	for off := int64(0); off < size; off += int64(len(b)) {
+		for i := range b {
+			b[i] = byte(off>>14) + byte(i)
+		}
+		if err := m.WriteAt(b, off, false); err != nil {
+			t.Fatal(err)
+		}
 	}
-	stopOther()
+	n := r.session.Status().Checkpoints
+	if n < size/(128<<10) {
+		t.Errorf("%d checkpoints for %d bytes through a journal of %d", n, size, 128<<10)
+	}
+	if err := r.session.Failover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-r.ended; err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(r.b.image(), r.a.image()) {
+		t.Error("the backup's disk is not the primary's")
+	}
 }
