@@ -262,6 +262,31 @@ func TestHeldBack(t *testing.T) {
 	}
 }
 
+// Nothing touches a disk whose replica was closed: it may be another's by then.
+func TestCloseIsTheEnd(t *testing.T) {
+	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	p.seal(1)
+	p.commit(1)
+	p.m.WriteAt([]byte("late"), 0, false)
+	p.seal(2)
+	before := p.there.image()
+	p.r.Close()
+	if err := p.r.Commit(2); !errors.Is(err, ErrDetached) {
+		t.Errorf("commit after the end: %v", err)
+	}
+	if err := p.r.Finish(2); !errors.Is(err, ErrDetached) {
+		t.Errorf("finish after the end: %v", err)
+	}
+	if err := p.r.Run(); !errors.Is(err, ErrDetached) {
+		t.Errorf("run after the end: %v", err)
+	}
+	p.same("closed", before)
+	<-p.ended
+}
+
 // A backup that can't hold more makes writers wait; a release lets them go on,
 // and so does the end of the link.
 func TestLimit(t *testing.T) {

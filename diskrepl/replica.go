@@ -29,6 +29,8 @@ type Replica struct {
 	journal   *epochLog // of epoch sealed, if it is not yet being committed
 	bytes     int64     // in journals
 	ended     bool      // nothing more is read
+	running   bool      // Run has not returned
+	closed    bool      // nothing more is committed
 	err       error     // why
 	diskErr   error     // the disk failed: nothing is committed any more
 }
@@ -102,6 +104,19 @@ func (s *slabs) release(log *epochLog) {
 // by itself, and returns why. The primary is told of errors that are not its
 // own. Run ends, with an error, when a commit fails.
 func (r *Replica) Run() error {
+	r.mu.Lock()
+	if r.ended {
+		defer r.mu.Unlock()
+		return r.err
+	}
+	r.running = true
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.running = false
+		r.cond.Broadcast()
+	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
@@ -293,6 +308,10 @@ func (r *Replica) wakeOn(ctx context.Context) func() bool {
 // for.
 func (r *Replica) Commit(epoch uint64) error {
 	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return ErrDetached
+	}
 	if epoch != r.sealed || r.journal == nil {
 		r.mu.Unlock()
 		return fmt.Errorf("diskrepl: commit of epoch %d, sealed is %d, committed %d", epoch, r.sealed, r.committed)
@@ -356,10 +375,13 @@ func (r *Replica) apply(rec record, body []byte) error {
 func (r *Replica) Finish(epoch uint64) error {
 	r.end(ErrDetached)
 	r.mu.Lock()
-	for r.committed < epoch && r.diskErr == nil {
+	for (r.committed < epoch || r.running) && r.diskErr == nil && !r.closed {
 		r.cond.Wait()
 	}
 	err := r.diskErr
+	if err == nil && r.committed < epoch {
+		err = ErrDetached
+	}
 	r.mu.Unlock()
 	if err != nil {
 		return err
@@ -371,12 +393,14 @@ func (r *Replica) Finish(epoch uint64) error {
 }
 
 // Close ends the session, once a commit that is under way is done. The disk
-// stays at the newest committed epoch.
+// stays at the newest committed epoch, and is not touched any more.
 func (r *Replica) Close() {
 	r.end(ErrDetached)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.committed < r.wanted && r.diskErr == nil {
+	r.closed = true
+	r.cond.Broadcast()
+	for r.running || r.committed < r.wanted && r.diskErr == nil {
 		r.cond.Wait()
 	}
 }
