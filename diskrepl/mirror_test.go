@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -44,9 +46,22 @@ type pair struct {
 }
 
 func newPair(t testing.TB, here, there *memory, limit int64) *pair {
+	return newSpillingPair(t, here, there, limit, 0)
+}
+
+// newSpillingPair is a pair whose replica holds a part of the limit in a file.
+func newSpillingPair(t testing.TB, here, there *memory, limit, file int64) *pair {
 	a, b := net.Pipe()
 	p := &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(there, b),
 		ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
+	if file > 0 {
+		f, err := os.Create(filepath.Join(t.TempDir(), "spill"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		p.r.SpillTo(f, file, limit-file)
+	}
 	go func() { p.ended <- p.r.Run() }()
 	var err error
 	if p.link, err = p.m.Attach(a, Options{Limit: limit, Lost: func(err error) { p.lost <- err }}); err != nil {
@@ -150,7 +165,8 @@ func TestHistories(t *testing.T) {
 		for range r.IntN(8) { // chunks that differ
 			there.b[r.IntN(len(there.b))]++
 		}
-		p := newPair(t, here, there, 4<<20)
+		// Every other time most of what is held back is in a file.
+		p := newSpillingPair(t, here, there, 4<<20, int64(round%2)*(4<<20-100<<10))
 		stop := make(chan struct{})
 		wg := scribble(p.m, r, stop)
 		if err := p.link.AwaitSync(); err != nil {
@@ -286,6 +302,52 @@ func TestCloseIsTheEnd(t *testing.T) {
 	p.same("closed", before)
 	<-p.ended
 }
+
+// What has no room in memory is held back in the file, round and round in it, and a file that fails ends the session.
+func TestSpill(t *testing.T) {
+	const file = 1 << 20
+	p := newSpillingPair(t, newMemory(2<<20), newMemory(2<<20), file+64<<10, file)
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	p.seal(1)
+	p.commit(1)
+	r := newRand(t)
+	p.r.spill.size = file // so small that it is gone round in
+	for e := uint64(2); e < 12; e++ {
+		before := p.there.image()
+		for range 12 {
+			b := bytes.Repeat([]byte{byte(r.Uint32())}, 1+r.IntN(64<<10))
+			p.m.WriteAt(b, r.Int64N(2<<20-int64(len(b))), false)
+		}
+		p.seal(e)
+		if st := p.r.Status(); st.Spilled == 0 || st.Journal > 64<<10 {
+			t.Errorf("epoch %d: %+v", e, st)
+		}
+		p.same("sealed", before)
+		p.commit(e)
+		p.same("committed", p.here.image())
+		if st := p.r.Status(); st.Spilled != 0 || st.Journal != 0 {
+			t.Errorf("after the commit of epoch %d: %+v", e, st)
+		}
+	}
+	if p.r.spill.tail < 2*file {
+		t.Errorf("%d bytes went through the file", p.r.spill.tail)
+	}
+	p.r.mu.Lock()
+	p.r.spill.f = broken{}
+	p.r.mu.Unlock()
+	for range 12 {
+		p.m.WriteAt(make([]byte, 32<<10), 0, false)
+	}
+	if err := <-p.ended; err == nil || !strings.Contains(err.Error(), "journal file: no space") {
+		t.Errorf("a file that fails: %v", err)
+	}
+}
+
+type broken struct{ SpillFile }
+
+func (broken) WriteAt([]byte, int64) (int, error) { return 0, errors.New("no space") }
 
 // A backup that can't hold more makes writers wait; a release lets them go on,
 // and so does the end of the link.

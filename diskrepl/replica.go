@@ -19,6 +19,9 @@ type Replica struct {
 	conn io.ReadWriteCloser
 	slab slabs
 
+	memory int64  // bytes of journals in memory, at most, if there is a spill
+	spill  *spill // nil: all is held in memory
+
 	wmu sync.Mutex // one writer at a time on conn
 
 	mu        sync.Mutex
@@ -27,7 +30,7 @@ type Replica struct {
 	wanted    uint64    // newest epoch that is to be committed
 	committed uint64    // newest epoch that the disk has
 	journal   *epochLog // of epoch sealed, if it is not yet being committed
-	bytes     int64     // in journals
+	bytes     int64     // in journals, in memory
 	ended     bool      // nothing more is read
 	running   bool      // Run has not returned
 	closed    bool      // nothing more is committed
@@ -42,16 +45,24 @@ func NewReplica(dev Device, conn io.ReadWriteCloser) *Replica {
 	return r
 }
 
+// SpillTo lets the journal go on in a file of [SpillSize](n) bytes when it has so
+// many bytes in memory. It is called before Run.
+func (r *Replica) SpillTo(f SpillFile, n, memory int64) {
+	r.memory, r.spill = memory, &spill{f: f, size: SpillSize(n)}
+}
+
 // epochLog is what an epoch wrote, in order.
 type epochLog struct {
-	recs  []logged
-	slabs [][]byte
-	bytes int64
+	recs    []logged
+	slabs   [][]byte
+	bytes   int64 // in memory
+	spilled int64 // in the file
 }
 
 type logged struct {
 	record
 	body []byte
+	at   int64 // in the file, if body is nil and the record has one
 }
 
 // slabs give memory for the bodies of an epoch's records, and take it back
@@ -202,9 +213,20 @@ func (r *Replica) receive() error {
 	size := r.dev.Size()
 	log, direct, synced := new(epochLog), true, false
 	epoch := uint64(1)
-	get := func(n int) []byte { return r.slab.body(log, n) }
+	var scratch []byte
+	spilled := false // the last body is in scratch
+	get := func(n int) []byte {
+		if spilled = !direct && n > 0 && r.full(n); spilled {
+			if cap(scratch) < n {
+				scratch = make([]byte, n)
+			}
+			return scratch[:n]
+		}
+		return r.slab.body(log, n)
+	}
 	for {
 		at := d.off
+		spilled = false
 		rec, body, err := d.next(get)
 		if err != nil {
 			return err
@@ -252,12 +274,46 @@ func (r *Replica) receive() error {
 			r.slab.release(log)
 			continue
 		}
-		log.recs = append(log.recs, logged{rec, body})
-		log.bytes += headerSize + int64(len(body))
+		l, held := logged{record: rec, body: body}, headerSize+int64(len(body))
+		if spilled {
+			if l.at, err = r.place(len(body)); err == nil {
+				err = r.spill.put(l.at, body)
+			}
+			if err != nil {
+				return &diskError{err}
+			}
+			l.body, held = nil, headerSize
+			log.spilled += int64(len(body))
+		}
+		log.recs = append(log.recs, l)
+		log.bytes += held
 		r.mu.Lock()
-		r.bytes += headerSize + int64(len(body))
+		r.bytes += held
 		r.mu.Unlock()
 	}
+}
+
+// full reports whether a body of n bytes is to go to the file.
+func (r *Replica) full(n int) bool {
+	if r.spill == nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes+int64(n) > r.memory
+}
+
+// place returns where n bytes go in the file.
+func (r *Replica) place(n int) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.spill
+	if s.tail-s.head+int64(n) > s.size {
+		return 0, fmt.Errorf("diskrepl: the journal is full: %d bytes in memory, %d in the file", r.bytes, s.tail-s.head)
+	}
+	at := s.tail
+	s.tail += int64(n)
+	return at, nil
 }
 
 // seal makes an epoch known as whole, once the one before it is being
@@ -328,15 +384,13 @@ func (r *Replica) Commit(epoch uint64) error {
 	r.cond.Broadcast()
 	r.mu.Unlock()
 
-	var err error
-	for _, l := range log.recs {
-		if err = r.apply(l.record, l.body); err != nil {
-			break
-		}
-	}
+	err := r.applyAll(log)
 	r.slab.release(log)
 	r.mu.Lock()
 	r.bytes -= log.bytes
+	if r.spill != nil {
+		r.spill.head += log.spilled
+	}
 	if err == nil {
 		r.committed = epoch
 	} else {
@@ -349,6 +403,25 @@ func (r *Replica) Commit(epoch uint64) error {
 		r.broken(err)
 	}
 	return err
+}
+
+func (r *Replica) applyAll(log *epochLog) error {
+	var scratch []byte
+	for _, l := range log.recs {
+		if l.body == nil && l.typ.hasBody() && l.n > 0 {
+			if cap(scratch) < int(l.n) {
+				scratch = make([]byte, l.n)
+			}
+			l.body = scratch[:l.n]
+			if err := r.spill.get(l.at, l.body); err != nil {
+				return err
+			}
+		}
+		if err := r.apply(l.record, l.body); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *Replica) apply(rec record, body []byte) error {
@@ -409,12 +482,17 @@ func (r *Replica) Close() {
 type ReplicaStatus struct {
 	Sealed    uint64 `json:"sealed"`
 	Committed uint64 `json:"committed"`
-	Journal   int64  `json:"journal"` // bytes held back
+	Journal   int64  `json:"journal"` // bytes held back in memory
+	Spilled   int64  `json:"spilled"` // and in the file
 }
 
 // Status returns what is so now.
 func (r *Replica) Status() ReplicaStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return ReplicaStatus{r.sealed, r.committed, r.bytes}
+	st := ReplicaStatus{Sealed: r.sealed, Committed: r.committed, Journal: r.bytes}
+	if r.spill != nil {
+		st.Spilled = r.spill.tail - r.spill.head
+	}
+	return st
 }

@@ -57,8 +57,9 @@ type DiskHost interface {
 	// Open opens the copy of a domain's disk, for nobody else. The copy counts
 	// as inconsistent from here on.
 	Open(domain string, d wire.Disk) (DiskCopy, error)
-	// Journal is how many bytes of writes to hold back for each disk, at most.
-	Journal() int64
+	// Journal is how many bytes of writes to hold back for each disk, at most:
+	// in memory, and beyond that in a DiskCopy's SpillFile.
+	Journal() (memory, file int64)
 }
 
 // A DiskCopy is the backup's copy of a disk.
@@ -66,6 +67,10 @@ type DiskCopy interface {
 	diskrepl.Device
 	// SetState records durably what the copy is good for.
 	SetState(DiskState) error
+	// SpillFile is where the part of the journal goes that has no room in
+	// memory: of diskrepl.SpillSize bytes, gone after Close. Nil if Journal has
+	// none.
+	SpillFile() diskrepl.SpillFile
 	// Close closes it.
 	Close() error
 }
@@ -134,6 +139,10 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 		return refuse(c, wire.CodeUnfit, nil, fmt.Errorf("disk %s: %d bytes there, %d here", d.VDev, want.Size, d.copy.Size()))
 	}
 	repl := diskrepl.NewReplica(d.copy, c.Conn)
+	memory, file := s.r.Disks.Journal()
+	if file > 0 {
+		repl.SpillTo(d.copy.SpillFile(), file, memory)
+	}
 	d.mu.Lock()
 	taken := d.repl != nil || d.over
 	if !taken {
@@ -144,7 +153,7 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 	if taken {
 		return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("disk %s has its connection, or its session is over", d.VDev))
 	}
-	if err := c.WriteJSON(wire.TypeDiskReady, 0, wire.DiskReady{Journal: s.r.Disks.Journal()}); err != nil {
+	if err := c.WriteJSON(wire.TypeDiskReady, 0, wire.DiskReady{Journal: memory + file}); err != nil {
 		repl.Close()
 		return err
 	}

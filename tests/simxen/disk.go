@@ -256,7 +256,8 @@ type DiskHost struct {
 	Broken func(xlft.DiskCopy) xlft.DiskCopy
 }
 
-func (h *DiskHost) Journal() int64 { return 8 << 10 }
+// Journal: little memory, so that the file is used.
+func (h *DiskHost) Journal() (memory, file int64) { return 1 << 10, 8 << 10 }
 
 func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 	p := h.P.h.platter
@@ -295,6 +296,29 @@ func (c *platterCopy) WriteAt(b []byte, off int64, fua bool) error {
 
 func (c *platterCopy) Zero(off, n int64, _, fua bool) error {
 	return c.WriteAt(make([]byte, n), off, fua)
+}
+
+// SpillFile is a file in memory.
+func (c *platterCopy) SpillFile() diskrepl.SpillFile { return new(ramFile) }
+
+type ramFile struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (f *ramFile) WriteAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if grow := off + int64(len(p)) - int64(len(f.b)); grow > 0 {
+		f.b = append(f.b, make([]byte, grow)...)
+	}
+	return copy(f.b[off:], p), nil
+}
+
+func (f *ramFile) ReadAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return copy(p, f.b[off:]), nil
 }
 
 func (c *platterCopy) SetState(st xlft.DiskState) error {

@@ -32,7 +32,8 @@ type Config struct {
 
 	Listen           string // host:port
 	CheckpointMemory uint64 // bytes of one checkpoint in memory, here and there
-	DiskJournal      uint64 // bytes of a disk's writes held back here, for each disk
+	DiskJournal      uint64 // bytes of a disk's writes held back here in memory, for each disk
+	DiskJournalFile  uint64 // and beyond that in a file; 0: none
 
 	Arbiter Arbiter
 	Peers   map[string]Peer
@@ -127,6 +128,7 @@ type rawConfig struct {
 		Listen           *string   `toml:"listen"`
 		CheckpointMemory *rawBytes `toml:"checkpoint_memory"`
 		DiskJournal      *rawBytes `toml:"disk_journal"`
+		DiskJournalFile  *rawBytes `toml:"disk_journal_file"`
 	} `toml:"receive"`
 	Arbiter struct {
 		Type             *string `toml:"type"`
@@ -292,6 +294,9 @@ func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	}
 	if raw.Receive.DiskJournal != nil {
 		c.DiskJournal = uint64(*raw.Receive.DiskJournal)
+	}
+	if raw.Receive.DiskJournalFile != nil {
+		c.DiskJournalFile = uint64(*raw.Receive.DiskJournalFile)
 	}
 	if c.DiskJournal < 64<<20 {
 		return nil, toml.Key{"receive", "disk_journal"}, fmt.Errorf("%d bytes is under the 64MiB minimum", c.DiskJournal)

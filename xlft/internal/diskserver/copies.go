@@ -1,8 +1,14 @@
 package diskserver
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
+	"xlft/diskrepl"
 	"xlft/diskrepl/nbd"
 	"xlft/xlft"
 	"xlft/xlft/config"
@@ -17,12 +23,43 @@ type Copies struct {
 }
 
 // Journal is xlft.DiskHost's.
-func (c *Copies) Journal() int64 { return int64(c.Config.DiskJournal) }
+func (c *Copies) Journal() (memory, file int64) {
+	return int64(c.Config.DiskJournal), int64(c.Config.DiskJournalFile)
+}
 
 type diskCopy struct {
 	*nbd.File
 	store        store.Dir
 	domain, vdev string
+	spill        *os.File // without a name; nil if there is none
+}
+
+func (c *diskCopy) SpillFile() diskrepl.SpillFile { return c.spill }
+
+func (c *diskCopy) Close() error {
+	err := c.File.Close()
+	if c.spill != nil {
+		err = errors.Join(err, c.spill.Close())
+	}
+	return err
+}
+
+// spillFile returns a file without a name whose space is there.
+func (c *Copies) spillFile() (*os.File, error) {
+	dir := filepath.Join(c.Config.StateDir, "journal")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir, "disk-*")
+	if err != nil {
+		return nil, err
+	}
+	os.Remove(f.Name())
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, diskrepl.SpillSize(int64(c.Config.DiskJournalFile))); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("journal file of %d bytes (disk_journal_file) in %s: %w", c.Config.DiskJournalFile, dir, err)
+	}
+	return f, nil
 }
 
 func (c *diskCopy) SetState(st xlft.DiskState) error {
@@ -52,9 +89,15 @@ func (c *Copies) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &diskCopy{f, c.Store, domain, d.VDev}
+	v := &diskCopy{File: f, store: c.Store, domain: domain, vdev: d.VDev}
+	if c.Config.DiskJournalFile > 0 {
+		if v.spill, err = c.spillFile(); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
 	if err := v.SetState(xlft.DiskCopying); err != nil {
-		f.Close()
+		v.Close()
 		return nil, err
 	}
 	return v, nil

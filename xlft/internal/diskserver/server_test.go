@@ -44,7 +44,7 @@ func newPlace(t *testing.T, fill byte) *place {
 	if err := os.WriteFile(path, bytes.Repeat([]byte{fill}, size), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.conf = &config.Config{RunDir: dir, DiskJournal: 64 << 20, Domains: map[string]config.Domain{
+	p.conf = &config.Config{RunDir: dir, StateDir: filepath.Join(dir, "state"), DiskJournal: 64 << 20, Domains: map[string]config.Domain{
 		"web1": {Name: "web1", Disks: map[string]config.Disk{"xvda": {VDev: "xvda", Path: path}}},
 	}}
 	return p
@@ -128,7 +128,8 @@ type rig struct {
 func newRig(t *testing.T, epoch time.Duration, journal uint64) *rig {
 	t.Helper()
 	r := &rig{t: t, a: newPlace(t, 'a'), b: newPlace(t, 'b'), ended: make(chan error, 1)}
-	r.b.conf.DiskJournal = journal
+	// Half of it in a file.
+	r.b.conf.DiskJournal, r.b.conf.DiskJournalFile = journal/2, journal/2
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
