@@ -92,6 +92,7 @@ func (d diskTest) fsck() probe.Fsck {
 }
 
 func TestLabGuestPrograms(t *testing.T) {
+	lab.Long(t)
 	d := bootWithDisk(t)
 	c := d.c
 	d.step("mkfs", c.Mkfs)

@@ -152,6 +152,7 @@ func (s *scribe) written() int {
 // The host dies while the guest writes to its disk: every write that was answered as durable is there, none is torn, on
 // a disk that was an empty file before. Then the other way round, with the disk of the host that came back copied anew.
 func TestDiskTakeover(t *testing.T) {
+	lab.Long(t)
 	const scribes = 6
 	w := diskWorld(t)
 	if *seed == 0 {
