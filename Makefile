@@ -29,13 +29,16 @@ build/xlft:
 vet:
 	scripts/vet
 
-test: setup
+test:
+	scripts/setup test
 	scripts/test
 
 demo: setup build-xen
 	go run ./tests/lab/cmd/demo
 
-bench: setup build-xen
+bench:
+	scripts/setup test
+	$(MAKE) build-xen
 	scripts/bench
 
 fuzz:
