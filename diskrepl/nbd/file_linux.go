@@ -28,11 +28,8 @@ type File struct {
 
 // OpenFile opens a disk for one user: a second one that asks in the same way is
 // told that it is in use. With direct, the kernel's page cache is passed by.
-func OpenFile(name string, direct, readOnly bool) (*File, error) {
+func OpenFile(name string, direct bool) (*File, error) {
 	flags := os.O_RDWR
-	if readOnly {
-		flags = os.O_RDONLY
-	}
 	st, err := os.Stat(name)
 	if err != nil {
 		return nil, err
@@ -173,7 +170,7 @@ func (d *File) Zero(off, n int64, keep, fua bool) error {
 		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
 	}
 	err := d.fallocate(mode, off, n)
-	if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENODEV) {
+	if unsupported(err) {
 		err = d.writeZeroes(off, n)
 	}
 	if err == nil && fua {
@@ -202,13 +199,18 @@ func (d *File) Trim(off, n int64, fua bool) error {
 		return nil
 	}
 	err := d.fallocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
-	if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENODEV) {
+	if unsupported(err) {
 		err = nil
 	}
 	if err == nil && fua {
 		err = d.Flush()
 	}
 	return err
+}
+
+// unsupported: the disk, or its file system, has no such fallocate.
+func unsupported(err error) bool {
+	return errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENODEV)
 }
 
 func (d *File) fallocate(mode uint32, off, n int64) error {

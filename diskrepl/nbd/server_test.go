@@ -28,7 +28,7 @@ func open(t testing.TB, n int64, direct bool) *File {
 	if err := os.Truncate(name, n); err != nil {
 		t.Fatal(err)
 	}
-	f, err := OpenFile(name, direct, false)
+	f, err := OpenFile(name, direct)
 	if direct && err != nil && strings.Contains(err.Error(), "direct I/O") {
 		t.Skip(err)
 	}
@@ -348,10 +348,10 @@ func TestConnections(t *testing.T) {
 // A second server for the same file is told so.
 func TestInUse(t *testing.T) {
 	f := open(t, 4096, false)
-	if _, err := OpenFile(f.Name(), false, false); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := OpenFile(f.Name(), false); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("second open: %v", err)
 	}
-	if _, err := OpenFile(filepath.Dir(f.Name()), false, false); err == nil || !strings.Contains(err.Error(), "neither a file nor a block device") {
+	if _, err := OpenFile(filepath.Dir(f.Name()), false); err == nil || !strings.Contains(err.Error(), "neither a file nor a block device") {
 		t.Errorf("directory: %v", err)
 	}
 }

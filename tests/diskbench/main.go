@@ -285,7 +285,7 @@ func print(cs []contender, all map[string]map[string][]figure) {
 // serve serves a file; with a spare file it replicates to a process that has
 // that.
 func serve(socket, file string, spare []string) error {
-	f, err := nbd.OpenFile(file, false, false)
+	f, err := nbd.OpenFile(file, false)
 	if err != nil {
 		return err
 	}
@@ -382,7 +382,7 @@ func identity() (*wire.Identity, error) {
 
 // backup holds a file as a replica, and acks every epoch.
 func backup(file string) error {
-	f, err := nbd.OpenFile(file, false, false)
+	f, err := nbd.OpenFile(file, false)
 	if err != nil {
 		return err
 	}

@@ -77,6 +77,15 @@ type Disk struct {
 	Direct bool   // pass the kernel's page cache by
 }
 
+// Disk returns this host's copy of a disk.
+func (d Domain) Disk(vdev string) (Disk, error) {
+	disk, ok := d.Disks[vdev]
+	if !ok {
+		return disk, fmt.Errorf("the configuration has no [domain.%s.disk.%s]", d.Name, vdev)
+	}
+	return disk, nil
+}
+
 // For returns how the domain called name is protected.
 func (c *Config) For(name string) Domain {
 	d, ok := c.Domains[name]

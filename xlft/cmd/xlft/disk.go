@@ -46,6 +46,20 @@ func cutDisk(s string) (domain, vdev string, err error) {
 	return s[:i], s[i+1:], nil
 }
 
+// disk returns the configuration, and what DOMAIN/VDEV names.
+func (a *app) disk(arg string) (c *config.Config, domain, vdev string, err error) {
+	if domain, vdev, err = cutDisk(arg); err != nil {
+		return nil, "", "", err
+	}
+	c, err = a.config()
+	return c, domain, vdev, err
+}
+
+// diskClient asks the server of a domain's disks.
+func diskClient(c *config.Config, domain string) *diskserver.Client {
+	return diskserver.NewClient(diskserver.CommandSocket(c.RunDir, domain), "", nil)
+}
+
 func diskUnit(domain string) string { return "xlft-disk@" + unit.UnitNameEscape(domain) + ".service" }
 
 func (a *app) diskServeCommand() *cobra.Command {
@@ -72,14 +86,14 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 	if err != nil {
 		return err
 	}
-	s := diskserver.New(domain, c.For(domain).Disks, log.With(zap.String("domain", domain)))
+	dc := c.For(domain)
+	s := diskserver.New(dc, log.With(zap.String("domain", domain)))
 	s.Software = software()
-	s.SyncRate = int64(c.For(domain).SyncRate)
 	s.State = func(vdev string) (xlft.DiskState, error) { return store.Dir(c.StateDir).LoadDisk(domain, vdev) }
 	s.Dial = func(peer string) (xlft.Dialer, error) {
-		p, ok := c.Peers[peer]
-		if !ok {
-			return nil, fmt.Errorf("no [peer.%s] in the configuration", peer)
+		p, err := peerOf(c, dc, peer)
+		if err != nil {
+			return nil, err
 		}
 		return dialer(id, p), nil
 	}
@@ -159,17 +173,13 @@ func (a *app) diskAttachCommand() *cobra.Command {
 }
 
 func (a *app) attachDisk(ctx context.Context, arg string, socket bool) (string, error) {
-	domain, vdev, err := cutDisk(arg)
-	if err != nil {
-		return "", err
-	}
-	c, err := a.config()
+	c, domain, vdev, err := a.disk(arg)
 	if err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, diskTimeout)
 	defer cancel()
-	client := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, domain), "", nil)
+	client := diskClient(c, domain)
 	for {
 		if err := startDiskServer(ctx, domain); err != nil {
 			return "", err
@@ -200,17 +210,13 @@ func (a *app) diskDetachCommand() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fail := func(err error) error { return fmt.Errorf("disk detach: %s: %w", args[0], err) }
-			domain, vdev, err := cutDisk(args[0])
-			if err != nil {
-				return fail(err)
-			}
-			c, err := a.config()
+			c, domain, vdev, err := a.disk(args[0])
 			if err != nil {
 				return fail(err)
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), diskTimeout)
 			defer cancel()
-			err = diskserver.NewClient(diskserver.CommandSocket(c.RunDir, domain), "", nil).Detach(ctx, vdev)
+			err = diskClient(c, domain).Detach(ctx, vdev)
 			if err != nil && !errors.Is(err, control.ErrDown) {
 				return fail(err)
 			}
@@ -241,7 +247,7 @@ func (a *app) diskStatusCommand() *cobra.Command {
 			}
 			all := []line{}
 			for _, d := range domains {
-				st, err := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, d), "", nil).Status(cmd.Context())
+				st, err := diskClient(c, d).Status(cmd.Context())
 				if errors.Is(err, control.ErrDown) {
 					continue
 				}
@@ -283,11 +289,7 @@ checkpoint that the copy is of. A copy that was still being made is refused.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fail := func(err error) error { return fmt.Errorf("disk promote: %s: %w", args[0], err) }
-			domain, vdev, err := cutDisk(args[0])
-			if err != nil {
-				return fail(err)
-			}
-			c, err := a.config()
+			c, domain, vdev, err := a.disk(args[0])
 			if err != nil {
 				return fail(err)
 			}
@@ -353,7 +355,7 @@ func offeredDisks(ctx context.Context, c *config.Config, domain string, vdevs []
 	if len(vdevs) == 0 {
 		return nil, nil
 	}
-	st, err := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, domain), "", nil).Status(ctx)
+	st, err := diskClient(c, domain).Status(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("disk server of %s: %w", domain, err)
 	}

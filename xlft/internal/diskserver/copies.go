@@ -68,11 +68,11 @@ func (c *diskCopy) SetState(st xlft.DiskState) error {
 
 // find opens a copy, to look at it or to use it.
 func (c *Copies) find(domain string, d wire.Disk) (*nbd.File, error) {
-	conf, ok := c.Config.For(domain).Disks[d.VDev]
-	if !ok {
-		return nil, fmt.Errorf("the configuration has no [domain.%s.disk.%s]", domain, d.VDev)
+	conf, err := c.Config.For(domain).Disk(d.VDev)
+	if err != nil {
+		return nil, err
 	}
-	f, err := nbd.OpenFile(conf.Path, conf.Direct, false)
+	f, err := nbd.OpenFile(conf.Path, conf.Direct)
 	if err != nil {
 		return nil, err
 	}

@@ -32,16 +32,13 @@ import (
 
 // A Server has the disks of one domain.
 type Server struct {
-	Domain   string
-	Disks    map[string]config.Disk // those that the configuration has
+	Config   config.Domain
 	Software string
 	// Dial returns the way to a peer of that name.
 	Dial func(peer string) (xlft.Dialer, error)
 	// State says what this host's copy of a disk is good for.
 	State func(vdev string) (xlft.DiskState, error)
-	// SyncRate is how many bytes a second first copies compare, for each disk; 0: no limit.
-	SyncRate int64
-	Log      *zap.Logger
+	Log   *zap.Logger
 	// Attached is a file that says which disks are block devices of this host,
 	// for the process that comes after this one was killed. "" for none.
 	Attached string
@@ -64,8 +61,8 @@ type disk struct {
 }
 
 // New returns a server without open disks.
-func New(domain string, disks map[string]config.Disk, log *zap.Logger) *Server {
-	s := &Server{Domain: domain, Disks: disks, Log: log, open: map[string]*disk{}, idle: make(chan struct{})}
+func New(conf config.Domain, log *zap.Logger) *Server {
+	s := &Server{Config: conf, Log: log, open: map[string]*disk{}, idle: make(chan struct{})}
 	s.exports.Log = func(client string, err error) {
 		log.Warn("a client's connection ended", zap.String("client", client), zap.Error(err))
 	}
@@ -81,9 +78,9 @@ func (s *Server) openDisk(vdev string) (*disk, error) {
 	if d := s.open[vdev]; d != nil {
 		return d, nil
 	}
-	conf, ok := s.Disks[vdev]
-	if !ok {
-		return nil, fmt.Errorf("the configuration has no [domain.%s.disk.%s]", s.Domain, vdev)
+	conf, err := s.Config.Disk(vdev)
+	if err != nil {
+		return nil, err
 	}
 	if s.retired {
 		return nil, errRetired
@@ -93,14 +90,14 @@ func (s *Server) openDisk(vdev string) (*disk, error) {
 		return nil, err
 	}
 	if st != "" && st != xlft.DiskActive {
-		return nil, fmt.Errorf("%s is a copy (%s) that another host keeps or kept here: the domain does not run from it. If that host is lost for good and the copy is a \"replica\", \"xlft disk promote %s/%s\" makes it the disk", conf.Path, st, s.Domain, vdev)
+		return nil, fmt.Errorf("%s is a copy (%s) that another host keeps or kept here: the domain does not run from it. If that host is lost for good and the copy is a \"replica\", \"xlft disk promote %s/%s\" makes it the disk", conf.Path, st, s.Config.Name, vdev)
 	}
-	f, err := nbd.OpenFile(conf.Path, conf.Direct, false)
+	f, err := nbd.OpenFile(conf.Path, conf.Direct)
 	if err != nil {
 		return nil, err
 	}
 	d := &disk{vdev: vdev, file: f, mirror: diskrepl.NewMirror(f)}
-	if err := s.exports.Add(&nbd.Export{Name: vdev, Description: s.Domain, Device: d.mirror}); err != nil {
+	if err := s.exports.Add(&nbd.Export{Name: vdev, Description: s.Config.Name, Device: d.mirror}); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -283,7 +280,8 @@ type session struct {
 	mu    sync.Mutex
 	links map[string]*diskrepl.Link
 	err   error
-	over  chan struct{}
+	over  chan struct{} // closed when it is to end
+	done  chan struct{} // closed when it has, and the Server knows it no more
 }
 
 func (v *session) has(vdev string) bool { return v.link(vdev) != nil }
@@ -340,8 +338,9 @@ func (s *Server) Replicate(ctx context.Context, o Order, report func(Report) err
 	if err != nil {
 		return err
 	}
-	v := &session{links: map[string]*diskrepl.Link{}, over: make(chan struct{})}
+	v := &session{links: map[string]*diskrepl.Link{}, over: make(chan struct{}), done: make(chan struct{})}
 	defer func() {
+		defer close(v.done)
 		v.end(diskrepl.ErrDetached)
 		for _, l := range v.all() {
 			l.Detach()
@@ -413,7 +412,7 @@ func (s *Server) replace(ctx context.Context, v *session) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(reportEvery / 10):
+		case <-old.done:
 		}
 	}
 }
@@ -430,7 +429,7 @@ func (s *Server) link(ctx context.Context, v *session, dial xlft.Dialer, id stri
 	if err != nil {
 		return err
 	}
-	l, err := d.mirror.Attach(conn, diskrepl.Options{Limit: ready.Journal, Rate: s.SyncRate, Lost: func(err error) {
+	l, err := d.mirror.Attach(conn, diskrepl.Options{Limit: ready.Journal, Rate: int64(s.Config.SyncRate), Lost: func(err error) {
 		v.end(fmt.Errorf("disk %s: %w", want.VDev, err))
 	}})
 	if err != nil {

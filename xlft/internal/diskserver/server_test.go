@@ -62,7 +62,7 @@ func (p *place) image() []byte {
 // serve starts the domain's disk server, which reaches its peer by dial.
 func (p *place) serve(dial xlft.Dialer) (s *Server, stop func()) {
 	p.t.Helper()
-	s = New("web1", p.conf.For("web1").Disks, zap.NewNop())
+	s = New(p.conf.For("web1"), zap.NewNop())
 	s.Software = "test"
 	s.State = func(vdev string) (xlft.DiskState, error) { return p.store.LoadDisk("web1", vdev) }
 	s.Dial = func(peer string) (xlft.Dialer, error) {
