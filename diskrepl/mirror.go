@@ -35,15 +35,18 @@ type Progress struct {
 var ErrDetached = errors.New("diskrepl: detached")
 
 // A Mirror is the primary's disk. It is a Device; while a [Link] is attached it
-// sends what is written.
+// sends what is written. If both hosts see the same storage ([NewShared]) it
+// also holds writes back.
 type Mirror struct {
 	dev   Device
 	quick quick // nil if dev is none
+	hold  *hold // nil unless both hosts see the storage
 	lock  rangeLock
 
 	mu   sync.Mutex
 	cond sync.Cond // anything below, or in the link, has changed
 	link *Link
+	over bool // Stop was called
 }
 
 // NewMirror returns a Mirror without a link: a disk as it is.
@@ -76,6 +79,8 @@ type Link struct {
 	idle     bool // the sender waits for something to send
 	progress Progress
 	err      error
+
+	answers chan []byte // of shared storage: to probe
 }
 
 // A segment is a run of records; with seal, the last ones of an epoch.
@@ -104,8 +109,22 @@ func (m *Mirror) Attach(conn io.ReadWriteCloser, o Options) (*Link, error) {
 	l := &Link{m: m, conn: conn, limit: o.Limit, rate: o.Rate, lost: o.Lost, epoch: 1, progress: Progress{Total: m.dev.Size()}, ended: make(chan struct{})}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.link != nil {
+	switch {
+	case m.over:
+		return nil, ErrDetached
+	case m.link != nil:
 		return nil, errors.New("diskrepl: the disk is being replicated already")
+	}
+	if h := m.hold; h != nil {
+		switch {
+		case h.dropped:
+			return nil, ErrDropped
+		case h.on:
+			return nil, errors.New("diskrepl: writes of an earlier session are still held")
+		}
+		h.limit, h.released, h.checked = o.Limit, 0, false
+		l.answers = make(chan []byte)
+		l.wg.Go(l.verify)
 	}
 	m.link = l
 	l.wg.Go(l.write)
@@ -153,6 +172,11 @@ func (l *Link) Seal(epoch uint64) error {
 	case epoch != l.epoch:
 		return fmt.Errorf("diskrepl: seal of epoch %d while %d is open", epoch, l.epoch)
 	}
+	if h := l.m.hold; h != nil {
+		if err := h.seal(l.m, epoch); err != nil {
+			return err
+		}
+	}
 	l.cut(epoch)
 	if epoch == 1 {
 		l.unacked[1] = 0 // the first copy is held back nowhere
@@ -165,8 +189,11 @@ func (l *Link) Seal(epoch uint64) error {
 func (l *Link) Release(epoch uint64) {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
-	if epoch < l.epoch {
+	if epoch < l.epoch && l.err == nil {
 		l.unacked[epoch&1] = 0
+		if h := l.m.hold; h != nil {
+			h.released = max(h.released, epoch)
+		}
 		l.m.cond.Broadcast()
 	}
 }
@@ -183,6 +210,9 @@ func (l *Link) Progress() Progress {
 func (l *Link) Unacked() (held, limit int64) {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
+	if h := l.m.hold; h != nil {
+		return h.unacked(), h.limit
+	}
 	return l.unacked[0] + l.unacked[1], l.limit
 }
 
@@ -234,15 +264,19 @@ func (m *Mirror) put(typ recordType, flags uint8, off, n int64, body []byte) {
 	if l == nil {
 		return
 	}
-	l.open = record{typ, flags, uint32(n), uint64(off), l.epoch}.append(l.open)
-	l.open = append(l.open, body...)
-	l.records++
-	l.queued += size
+	l.append(record{typ, flags, uint32(n), uint64(off), l.epoch}, body)
 	l.unacked[l.epoch&1] += size
+}
+
+// append puts a record into the open segment. It is called with the lock.
+func (l *Link) append(r record, body []byte) {
+	l.open = append(r.append(l.open), body...)
+	l.records++
+	l.queued += headerSize + int64(len(body))
 	if len(l.open) >= segmentSize {
 		l.cut(0)
 	} else if l.idle {
-		m.cond.Broadcast()
+		l.m.cond.Broadcast()
 	}
 }
 
@@ -317,6 +351,13 @@ func (l *Link) listen() {
 		if err == nil {
 			switch rec.typ {
 			case recHashes:
+				if l.answers != nil {
+					select {
+					case l.answers <- b: // whoever takes it is done with it before the next probe
+					case <-l.ended:
+					}
+					continue
+				}
 				err = l.compare(int64(rec.off), b, chunk, begun)
 			case recFailed:
 				err = fmt.Errorf("diskrepl: the replica failed: %s", b)
@@ -392,8 +433,13 @@ func (l *Link) compare(off int64, hashes, chunk []byte, begun time.Time) error {
 // Size returns the disk's length in bytes.
 func (m *Mirror) Size() int64 { return m.dev.Size() }
 
-// ReadAt reads this host's copy.
-func (m *Mirror) ReadAt(p []byte, off int64) error { return m.dev.ReadAt(p, off) }
+// ReadAt reads this host's copy, or what is written to the shared one.
+func (m *Mirror) ReadAt(p []byte, off int64) error {
+	if m.hold != nil {
+		return m.readHeld(p, off)
+	}
+	return m.dev.ReadAt(p, off)
+}
 
 // TryReadAt does so if that needs no wait.
 func (m *Mirror) TryReadAt(p []byte, off int64) bool {
@@ -417,6 +463,12 @@ func (m *Mirror) QuickWrites() bool {
 func (m *Mirror) mirrored(off, n int64, do func() error, typ recordType, flags uint8, body []byte) error {
 	s := m.lock.lock(off, n)
 	defer m.lock.unlock(s)
+	if m.hold != nil {
+		if held, err := m.holdBack(typ, flags, off, n, body); held {
+			return err
+		}
+		return do()
+	}
 	if err := do(); err != nil {
 		return err
 	}
@@ -454,6 +506,9 @@ func (m *Mirror) Trim(off, n int64, fua bool) error {
 // Flush flushes this host's copy. At the backup it is a barrier: the promise
 // to the domain is kept by this disk, and after a takeover by [Replica.Finish].
 func (m *Mirror) Flush() error {
+	if m.hold != nil {
+		return m.flushHeld()
+	}
 	if err := m.dev.Flush(); err != nil {
 		return err
 	}

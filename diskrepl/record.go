@@ -17,7 +17,7 @@ import (
 //	1       1     flags
 //	2       2     reserved, 0
 //	4       4     n: length of the range in bytes, or of the body
-//	8       8     offset of the range in bytes; 0 if there is none
+//	8       8     offset of the range in bytes, or an epoch; 0 if there is none
 //	16      8     epoch
 //	24      n     body, of WRITE, SEAL, HASHES and FAILED
 type recordType uint8
@@ -31,10 +31,14 @@ const (
 	recSynced recordType = 6 // to the replica: all blocks that differed have been sent
 	recHashes recordType = 7 // to the mirror: body is the hash of each chunk from offset on
 	recFailed recordType = 8 // to the mirror: the replica can't go on; body says why
+
+	// Of shared storage alone.
+	recProbe   recordType = 9  // to the replica: say the hash of the range
+	recApplied recordType = 10 // to the replica: the storage has the epoch whose number is in offset
 )
 
 var recordNames = map[recordType]string{recWrite: "WRITE", recZero: "ZERO", recTrim: "TRIM", recFlush: "FLUSH",
-	recSeal: "SEAL", recSynced: "SYNCED", recHashes: "HASHES", recFailed: "FAILED"}
+	recSeal: "SEAL", recSynced: "SYNCED", recHashes: "HASHES", recFailed: "FAILED", recProbe: "PROBE", recApplied: "APPLIED"}
 
 func (t recordType) String() string {
 	if s, ok := recordNames[t]; ok {
@@ -163,8 +167,9 @@ func (d *reader) next(get func(int) []byte) (record, []byte, error) {
 	case recZero:
 		flags = flagFUA | flagKeep
 	}
-	ranged := flags != 0 || r.typ == recHashes
-	if b[2]|b[3] != 0 || r.flags&^flags != 0 || !ranged && r.off != 0 || !ranged && !r.typ.hasBody() && r.n != 0 {
+	ranged := flags != 0 || r.typ == recHashes || r.typ == recProbe
+	numbered := r.typ == recApplied
+	if b[2]|b[3] != 0 || r.flags&^flags != 0 || !ranged && !numbered && r.off != 0 || !ranged && !r.typ.hasBody() && r.n != 0 {
 		return fail(r.typ.String(), errors.New("reserved bits are set"))
 	}
 	var body []byte

@@ -21,6 +21,7 @@ type Replica struct {
 
 	memory int64  // bytes of journals in memory, at most, if there is a spill
 	spill  *spill // nil: all is held in memory
+	shared bool   // the primary writes to dev too
 
 	wmu sync.Mutex // one writer at a time on conn
 
@@ -30,6 +31,7 @@ type Replica struct {
 	wanted    uint64    // newest epoch that is to be committed
 	committed uint64    // newest epoch that the disk has
 	journal   *epochLog // of epoch sealed, if it is not yet being committed
+	kept      []keptLog // committed ones that shared storage may not have, oldest first
 	bytes     int64     // in journals, in memory
 	ended     bool      // nothing more is read
 	running   bool      // Run has not returned
@@ -45,6 +47,11 @@ func NewReplica(dev Device, conn io.ReadWriteCloser) *Replica {
 	return r
 }
 
+// Share says that the primary writes to the same storage. The replica then
+// leaves it alone until Finish: a commit is only remembered, until the primary
+// says that the storage has it. It is called before Run.
+func (r *Replica) Share() { r.shared = true }
+
 // SpillTo lets the journal go on in a file of [SpillSize](n) bytes when it has so
 // many bytes in memory. It is called before Run.
 func (r *Replica) SpillTo(f SpillFile, n, memory int64) {
@@ -57,6 +64,11 @@ type epochLog struct {
 	slabs   [][]byte
 	bytes   int64 // in memory
 	spilled int64 // in the file
+}
+
+type keptLog struct {
+	epoch uint64
+	log   *epochLog
 }
 
 type logged struct {
@@ -130,11 +142,13 @@ func (r *Replica) Run() error {
 	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() {
-		if err := r.hash(); err != nil {
-			r.broken(err)
-		}
-	})
+	if !r.shared {
+		wg.Go(func() {
+			if err := r.hash(); err != nil {
+				r.broken(err)
+			}
+		})
+	}
 	err := r.receive()
 	var de *diskError
 	if errors.As(err, &de) {
@@ -211,7 +225,7 @@ func (r *Replica) hash() error {
 func (r *Replica) receive() error {
 	d := newReader(r.conn)
 	size := r.dev.Size()
-	log, direct, synced := new(epochLog), true, false
+	log, direct, synced := new(epochLog), !r.shared, false
 	epoch := uint64(1)
 	var scratch []byte
 	spilled := false // the last body is in scratch
@@ -238,7 +252,7 @@ func (r *Replica) receive() error {
 			return bad("of epoch %d inside epoch %d", rec.epoch, epoch)
 		}
 		switch rec.typ {
-		case recWrite, recZero, recTrim:
+		case recWrite, recZero, recTrim, recProbe:
 			if rec.off > uint64(size) || uint64(rec.n) > uint64(size)-rec.off {
 				return bad("range %d+%d of a disk of %d bytes", rec.off, rec.n, size)
 			}
@@ -254,7 +268,7 @@ func (r *Replica) receive() error {
 			if want != d.sum {
 				return bad("%d records with CRC-32C %08x came, %d with %08x were sent", d.sum.records, d.sum.crc, want.records, want.crc)
 			}
-			if direct && !synced {
+			if !synced {
 				return bad("before SYNCED")
 			}
 			d.sum = sum{}
@@ -264,8 +278,25 @@ func (r *Replica) receive() error {
 			log, direct = new(epochLog), false
 			epoch++
 			continue
+		case recApplied:
+			if !r.shared {
+				return bad("of a disk that is not shared")
+			}
+			if err := r.applied(rec.off); err != nil {
+				return bad("%w", err)
+			}
+			continue
 		default:
 			return bad("not for a replica")
+		}
+		if rec.typ == recProbe {
+			if !r.shared {
+				return bad("of a disk that is not shared")
+			}
+			if err := r.answer(rec); err != nil {
+				return err
+			}
+			continue
 		}
 		if direct {
 			if err := r.apply(rec, body); err != nil {
@@ -290,6 +321,51 @@ func (r *Replica) receive() error {
 		r.mu.Lock()
 		r.bytes += held
 		r.mu.Unlock()
+	}
+}
+
+// answer tells the primary the hash of a range of shared storage.
+func (r *Replica) answer(rec record) error {
+	if rec.n > ChunkSize {
+		return fmt.Errorf("diskrepl: PROBE of %d bytes, at most %d", rec.n, ChunkSize)
+	}
+	b := make([]byte, rec.n)
+	if err := r.dev.ReadAt(b, int64(rec.off)); err != nil {
+		return &diskError{fmt.Errorf("diskrepl: compare with the primary: %w", err)}
+	}
+	h := sha256.Sum256(b)
+	out := append(record{typ: recHashes, n: hashSize, off: rec.off}.append(nil), h[:]...)
+	r.wmu.Lock()
+	defer r.wmu.Unlock()
+	r.conn.Write(out) // the reader finds out of an error
+	return nil
+}
+
+// applied forgets an epoch that the storage has.
+func (r *Replica) applied(epoch uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// The primary may hear of the ack before the commit is counted here.
+	for epoch > r.committed && epoch <= r.sealed && !r.ended {
+		r.cond.Wait()
+	}
+	if r.ended {
+		return ErrDetached
+	}
+	if len(r.kept) == 0 || r.kept[0].epoch != epoch {
+		return fmt.Errorf("epoch %d, of those up to %d, is not the oldest one here", epoch, r.committed)
+	}
+	r.forget(r.kept[0].log)
+	r.kept = r.kept[1:]
+	return nil
+}
+
+// forget frees what a log has. It is called with the lock.
+func (r *Replica) forget(log *epochLog) {
+	r.slab.release(log)
+	r.bytes -= log.bytes
+	if r.spill != nil {
+		r.spill.head += log.spilled
 	}
 }
 
@@ -381,16 +457,22 @@ func (r *Replica) Commit(epoch uint64) error {
 	}
 	log := r.journal
 	r.journal, r.wanted = nil, epoch
+	if r.shared {
+		if epoch > 1 { // the first one holds nothing back
+			r.kept = append(r.kept, keptLog{epoch, log})
+		}
+		r.committed = epoch
+	}
 	r.cond.Broadcast()
+	if r.shared {
+		r.mu.Unlock()
+		return nil
+	}
 	r.mu.Unlock()
 
 	err := r.applyAll(log)
-	r.slab.release(log)
 	r.mu.Lock()
-	r.bytes -= log.bytes
-	if r.spill != nil {
-		r.spill.head += log.spilled
-	}
+	r.forget(log)
 	if err == nil {
 		r.committed = epoch
 	} else {
@@ -455,12 +537,35 @@ func (r *Replica) Finish(epoch uint64) error {
 	if err == nil && r.committed < epoch {
 		err = ErrDetached
 	}
+	kept := r.kept
 	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
+	if r.shared {
+		return r.replay(kept)
+	}
 	if err := r.dev.Flush(); err != nil {
 		return fmt.Errorf("diskrepl: flush at the end: %w", err)
+	}
+	return nil
+}
+
+// replay gives shared storage what the primary may not have written to it. The
+// primary must not be able to any more.
+func (r *Replica) replay(kept []keptLog) error {
+	var x extents
+	for _, k := range kept {
+		for _, l := range k.log.recs {
+			switch l.typ {
+			case recWrite, recZero, recTrim:
+				x.put(extent{off: int64(l.off), end: int64(l.off) + int64(l.n), typ: l.typ, keep: l.flags&flagKeep != 0, mem: l.body, at: l.at})
+			}
+		}
+	}
+	load := func(b []byte, at int64) error { return r.spill.get(at, b) }
+	if err := x.writeOut(r.dev, load); err != nil {
+		return fmt.Errorf("diskrepl: write what the primary may not have written: %w", err)
 	}
 	return nil
 }

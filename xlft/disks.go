@@ -11,8 +11,8 @@ import (
 	"xlft/xlft/wire"
 )
 
-// Disks are the disks of a domain at the primary. Their epochs are sealed and
-// released by the Session's Output.
+// Disks are the disks of a domain at the primary. Their epochs are sealed,
+// released and abandoned by the Session's Output.
 type Disks interface {
 	// Replicate copies them to the backup, in the session of that id, and
 	// returns when both sides are the same. From then on what is written is
@@ -55,7 +55,8 @@ func DialDisk(ctx context.Context, dial Dialer, software, session string, d wire
 // A DiskHost has the backup's copies of disks.
 type DiskHost interface {
 	// Open opens the copy of a domain's disk, for nobody else. The copy counts
-	// as inconsistent from here on.
+	// as inconsistent from here on; storage that the primary sees too counts as
+	// a replica.
 	Open(domain string, d wire.Disk) (DiskCopy, error)
 	// Journal is how many bytes of writes to hold back for each disk, at most:
 	// in memory, and beyond that in a DiskCopy's SpillFile.
@@ -135,10 +136,13 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 	switch {
 	case d == nil:
 		return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("disk %.20q was not offered", want.VDev))
-	case d.Size != want.Size || d.copy.Size() != want.Size:
+	case d.Disk != want || d.copy.Size() != want.Size:
 		return refuse(c, wire.CodeUnfit, nil, fmt.Errorf("disk %s: %d bytes there, %d here", d.VDev, want.Size, d.copy.Size()))
 	}
 	repl := diskrepl.NewReplica(d.copy, c.Conn)
+	if d.Shared {
+		repl.Share()
+	}
 	memory, file := s.r.Disks.Journal()
 	if file > 0 {
 		repl.SpillTo(d.copy.SpillFile(), file, memory)
@@ -181,7 +185,7 @@ func (s *standby) awaitDisks(ctx context.Context, epoch uint64) error {
 func (s *standby) commitDisks(epoch uint64) error {
 	for _, d := range s.disks {
 		err := d.repl.Commit(epoch)
-		if err == nil && epoch == 1 {
+		if err == nil && epoch == 1 && !d.Shared {
 			if err = d.copy.Flush(); err == nil {
 				err = d.copy.SetState(DiskReplica)
 			}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"xlft/xlft/wire"
@@ -140,7 +141,7 @@ func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last pie
 		sp.fail(errSpoolClosed)
 	})()
 	var wg sync.WaitGroup
-	var lost sync.Once
+	var lost atomic.Bool
 	for _, part := range []func() error{
 		func() error { return l.beat(l.ctx) },
 		func() error { return l.listen(post) },
@@ -148,14 +149,12 @@ func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last pie
 	} {
 		wg.Go(func() {
 			err := part()
-			if err == nil || l.ctx.Err() != nil {
+			if err == nil || l.ctx.Err() != nil || !lost.CompareAndSwap(false, true) {
 				return
 			}
-			lost.Do(func() {
-				// What is still captured goes nowhere: it can't be acked any more.
-				sp.fail(errSpoolClosed)
-				post(BackupLost{err})
-			})
+			// What is still captured goes nowhere: it can't be acked any more.
+			sp.fail(errSpoolClosed)
+			post(BackupLost{err})
 		})
 	}
 	wg.Wait()

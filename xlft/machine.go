@@ -92,6 +92,9 @@ type (
 	StopAsked struct{}
 	// FailoverAsked: the operator moves the domain to the backup.
 	FailoverAsked struct{}
+	// NotDrained: what was released has not left, and the backup has not been
+	// told to run the domain.
+	NotDrained struct{ Err error }
 	// GuestEnded: the domain shut down, crashed or was destroyed by itself.
 	GuestEnded struct{ Why string }
 )
@@ -113,6 +116,7 @@ func (BackupRuns) isEvent()     {}
 func (Retry) isEvent()          {}
 func (StopAsked) isEvent()      {}
 func (FailoverAsked) isEvent()  {}
+func (NotDrained) isEvent()     {}
 func (GuestEnded) isEvent()     {}
 
 // Role is what the backup says it is to a domain.
@@ -171,8 +175,9 @@ type (
 	HandOver struct{ Epoch uint64 }
 	// AskDrop tells the backup to destroy its replica.
 	AskDrop struct{}
-	// AskArbiter asks for the right to run alone.
-	AskArbiter struct{}
+	// AskArbiter asks for the right to run alone; Handed if the backup has been
+	// told to run the domain.
+	AskArbiter struct{ Handed bool }
 	// EndSave ends the save; SaveEnded follows. The domain runs afterwards.
 	EndSave struct{}
 	// Hold stops the domain where it is.
@@ -444,6 +449,9 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 	case SaveEnded:
 		m.exitErr = ev.Err
 		return m.drop()
+	case NotDrained:
+		m.final = 0
+		return m.drop()
 	case DisksLost:
 		if m.acked == m.final {
 			return nil // the backup has been handed the domain, and takes its disks
@@ -469,8 +477,19 @@ func (m *Machine) lost() []Action {
 	// The connection stays until the arbiter has answered: its end would make
 	// a backup that lives claim the domain.
 	m.state = Doubt
+	return m.ask()
+}
+
+// ask finds out who owns the domain. A backup that has been told to run it may
+// do so by the primary's own word: it is asked itself before the arbiter.
+func (m *Machine) ask() []Action {
+	if m.handed() {
+		return []Action{AskOwner{}}
+	}
 	return []Action{AskArbiter{}}
 }
+
+func (m *Machine) handed() bool { return m.final > 0 && m.acked == m.final }
 
 func (m *Machine) stepDoubt(ev Event) []Action {
 	switch ev := ev.(type) {
@@ -489,9 +508,19 @@ func (m *Machine) stepDoubt(ev Event) []Action {
 			acts = append(acts, Hold{})
 		}
 		return append(acts, RetryLater{})
+	case Owner:
+		switch {
+		case ev.Unreachable:
+			return []Action{AskArbiter{Handed: true}}
+		case ev.Role == RoleRunning:
+			return m.yield()
+		}
+		return m.detach()
+	case NotDrained:
+		m.final = 0 // it was not told, after all
 	case Retry:
 		m.state = Doubt
-		return []Action{AskArbiter{}}
+		return m.ask()
 	case BackupRuns:
 		return m.yield()
 	case StopAsked:
@@ -557,7 +586,7 @@ func (m *Machine) stepDetaching(ev Event) []Action {
 
 // settle is the end of every protection that leaves the domain running here.
 func (m *Machine) settle() []Action {
-	m.acked, m.flight, m.exposed = 0, 0, false
+	m.acked, m.flight, m.final, m.exposed = 0, 0, 0, false
 	if m.stopping {
 		return append([]Action{Abandon{}}, m.end(m.exitErr)...)
 	}

@@ -244,6 +244,8 @@ func (s *Session) note(before State, ev Event) {
 		why = ev.Err
 	case DisksLost:
 		why = ev.Err
+	case NotDrained:
+		why = ev.Err
 	case GuestEnded:
 		why = errors.New(ev.Why)
 	}
@@ -281,7 +283,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 		s.spawn(func() { s.askOwner(ctx) })
 	case AskArbiter:
 		gen := s.rec.Generation
-		s.spawn(func() { s.askArbiter(ctx, gen) })
+		s.spawn(func() { s.askArbiter(ctx, gen, a.Handed) })
 	case SyncDisks:
 		s.beginSession(ctx)
 	case BeginSave:
@@ -313,10 +315,12 @@ func (s *Session) do(ctx context.Context, a Action) {
 		// What was released must have left before the backup, or the end of
 		// this domain, can get in its way.
 		drain, cancel := context.WithTimeout(ctx, s.Settings.FailureTimeout)
-		if err := s.Output.Drain(drain); err != nil {
-			s.Log.Warn("released output may not have left before the switch-over", zap.Error(err))
-		}
+		err := s.Output.Drain(drain)
 		cancel()
+		if err != nil {
+			s.postLater(ctx, NotDrained{fmt.Errorf("what was released has not left: %w", err)})
+			return
+		}
 		if err := s.link.write(wire.TypeHandOver, a.Epoch); err != nil {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
@@ -465,10 +469,10 @@ func (s *Session) connect(ctx context.Context, generation uint64) {
 }
 
 func (s *Session) askOwner(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
+	ask, cancel := context.WithTimeout(ctx, ownerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
-	err := Ask(ctx, s.Dial, s.Software, wire.TypeOwner,
+	err := Ask(ask, s.Dial, s.Software, wire.TypeOwner,
 		wire.OwnerQuery{Domain: s.Domain, Generation: s.rec.Generation, Reclaim: true}, wire.TypeOwnerResult, &r)
 	ev := Owner{}
 	switch {
@@ -480,12 +484,12 @@ func (s *Session) askOwner(ctx context.Context) {
 	case r.Role == wire.RoleReplica:
 		ev.Unreachable = true // it is asking the arbiter itself
 	}
-	s.post(context.WithoutCancel(ctx), ev)
+	s.post(ctx, ev)
 }
 
-func (s *Session) askArbiter(ctx context.Context, gen uint64) {
+func (s *Session) askArbiter(ctx context.Context, gen uint64, handed bool) {
 	v := Lost
-	won, err := s.Arbiter.Claim(ctx, s.Domain, gen, AskerPrimary)
+	won, err := s.Arbiter.Claim(ctx, ArbiterQuery{Domain: s.Domain, Generation: gen, Asker: AskerPrimary, Peer: s.Peer, Handed: handed})
 	switch {
 	case err != nil:
 		s.Log.Error("arbiter can't be reached", zap.Stringer("arbiter", s.Arbiter), zap.Error(err))

@@ -56,7 +56,19 @@ type variant struct {
 	lateSeal time.Duration // the disk's epoch ends that much after the memory's
 	copy     func(xlft.DiskCopy) xlft.DiskCopy
 	leak     bool // the backup's disk has every write at once
+	storage  storage
+	gates    func(simGates) xlft.Output
+	only     int // the one fault there is, if not 0
 }
+
+// storage is the kind of the domain's disk.
+type storage int
+
+const (
+	bySeed storage = iota
+	mirrored
+	shared
+)
 
 // simGates end the epochs of what a domain sends and of its disk.
 type simGates struct {
@@ -80,6 +92,13 @@ func (g simGates) Release(e uint64) error {
 	return errors.Join(g.Output.Release(e), g.disks.Release(e))
 }
 
+func (g simGates) Drain(ctx context.Context) error {
+	return errors.Join(g.Output.Drain(ctx), g.disks.Drain(ctx))
+}
+
+func (g simGates) Abandon() error { return errors.Join(g.Output.Abandon(), g.disks.Abandon()) }
+func (g simGates) Discard() error { return errors.Join(g.Output.Discard(), g.disks.Discard()) }
+
 // A sim is one run: hosts A (with the domain) and B, and what happens to them.
 type sim struct {
 	t       testing.TB
@@ -90,6 +109,7 @@ type sim struct {
 	a, b    *simxen.Host
 	arbiter *simxen.Arbiter
 	domain  *simxen.Domain
+	shared  bool // its disk is storage that both hosts see, and they fence each other
 	log     *zap.Logger
 	wg      sync.WaitGroup
 
@@ -113,6 +133,10 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 	s := &sim{t: t, v: v, rng: rand.New(rand.NewPCG(seed, 0)), w: simxen.NewWorld(seed), log: log, arbiter: simxen.NewArbiter()}
 	s.net = simxen.NewNet(time.Duration(1+s.rng.IntN(8)) * time.Millisecond)
 	s.a, s.b = simxen.NewHost(s.w, s.net, "A"), simxen.NewHost(s.w, s.net, "B")
+	if v.storage == shared || v.storage == bySeed && seed%2 == 1 {
+		s.shared = true
+		simxen.Share(s.a, s.b)
+	}
 	s.domain = s.a.Boot(simDomain, 12)
 	if v.leak {
 		s.domain.LeakTo(s.b.Disk())
@@ -122,6 +146,9 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 
 func (s *sim) arb(p *simxen.Process) xlft.Arbiter {
 	a := p.Arbiter(s.arbiter)
+	if s.shared {
+		a = p.Fence(s.arbiter, s.a, s.b)
+	}
 	if s.v.arbiter != nil {
 		return s.v.arbiter(a)
 	}
@@ -137,7 +164,11 @@ func (s *sim) protect() {
 	}
 	p := s.a.Spawn()
 	disks := &simxen.Disks{P: p, Domain: s.domain, To: "B"}
-	out := xlft.Output(simGates{p.Output(s.domain), disks, s.v.lateSeal})
+	gates := simGates{p.Output(s.domain), disks, s.v.lateSeal}
+	out := xlft.Output(gates)
+	if s.v.gates != nil {
+		out = s.v.gates(gates)
+	}
 	if s.v.output != nil {
 		out = s.v.output(out)
 	}
@@ -245,6 +276,9 @@ func (s *sim) run() {
 	s.end()
 }
 
+// switchOver is the fault that is none.
+const switchOver = 12
+
 func (s *sim) fault(begun time.Time) {
 	at := time.Since(begun).Round(time.Millisecond)
 	after := func(f func()) {
@@ -255,7 +289,11 @@ func (s *sim) fault(begun time.Time) {
 		return
 	}
 	primary, backup, session := s.now()
-	switch s.rng.IntN(17) {
+	kind := s.rng.IntN(18)
+	if s.v.only > 0 {
+		kind = s.v.only
+	}
+	switch kind {
 	case 0, 1:
 		s.tell("%v power cut at A", at)
 		s.a.Crash()
@@ -298,7 +336,7 @@ func (s *sim) fault(begun time.Time) {
 		s.net.TearAfter(n)
 		s.net.Cut(true)
 		after(func() { s.net.Cut(false) })
-	case 12:
+	case switchOver:
 		s.tell("%v planned switch-over asked", at)
 		s.wg.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -317,6 +355,9 @@ func (s *sim) fault(begun time.Time) {
 		s.tell("%v nobody hears %s", at, h)
 		s.net.Mute(h, true)
 		after(func() { s.net.Mute(h, false) })
+	case 17:
+		s.tell("%v disk server killed", at)
+		s.domain.RestartDisk()
 	case 16:
 		s.tell("%v the backup's disk fails", at)
 		s.b.Disk().Fail(true)
@@ -538,10 +579,30 @@ type forgetfulCopy struct{ xlft.DiskCopy }
 
 func (c forgetfulCopy) Flush() error { return nil }
 
+// deafCopy breaks P2: what the primary may not have written is not written.
+type deafCopy struct{ xlft.DiskCopy }
+
+func (c deafCopy) WriteAt([]byte, int64, bool) error { return nil }
+
+// eagerGates break P2: held writes go to the storage when they are sealed.
+type eagerGates struct{ simGates }
+
+func (g eagerGates) Seal(e uint64) error {
+	if err := g.simGates.Seal(e); err != nil {
+		return err
+	}
+	return g.disks.Release(e)
+}
+
+// hastyGates break P2: the backup is told to run while writes are on their way.
+type hastyGates struct{ simGates }
+
+func (g hastyGates) Drain(context.Context) error { return nil }
+
 // yesArbiter breaks P3: everybody is told yes.
 type yesArbiter struct{ xlft.Arbiter }
 
-func (yesArbiter) Claim(context.Context, string, uint64, xlft.Asker) (bool, error) { return true, nil }
+func (yesArbiter) Claim(context.Context, xlft.ArbiterQuery) (bool, error) { return true, nil }
 
 // TestFalseSuspicion: a backup that is only slow to answer is told to drop its
 // replica before its primary hangs up, so that not even an arbiter that says
@@ -585,10 +646,15 @@ func TestSimulationCatches(t *testing.T) {
 		broken       variant
 	}{
 		{"P1", "output leaves at the seal", variant{output: func(o xlft.Output) xlft.Output { return earlyOutput{o} }}},
-		{"P2", "applied before the commit", variant{leak: true}},
-		{"P2", "disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond}},
-		{"P2", "writes out of order", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return &swappingCopy{DiskCopy: c} }}},
-		{"P2", "flush lost", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return forgetfulCopy{c} }}},
+		{"P2", "applied before the commit", variant{leak: true, storage: mirrored}},
+		{"P2", "disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: mirrored}},
+		{"P2", "writes out of order", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return &swappingCopy{DiskCopy: c} }, storage: mirrored}},
+		{"P2", "flush lost", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
+		{"P2", "shared disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: shared}},
+		{"P2", "held writes leave at the seal", variant{gates: func(g simGates) xlft.Output { return eagerGates{g} }, storage: shared}},
+		{"P2", "shared storage not replayed", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return deafCopy{c} }, storage: shared}},
+		{"P2", "handed over before the storage has all", variant{gates: func(g simGates) xlft.Output { return hastyGates{g} }, storage: shared, only: switchOver}},
+		{"P2", "shared storage without a fence", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }, storage: shared}},
 		{"P3", "arbiter says yes to both", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
 		{"P4", "checkpoint not applied whole", variant{torn: true}},
 		{"P5", "held output dropped", variant{output: func(o xlft.Output) xlft.Output { return lossyOutput{o} }}},

@@ -75,8 +75,8 @@ type (
 	Ack struct{ Epoch uint64 }
 	// Feed gives the epoch to the restore.
 	Feed struct{ Epoch uint64 }
-	// Claim asks the arbiter for the domain.
-	Claim struct{}
+	// Claim asks the arbiter for the domain; Handed if the primary gave it up.
+	Claim struct{ Handed bool }
 	// ClaimLater asks for a RetryClaim event.
 	ClaimLater struct{}
 	// TakeOver records the ownership, completes the restore from the newest
@@ -111,6 +111,8 @@ var (
 type StandbyMachine struct {
 	state StandbyState
 	acked uint64 // newest whole epoch
+
+	handed bool // the primary gave the domain up
 }
 
 // State returns the state.
@@ -156,8 +158,8 @@ func (m *StandbyMachine) stepReceiving(ev StandbyEvent) []StandbyAction {
 		if ev.Epoch != m.acked || m.state != Ready {
 			return m.gone(fmt.Errorf("asked to run from epoch %d, but the newest here is %d", ev.Epoch, m.acked))
 		}
-		m.state = Claiming
-		return []StandbyAction{Claim{}}
+		m.state, m.handed = Claiming, true
+		return []StandbyAction{Claim{Handed: true}}
 	case DropAsked:
 		return m.gone(ev.Why)
 	case ReplicaFailed:
@@ -178,7 +180,7 @@ func (m *StandbyMachine) stepClaiming(ev StandbyEvent) []StandbyAction {
 		}
 		return []StandbyAction{ClaimLater{}}
 	case RetryClaim:
-		return []StandbyAction{Claim{}}
+		return []StandbyAction{Claim{m.handed}}
 	case ReplicaFailed:
 		// The claim may still be won: then this host owns a domain that it
 		// can't run, and says so.

@@ -167,7 +167,7 @@ func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
 		s.mu.Unlock()
 		s.feed <- e // has room: the one before it was fed before the ack
 	case Claim:
-		wg.Go(func() { s.claim(ctx) })
+		wg.Go(func() { s.claim(ctx, a.Handed) })
 	case ClaimLater:
 		s.retry = time.NewTimer(s.r.RetryDelay)
 	case TakeOver:
@@ -529,9 +529,9 @@ func (s *standby) waitFed(e uint64) bool {
 	return s.failed == nil
 }
 
-func (s *standby) claim(ctx context.Context) {
+func (s *standby) claim(ctx context.Context, handed bool) {
 	v := Lost
-	won, err := s.r.Arbiter.Claim(ctx, s.offer.Domain, s.offer.Generation, AskerBackup)
+	won, err := s.r.Arbiter.Claim(ctx, ArbiterQuery{Domain: s.offer.Domain, Generation: s.offer.Generation, Asker: AskerBackup, Peer: s.peer, Handed: handed})
 	switch {
 	case err != nil:
 		s.log.Error("arbiter can't be reached: the domain waits", zap.Stringer("arbiter", s.r.Arbiter), zap.Error(err))

@@ -74,7 +74,8 @@ type Output interface {
 	Seal(epoch uint64) error
 	// Release lets a sealed epoch out.
 	Release(epoch uint64) error
-	// Drain waits until what was released has left.
+	// Drain waits until what was released has left, so that nothing of it can
+	// get in the way of a domain that runs on elsewhere.
 	Drain(ctx context.Context) error
 	// Abandon lets everything out and stops holding.
 	Abandon() error
@@ -91,9 +92,21 @@ type Arbiter interface {
 	// Claim asks for the domain. The answer is final for that generation: the
 	// same asker gets the same answer again. An error means that nothing is
 	// known: the claim may or may not have been taken.
-	Claim(ctx context.Context, domain string, generation uint64, asker Asker) (won bool, err error)
+	Claim(ctx context.Context, q ArbiterQuery) (won bool, err error)
 	// String names the arbiter in status and log.
 	String() string
+}
+
+// An ArbiterQuery asks for a domain in one generation.
+type ArbiterQuery struct {
+	Domain     string
+	Generation uint64
+	Asker      Asker
+	Peer       string // the other host
+	// Handed: the primary has told the backup to run the domain. A backup that
+	// asks so does it with the primary's consent; a primary that asks so does
+	// not know whether the domain runs there by now.
+	Handed bool
 }
 
 // Asker is a side of a session.
@@ -108,8 +121,8 @@ const (
 // yes.
 type None struct{}
 
-func (None) Claim(context.Context, string, uint64, Asker) (bool, error) { return true, nil }
-func (None) String() string                                             { return "none (split brain accepted)" }
+func (None) Claim(context.Context, ArbiterQuery) (bool, error) { return true, nil }
+func (None) String() string                                    { return "none (split brain accepted)" }
 
 // A Store keeps what a host must remember of its domains through a crash.
 // Both methods return when the disk has it.

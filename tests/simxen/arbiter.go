@@ -53,7 +53,7 @@ type claims struct {
 
 func (c *claims) String() string { return "simulated" }
 
-func (c *claims) Claim(_ context.Context, domain string, generation uint64, asker xlft.Asker) (bool, error) {
+func (c *claims) Claim(_ context.Context, q xlft.ArbiterQuery) (bool, error) {
 	if c.p.Dead() {
 		return false, nil // its goroutines come to an end; nothing is done
 	}
@@ -62,12 +62,48 @@ func (c *claims) Claim(_ context.Context, domain string, generation uint64, aske
 	if c.a.cut[c.p.h.Name] {
 		return false, errors.New("simxen: arbiter unreachable")
 	}
-	key := fmt.Sprint(domain, "/", generation)
+	key := fmt.Sprint(q.Domain, "/", q.Generation)
 	if c.a.owners[key] == "" {
-		c.a.owners[key] = asker
+		c.a.owners[key] = q.Asker
 	}
 	if c.a.lossy[c.p.h.Name] {
 		return false, errors.New("simxen: the arbiter's answer was lost")
 	}
-	return c.a.owners[key] == asker, nil
+	return c.a.owners[key] == q.Asker, nil
+}
+
+// Fence is the way of a process to an arbiter that takes the peer's power. It
+// uses a's faults.
+func (p *Process) Fence(a *Arbiter, hosts ...*Host) xlft.Arbiter { return &fence{p, a, hosts} }
+
+type fence struct {
+	p     *Process
+	a     *Arbiter
+	hosts []*Host
+}
+
+func (f *fence) String() string { return "simulated fence" }
+
+func (f *fence) Claim(_ context.Context, q xlft.ArbiterQuery) (bool, error) {
+	f.a.mu.Lock()
+	defer f.a.mu.Unlock()
+	switch {
+	case f.p.Dead():
+		return false, nil
+	case f.a.cut[f.p.h.Name]:
+		return false, errors.New("simxen: fence agent unreachable")
+	case q.Handed && q.Asker == xlft.AskerBackup:
+		return true, nil
+	case q.Handed:
+		return false, errors.New("simxen: the domain was handed over")
+	}
+	for _, h := range f.hosts {
+		if h.Name == q.Peer {
+			h.Crash()
+		}
+	}
+	if f.a.lossy[f.p.h.Name] {
+		return false, errors.New("simxen: the fence agent's answer was lost")
+	}
+	return true, nil
 }

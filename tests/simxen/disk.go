@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"syscall"
+	"time"
 
 	"xlft/diskrepl"
 	"xlft/xlft"
@@ -23,15 +25,141 @@ const (
 
 // A Platter is a host's disk. What was not flushed is gone when the power fails.
 type Platter struct {
+	*medium
+	users int
+	state xlft.DiskState
+}
+
+type medium struct {
 	mu      sync.Mutex
 	b       []byte
 	unsaved bool
 	fail    bool
-	users   int
-	state   xlft.DiskState
 }
 
-func newPlatter() *Platter { return &Platter{b: make([]byte, diskBlocks*blockSize)} }
+func newPlatter() *Platter { return &Platter{medium: &medium{b: make([]byte, diskBlocks*blockSize)}} }
+
+// Share makes the hosts' disks one that all of them see.
+func Share(hosts ...*Host) {
+	for _, h := range hosts {
+		h.platter = &Platter{medium: hosts[0].platter.medium}
+		h.shared = &shared{h: h, layers: map[uint64]*layer{}}
+	}
+}
+
+// newMirror returns the host's disk in the hands of a new disk server.
+func (h *Host) newMirror() *diskrepl.Mirror {
+	if h.shared == nil {
+		return diskrepl.NewMirror(h.platter)
+	}
+	m, err := diskrepl.NewShared(powered{h.platter, h}, h.shared)
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
+
+// powered is shared storage as a host sees it while it has power.
+type powered struct {
+	*Platter
+	h *Host
+}
+
+func (d powered) do(f func() error) error {
+	d.h.mu.Lock()
+	defer d.h.mu.Unlock()
+	if d.h.down {
+		return errDead
+	}
+	return f()
+}
+
+func (d powered) WriteAt(b []byte, off int64, fua bool) error {
+	// Storage that hosts share is slow at times.
+	r := d.h.w.Rand()
+	slow := time.Duration(r%8) * time.Millisecond
+	if r>>32%10 == 0 {
+		slow *= 10
+	}
+	time.Sleep(slow)
+	return d.do(func() error { return d.Platter.WriteAt(b, off, fua) })
+}
+func (d powered) Zero(off, n int64, _, fua bool) error { return d.WriteAt(make([]byte, n), off, fua) }
+func (d powered) Trim(off, n int64, fua bool) error    { return d.WriteAt(make([]byte, n), off, fua) }
+
+// shared is what a host remembers for its disk server of writes that are held.
+type shared struct {
+	h *Host
+
+	mu     sync.Mutex
+	layers map[uint64]*layer
+	free   bool
+}
+
+type layer struct {
+	ramFile
+	s     *shared
+	epoch uint64
+}
+
+func (l *layer) Close() error { return nil }
+
+func (l *layer) Remove() error {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	delete(l.s.layers, l.epoch)
+	return nil
+}
+
+func (s *shared) Create(epoch uint64) (diskrepl.Layer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.layers[epoch] != nil {
+		return nil, fmt.Errorf("simxen: a layer of epoch %d is there", epoch)
+	}
+	s.free = false
+	s.layers[epoch] = &layer{s: s, epoch: epoch}
+	return s.layers[epoch], nil
+}
+
+func (s *shared) Left() (map[uint64]diskrepl.Layer, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := map[uint64]diskrepl.Layer{}
+	for e, l := range s.layers {
+		left[e] = l
+	}
+	return left, s.free, nil
+}
+
+func (s *shared) SetFree() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = true
+	return nil
+}
+
+// disk returns the domain's disk as its disk server has it now.
+func (d *Domain) disk() *diskrepl.Mirror {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mirror
+}
+
+// RestartDisk kills the domain's disk server, and starts another.
+func (d *Domain) RestartDisk() {
+	d.disk().Stop()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone {
+		return
+	}
+	d.mirror = d.host.newMirror()
+	if lost := d.diskLost; lost != nil {
+		d.host.wg.Go(func() { lost(errors.New("simxen: the disk server died")) })
+		d.diskLost = nil
+	}
+}
 
 // Fail makes every write fail, or ends that.
 func (p *Platter) Fail(on bool) {
@@ -133,16 +261,36 @@ func (d *Domain) issue() {
 	for i := 0; i < blockSize; i += 8 {
 		binary.LittleEndian.PutUint64(b[i:], n)
 	}
+	look := int64(n>>8) % diskBlocks
+	want := binary.LittleEndian.Uint64(d.page(0)[memTable+8*look:])
+	m := d.mirror
 	d.host.wg.Go(func() {
-		err := d.mirror.WriteAt(b, int64(busy-1)*blockSize, false)
+		if look != int64(busy-1) {
+			d.checkRead(m, look, want)
+		}
+		err := m.WriteAt(b, int64(busy-1)*blockSize, false)
 		if err == nil && n%5 == 0 {
-			err = d.mirror.Flush()
+			err = m.Flush()
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.answered = err == nil // one that failed is tried again
 		d.issued = err == nil
 	})
+}
+
+// checkRead is P2 too: the domain reads what it wrote.
+func (d *Domain) checkRead(m *diskrepl.Mirror, block int64, want uint64) {
+	b := make([]byte, blockSize)
+	if err := m.ReadAt(b, block*blockSize); err != nil {
+		return // its disk server, or its host, is gone
+	}
+	got := binary.LittleEndian.Uint64(b)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if got != want && !d.gone && !d.host.Down() {
+		d.host.w.Violate("P2", "the domain on %s reads %#x from block %d, where it wrote %#x", d.host.Name, got, block, want)
+	}
 }
 
 // takeAnswer lets the program see that its write is done. It is called with
@@ -192,23 +340,35 @@ type Disks struct {
 	Domain *Domain
 	To     string
 
-	mu   sync.Mutex
-	link *diskrepl.Link
+	mu     sync.Mutex
+	link   *diskrepl.Link
+	mirror *diskrepl.Mirror
 }
 
 func (s *Disks) Replicate(ctx context.Context, session string, lost func(error)) error {
-	conn, ready, err := xlft.DialDisk(ctx, s.P.Dial(s.To), "sim", session, wire.Disk{VDev: diskVDev, Size: s.Domain.mirror.Size()})
+	m := s.Domain.disk()
+	m.Unhold() // left by an earlier session, after which this host was alone
+	if err := m.AwaitUnheld(ctx); err != nil {
+		return err
+	}
+	conn, ready, err := xlft.DialDisk(ctx, s.P.Dial(s.To), "sim", session, s.Domain.OfferedDisks()[0])
 	if err != nil {
 		return err
 	}
-	l, err := s.Domain.mirror.Attach(conn, diskrepl.Options{Limit: ready.Journal, Lost: lost})
+	l, err := m.Attach(conn, diskrepl.Options{Limit: ready.Journal, Lost: lost})
 	if err != nil {
 		conn.Close()
 		return err
 	}
 	s.mu.Lock()
-	s.link = l
+	s.link, s.mirror = l, m
 	s.mu.Unlock()
+	s.Domain.mu.Lock()
+	s.Domain.diskLost = func(err error) {
+		l.Detach()
+		lost(err)
+	}
+	s.Domain.mu.Unlock()
 	// The disk server notices that its protector died.
 	context.AfterFunc(s.P.Context(), l.Detach)
 	return l.AwaitSync()
@@ -244,9 +404,32 @@ func (s *Disks) Release(epoch uint64) error {
 	return nil
 }
 
+// Abandon, Drain and Discard are too.
+func (s *Disks) Abandon() error {
+	if s.P.Dead() {
+		return errDead
+	}
+	return s.Domain.disk().Unhold()
+}
+
+func (s *Disks) Drain(ctx context.Context) error {
+	if s.P.Dead() {
+		return errDead
+	}
+	return s.Domain.disk().AwaitReleased(ctx)
+}
+
+func (s *Disks) Discard() error {
+	if s.P.Dead() {
+		return errDead
+	}
+	s.Domain.disk().Drop()
+	return nil
+}
+
 // OfferedDisks is what the protector offers.
 func (d *Domain) OfferedDisks() []wire.Disk {
-	return []wire.Disk{{VDev: diskVDev, Size: d.mirror.Size()}}
+	return []wire.Disk{{VDev: diskVDev, Size: d.disk().Size(), Shared: d.host.shared != nil}}
 }
 
 // DiskHost is the backup's disk, as a receiver has it.
@@ -271,6 +454,9 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 	}
 	p.users++
 	p.state = xlft.DiskCopying
+	if d.Shared {
+		p.state = xlft.DiskReplica
+	}
 	c := xlft.DiskCopy(&platterCopy{p, h.P, sync.Once{}})
 	h.P.onKill(func() { c.Close() })
 	if h.Broken != nil {
@@ -318,7 +504,11 @@ func (f *ramFile) WriteAt(p []byte, off int64) (int, error) {
 func (f *ramFile) ReadAt(p []byte, off int64) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return copy(p, f.b[off:]), nil
+	n := copy(p, f.b[min(off, int64(len(f.b))):])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 func (c *platterCopy) SetState(st xlft.DiskState) error {

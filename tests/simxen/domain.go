@@ -38,6 +38,7 @@ type Domain struct {
 	// The disk, and how far the write under way is. A domain that runs on
 	// elsewhere knows of it only what its memory says.
 	mirror   *diskrepl.Mirror
+	diskLost func(error) // tells the protector that the disk server is gone
 	issued   bool
 	answered bool
 }
@@ -55,7 +56,7 @@ func (h *Host) Boot(name string, n int) *Domain {
 
 func (h *Host) domain(name string, n int) *Domain {
 	d := &Domain{Name: name, host: h, gate: &Gate{w: h.w}, dirty: map[int]bool{}, stop: make(chan struct{})}
-	d.mirror = diskrepl.NewMirror(h.platter)
+	d.mirror = h.newMirror()
 	d.gate.speaks.Store(true)
 	d.pages = make([][]byte, n)
 	if n > 0 {

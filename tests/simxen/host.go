@@ -26,6 +26,7 @@ type Host struct {
 	procs   []*Process
 	disk    map[string]xlft.Record
 	platter *Platter // the domain's disk
+	shared  *shared  // of a disk that other hosts see too; nil: the platter is the host's own
 }
 
 // NewHost adds a host to the world.
@@ -54,6 +55,7 @@ func (h *Host) Crash() {
 	for _, d := range domains {
 		d.destroy()
 		d.gate.discard()
+		h.wg.Go(d.disk().Drop)
 	}
 }
 
@@ -75,6 +77,7 @@ func (h *Host) Shutdown() {
 	h.mu.Unlock()
 	for _, d := range domains {
 		d.destroy()
+		d.disk().Drop()
 	}
 	h.wg.Wait()
 }

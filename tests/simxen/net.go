@@ -309,7 +309,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 		switch {
 		case s.fin:
 			return done, net.ErrClosed
-		case s.reset || s.gone:
+		case s.reset, s.gone && c.n.passes(s.from, s.to) && c.n.passes(s.to, s.from): // a host without power refuses nothing
 			return done, syscall.EPIPE
 		case !s.deadW.IsZero() && !s.deadW.After(time.Now()):
 			return done, os.ErrDeadlineExceeded

@@ -54,6 +54,8 @@ type Offer struct {
 type Disk struct {
 	VDev string `json:"vdev"` // such as "xvda"
 	Size int64  `json:"size"` // bytes
+	// Shared: both hosts see the same storage.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // DiskReady says that the backup takes a disk's writes.

@@ -1,0 +1,145 @@
+package diskrepl
+
+import (
+	"slices"
+	"sync"
+)
+
+// An extent is a range of a disk and what was last done to it.
+type extent struct {
+	off, end int64
+	typ      recordType // recWrite, recZero or recTrim
+	keep     bool       // of recZero
+	mem      []byte     // of recWrite: the data,
+	at       int64      // or where it begins in a file, if mem is nil
+}
+
+// cut returns the part of e between two offsets that lie in it.
+func (e extent) cut(off, end int64) extent {
+	if e.mem != nil {
+		e.mem = e.mem[off-e.off : end-e.off]
+	}
+	e.at += off - e.off
+	e.off, e.end = off, end
+	return e
+}
+
+// extents are disjoint and in order.
+type extents []extent
+
+// over returns which of them overlap a range.
+func (x extents) over(off, end int64) (from, to int) {
+	from, _ = slices.BinarySearchFunc(x, off, func(e extent, off int64) int {
+		if e.end <= off {
+			return -1
+		}
+		return 1
+	})
+	for to = from; to < len(x) && x[to].off < end; to++ {
+	}
+	return from, to
+}
+
+// put adds an extent on top of what is there.
+func (x *extents) put(e extent) {
+	if e.off == e.end {
+		return
+	}
+	from, to := x.over(e.off, e.end)
+	var with [3]extent
+	in := with[:0]
+	if from < to {
+		if f := (*x)[from]; f.off < e.off {
+			in = append(in, f.cut(f.off, e.off))
+		}
+	}
+	in = append(in, e)
+	if from < to {
+		if l := (*x)[to-1]; l.end > e.end {
+			in = append(in, l.cut(e.end, l.end))
+		}
+	}
+	*x = slices.Replace(*x, from, to, in...)
+}
+
+const (
+	writersOut = 16      // writes that a disk has at a time from writeOut
+	writeRun   = 1 << 20 // bytes of each, at most, if they are put together
+)
+
+// writeOut does to a disk what the extents say; load reads data from the file.
+// It returns when the disk has it all.
+func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error {
+	var (
+		mu    sync.Mutex
+		next  int
+		first error
+		wg    sync.WaitGroup
+	)
+	// take returns extents that one write can do.
+	take := func() extents {
+		mu.Lock()
+		defer mu.Unlock()
+		if first != nil || next == len(x) {
+			return nil
+		}
+		from := next
+		for next++; next < len(x); next++ {
+			p, e := x[next-1], x[next]
+			if p.typ != recWrite || e.typ != recWrite || p.end != e.off || e.end-x[from].off > writeRun {
+				break
+			}
+		}
+		return x[from:next]
+	}
+	for range min(writersOut, len(x)) {
+		wg.Go(func() {
+			var buf []byte
+			for {
+				run := take()
+				if run == nil {
+					return
+				}
+				if err := run.write(dev, load, &buf); err != nil {
+					mu.Lock()
+					if first == nil {
+						first = err
+					}
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if first != nil {
+		return first
+	}
+	return dev.Flush()
+}
+
+// write does what a run of extents says, which is one, or data without a gap.
+func (x extents) write(dev Device, load func(b []byte, at int64) error, buf *[]byte) error {
+	e, n := x[0], x[len(x)-1].end-x[0].off
+	switch e.typ {
+	case recZero:
+		return dev.Zero(e.off, n, e.keep, false)
+	case recTrim:
+		return dev.Trim(e.off, n, false)
+	}
+	if len(x) == 1 && e.mem != nil {
+		return dev.WriteAt(e.mem, e.off, false)
+	}
+	if int64(cap(*buf)) < n {
+		*buf = make([]byte, max(n, writeRun))
+	}
+	b := (*buf)[:n]
+	for _, p := range x {
+		part := b[p.off-e.off : p.end-e.off]
+		if p.mem != nil {
+			copy(part, p.mem)
+		} else if err := load(part, p.at); err != nil {
+			return err
+		}
+	}
+	return dev.WriteAt(b, e.off, false)
+}

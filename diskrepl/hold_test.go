@@ -1,0 +1,400 @@
+package diskrepl
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A sharedPair is a pair on one disk, with a model of what the domain sees.
+type sharedPair struct {
+	*pair
+	layers LayerDir
+	model  []byte
+}
+
+func newSharedPair(t testing.TB, disk *memory, limit, file int64) *sharedPair {
+	s := &sharedPair{layers: LayerDir(filepath.Join(t.TempDir(), "xvda")), model: disk.image()}
+	m, err := NewShared(disk, s.layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.join(t, m, disk, limit, file)
+	return s
+}
+
+func (s *sharedPair) join(t testing.TB, m *Mirror, there *memory, limit, file int64) {
+	a, b := net.Pipe()
+	p := &pair{t: t, there: there, m: m, r: NewReplica(there, b), ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
+	s.pair = p
+	p.r.Share()
+	if file > 0 {
+		f, err := os.Create(filepath.Join(t.TempDir(), "spill"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		p.r.SpillTo(f, file, limit-file)
+	}
+	go func() { p.ended <- p.r.Run() }()
+	var err error
+	if p.link, err = p.m.Attach(a, Options{Limit: limit, Lost: func(err error) { p.lost <- err }}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close(); m.Stop() })
+}
+
+// step does something to the disk and to the model, and looks at a part of it.
+func (s *sharedPair) step(r *rand.Rand) {
+	s.t.Helper()
+	n := 1 + r.Int64N(9000)
+	off := r.Int64N(s.m.Size() - n)
+	var err error
+	switch r.IntN(12) {
+	case 0:
+		err = s.m.Zero(off, n, r.IntN(2) == 0, false)
+		clear(s.model[off : off+n])
+	case 1:
+		err = s.m.Trim(off, n, false) // of this disk: zeroes
+		clear(s.model[off : off+n])
+	case 2:
+		err = s.m.Flush()
+	default:
+		p := s.model[off : off+n]
+		for i := range p {
+			p[i] = byte(r.Uint32())
+		}
+		err = s.m.WriteAt(bytes.Clone(p), off, r.IntN(4) == 0)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	n = 1 + r.Int64N(20000)
+	s.looks(r.Int64N(s.m.Size()-n), n)
+}
+
+// looks reads a range as the domain does.
+func (s *sharedPair) looks(off, n int64) {
+	s.t.Helper()
+	b := make([]byte, n)
+	if err := s.m.ReadAt(b, off); err != nil {
+		s.t.Fatal(err)
+	}
+	if !bytes.Equal(b, s.model[off:off+n]) {
+		s.t.Fatalf("the domain reads other data at %d+%d than it wrote", off, n)
+	}
+}
+
+// The domain reads what it wrote, wherever that is held; the storage has
+// nothing of an epoch before its release, and after the end exactly what it has
+// to: at a takeover the epochs that were committed, here all of them; also when
+// the process that holds the writes is killed.
+func TestSharedHistories(t *testing.T) {
+	r := newRand(t)
+	for round := range 60 {
+		disk := newMemory(256 << 10)
+		for i := range disk.b {
+			disk.b[i] = byte(r.Uint32())
+		}
+		s := newSharedPair(t, disk, 1<<20, int64(round%2)*(1<<20-20<<10))
+		some := func() {
+			for range r.IntN(12) {
+				s.step(r)
+			}
+		}
+		some()
+		if err := s.link.AwaitSync(); err != nil {
+			t.Fatal(err)
+		}
+		some()
+		at, done := map[uint64][]byte{}, uint64(0)
+		for e := uint64(1); e <= 1+r.Uint64N(6); e++ {
+			at[e] = bytes.Clone(s.model)
+			s.seal(e)
+			some()
+			if e > 1 && r.IntN(4) == 0 {
+				break // whole, and never acked
+			}
+			if err := s.r.Commit(e); err != nil {
+				t.Fatal(err)
+			}
+			done = e
+			some()
+			if r.IntN(6) == 0 {
+				break // acked, and the primary never heard of it
+			}
+			s.link.Release(e)
+			some()
+		}
+		switch how := r.IntN(3); how {
+		case 0: // the primary is dead, perhaps in the middle of writing
+			if r.IntN(2) == 0 {
+				if err := s.m.AwaitReleased(within(t)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.m.Drop()
+			if err := s.m.WriteAt([]byte("x"), 0, false); !errors.Is(err, ErrDropped) {
+				t.Errorf("a write to a disk that was given up: %v", err)
+			}
+			if err := s.r.Finish(done); err != nil {
+				t.Fatal(err)
+			}
+			s.same(fmt.Sprintf("round %d, taken over at epoch %d", round, done), at[done])
+		default:
+			if how == 2 {
+				s.link.Detach()
+				s.m.Stop()
+				m, err := NewShared(disk, s.layers)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.m = m
+				s.looks(0, s.m.Size())
+				some()
+			}
+			s.link.Detach()
+			some()
+			if err := s.m.Unhold(); err != nil {
+				t.Fatal(err)
+			}
+			some()
+			if err := s.m.AwaitUnheld(within(t)); err != nil {
+				t.Fatal(err)
+			}
+			some()
+			s.same(fmt.Sprintf("round %d, alone", round), s.model)
+			// And again, with the same layers.
+			s.join(t, s.m, disk, 1<<20, 0)
+			if err := s.link.AwaitSync(); err != nil {
+				t.Fatal(err)
+			}
+			s.seal(1)
+			before := disk.image()
+			some()
+			s.same("held", before)
+			s.commit(1)
+			s.seal(2)
+			s.commit(2)
+			if err := s.m.AwaitReleased(within(t)); err != nil {
+				t.Fatal(err)
+			}
+			s.same("released", s.model)
+		}
+		if disk.syncs == 0 {
+			t.Error("no flush")
+		}
+		s.m.Stop()
+	}
+}
+
+// Extents stay disjoint, in order and right, whatever is put on top.
+func TestExtents(t *testing.T) {
+	r := newRand(t)
+	for range 300 {
+		var x extents
+		var model [64]byte
+		for i := range byte(30) {
+			off := r.Int64N(60)
+			e := extent{off: off, end: off + r.Int64N(64-off), typ: recWrite}
+			e.mem = bytes.Repeat([]byte{i + 1}, int(e.end-e.off))
+			copy(model[e.off:e.end], e.mem)
+			x.put(e)
+		}
+		if !slices.IsSortedFunc(x, func(a, b extent) int { return int(a.off - b.off) }) {
+			t.Fatalf("not in order: %v", x)
+		}
+		d := newMemory(64)
+		if err := x.writeOut(d, nil); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(d.b, model[:]) {
+			t.Fatalf("%v gives %v, want %v", x, d.b, model)
+		}
+		for i, e := range x {
+			if e.end <= e.off || int64(len(e.mem)) != e.end-e.off || i > 0 && x[i-1].end > e.off {
+				t.Fatalf("extent %d of %v", i, x)
+			}
+		}
+	}
+}
+
+// Two disks that are not the same storage are found out, before a session if
+// they differ and at the first writing if they do not.
+func TestNotTheSameStorage(t *testing.T) {
+	for _, blank := range []bool{false, true} {
+		here, there := newMemory(1<<20), newMemory(1<<20)
+		if !blank {
+			there.b[0]++
+		}
+		m, err := NewShared(here, LayerDir(filepath.Join(t.TempDir(), "l")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &sharedPair{}
+		s.join(t, m, there, 1<<20, 0)
+		err = s.link.AwaitSync()
+		if !blank {
+			if !errors.Is(err, ErrOtherStorage) {
+				t.Errorf("other contents: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.seal(1)
+		s.commit(1)
+		s.m.WriteAt([]byte("new"), 70000, false)
+		s.seal(2)
+		s.commit(2)
+		if err := <-s.lost; !errors.Is(err, ErrOtherStorage) {
+			t.Errorf("blank disks: %v", err)
+		}
+	}
+}
+
+// Storage that fails stops the domain's writes at the limit, loses nothing, and
+// is written to when it works again.
+func TestSharedStorageFails(t *testing.T) {
+	disk := newMemory(1 << 20)
+	s := newSharedPair(t, disk, 64<<10, 0)
+	if err := s.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	s.seal(1)
+	s.commit(1)
+	disk.mu.Lock()
+	disk.fail = errors.New("path down")
+	disk.mu.Unlock()
+	b := bytes.Repeat([]byte{7}, 40<<10)
+	copy(s.model, b)
+	if err := s.m.WriteAt(b, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	s.seal(2)
+	s.commit(2)
+	wrote := make(chan error, 1)
+	go func() { wrote <- s.m.WriteAt(b, 40<<10, false) }()
+	for {
+		if h, _ := s.m.Holding(); h.Error != "" {
+			if !strings.Contains(h.Error, "path down") {
+				t.Errorf("error %q", h.Error)
+			}
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	s.looks(0, 40<<10)
+	select {
+	case err := <-wrote:
+		t.Errorf("a write beyond the limit: %v", err)
+	default:
+	}
+	disk.mu.Lock()
+	disk.fail = nil
+	disk.mu.Unlock()
+	if err := <-wrote; err != nil {
+		t.Error(err)
+	}
+	copy(s.model[40<<10:], b)
+	s.seal(3)
+	s.commit(3)
+	if err := s.m.AwaitReleased(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.same("after all", s.model)
+}
+
+// A process that was killed inside a write leaves a record that was not
+// answered; one that is damaged elsewhere is not gone on with.
+func TestTornLayer(t *testing.T) {
+	disk := newMemory(64 << 10)
+	s := newSharedPair(t, disk, 1<<20, 0)
+	if err := s.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	s.seal(1)
+	s.commit(1)
+	for i := range 3 {
+		b := bytes.Repeat([]byte{byte(i + 1)}, 4096)
+		copy(s.model[i*8192:], b)
+		s.m.WriteAt(b, int64(i)*8192, false)
+	}
+	s.link.Detach()
+	s.m.Stop()
+	name := filepath.Join(string(s.layers), "epoch-2")
+	whole, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	try := func(b []byte) error {
+		t.Helper()
+		os.WriteFile(name, b, 0o600)
+		m, err := NewShared(disk, s.layers)
+		if err == nil {
+			s.m = m
+			s.looks(0, s.m.Size())
+			m.Stop()
+		}
+		return err
+	}
+	last := len(whole) - 4096 - headerSize
+	clear(s.model[16384:])
+	for _, cut := range []int{last, last + 1, last + headerSize - 1, last + headerSize, len(whole) - 1} {
+		if err := try(whole[:cut]); err != nil {
+			t.Errorf("cut at %d of %d: %v", cut, len(whole), err)
+		}
+	}
+	bad := bytes.Clone(whole)
+	bad[0] = 99
+	if err := try(bad); err == nil {
+		t.Error("a damaged layer was taken")
+	}
+	os.WriteFile(filepath.Join(string(s.layers), "other"), nil, 0o600)
+	if err := try(whole); err == nil {
+		t.Error("a strange file was taken")
+	}
+	if _, err := os.Stat(filepath.Join(string(s.layers), freeMark)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("marked as free: %v", err)
+	}
+}
+
+// What was free to go when the process was killed goes with the next one.
+func TestFreeIsRemembered(t *testing.T) {
+	disk := newMemory(64 << 10)
+	s := newSharedPair(t, disk, 1<<20, 0)
+	if err := s.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	s.seal(1)
+	s.commit(1)
+	copy(s.model, "held")
+	s.m.WriteAt([]byte("held"), 0, false)
+	disk.mu.Lock()
+	disk.fail = errors.New("path down")
+	disk.mu.Unlock()
+	s.link.Detach()
+	s.m.Unhold()
+	s.m.Stop()
+	disk.mu.Lock()
+	disk.fail = nil
+	disk.mu.Unlock()
+	m, err := NewShared(disk, s.layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.AwaitUnheld(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.same("after the restart", s.model)
+}

@@ -1,0 +1,84 @@
+package diskrepl
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// A LayerDir keeps the Layers of one disk in a directory of their own, best on
+// a file system in memory.
+type LayerDir string
+
+const (
+	layerPrefix = "epoch-"
+	freeMark    = "free"
+)
+
+// Create is Layers'.
+func (d LayerDir) Create(epoch uint64) (Layer, error) {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return nil, err
+	}
+	if epoch == 2 { // of a new session: what the mark was for is gone
+		if err := os.Remove(filepath.Join(string(d), freeMark)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(string(d), fmt.Sprint(layerPrefix, epoch)), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return layerFile{f}, nil
+}
+
+// Left is Layers'.
+func (d LayerDir) Left() (map[uint64]Layer, bool, error) {
+	entries, err := os.ReadDir(string(d))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, false, err
+	}
+	layers, free := map[uint64]Layer{}, false
+	for _, e := range entries {
+		var epoch uint64
+		if e.Name() == freeMark {
+			free = true
+			continue
+		}
+		number, ok := strings.CutPrefix(e.Name(), layerPrefix)
+		if _, err := fmt.Sscan(number, &epoch); !ok || err != nil {
+			return nil, false, fmt.Errorf("%s in %s: not a layer", e.Name(), d)
+		}
+		f, err := os.OpenFile(filepath.Join(string(d), e.Name()), os.O_RDWR, 0)
+		if err != nil {
+			return nil, false, err
+		}
+		layers[epoch] = layerFile{f}
+	}
+	return layers, free, nil
+}
+
+// SetFree is Layers'.
+func (d LayerDir) SetFree() error {
+	return os.WriteFile(filepath.Join(string(d), freeMark), nil, 0o600)
+}
+
+// Room is how many bytes the layers can have.
+func (d LayerDir) Room() (int64, error) {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return 0, err
+	}
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(string(d), &st); err != nil {
+		return 0, fmt.Errorf("%s: %w", d, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+type layerFile struct{ *os.File }
+
+func (f layerFile) Remove() error { return errors.Join(os.Remove(f.Name()), f.Close()) }
