@@ -455,10 +455,11 @@ func (m *Mirror) unlink() {
 
 // A Holding says what a Mirror of shared storage holds back.
 type Holding struct {
-	On    bool   `json:"on"`
-	Bytes int64  `json:"bytes"`
-	Freed bool   `json:"freed"`           // all of it is on its way to the storage
-	Error string `json:"error,omitempty"` // of the last try to write to the storage
+	On      bool   `json:"on"`
+	Bytes   int64  `json:"bytes"`
+	Freed   bool   `json:"freed"`             // all of it is on its way to the storage
+	Dropped bool   `json:"dropped,omitempty"` // ErrDropped
+	Error   string `json:"error,omitempty"`   // of the last try to write to the storage
 }
 
 // Holding returns what is so now; false if the storage is not shared.
@@ -469,7 +470,7 @@ func (m *Mirror) Holding() (Holding, bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := Holding{On: h.on, Bytes: h.bytes, Freed: h.free}
+	v := Holding{On: h.on, Bytes: h.bytes, Freed: h.free, Dropped: h.dropped}
 	if h.err != nil {
 		v.Error = h.err.Error()
 	}

@@ -62,6 +62,12 @@ func (d LayerDir) Left() (map[uint64]Layer, bool, error) {
 	return layers, free, nil
 }
 
+// Any reports whether there are layers.
+func (d LayerDir) Any() (bool, error) {
+	found, err := filepath.Glob(filepath.Join(string(d), layerPrefix+"*"))
+	return len(found) > 0, err
+}
+
 // SetFree is Layers'.
 func (d LayerDir) SetFree() error {
 	return os.WriteFile(filepath.Join(string(d), freeMark), nil, 0o600)

@@ -102,6 +102,8 @@ func tellPrimary(m *Machine) func([]string) string {
 			ev = ConnectFailed{errStory}
 		case "owner":
 			ev = Owner{Role: map[string]Role{"none": RoleNone, "running": RoleRunning}[w[1]], Unreachable: w[1] == "unreachable"}
+		case "not-drained":
+			ev = NotDrained{errStory}
 		case "trigger":
 			ev = Trigger{WhyInterval}
 		case "captured":

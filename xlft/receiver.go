@@ -102,7 +102,7 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeted func()) {
 	log := r.Log.With(zap.String("peer", peer))
 	switch h.Kind {
 	case wire.Query:
-		err = r.query(ctx, c)
+		err = r.query(ctx, c, peer)
 	case wire.Control:
 		err = r.control(ctx, c, h.Session, peer)
 	case wire.Data:
@@ -120,7 +120,7 @@ func refuse(c *wire.Conn, code wire.Code, problems []wire.Problem, err error) er
 	return err
 }
 
-func (r *Receiver) query(ctx context.Context, c *wire.Conn) error {
+func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 	c.SetDeadline(time.Now().Add(offerTimeout))
 	f, err := c.ReadFrame()
 	if err != nil {
@@ -133,6 +133,11 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn) error {
 			return refuse(c, wire.CodeProtocol, nil, err)
 		}
 		ps := r.Restorer.Check(ctx, o)
+		if a, ok := r.Arbiter.(ArbiterChecker); ok {
+			if err := a.Check(ctx, peer); err != nil {
+				ps = append(ps, wire.Problem{What: "backup: " + err.Error(), Advice: "Try the agent by hand, on the backup, with the options of its configuration: until it works, the backup could not take over."})
+			}
+		}
 		if s := r.standby(o.Domain); s != nil {
 			ps = append(ps, wire.Problem{What: fmt.Sprintf("the backup holds a replica of %s already (%v)", o.Domain, s.state()), Advice: "Stop the protection that is there with \"xl ft-stop\" on its primary."})
 		}

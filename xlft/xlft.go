@@ -97,6 +97,13 @@ type Arbiter interface {
 	String() string
 }
 
+// An ArbiterChecker is an Arbiter that can say beforehand whether it could
+// decide.
+type ArbiterChecker interface {
+	// Check says why it could not decide against a peer now; nil if it could.
+	Check(ctx context.Context, peer string) error
+}
+
 // An ArbiterQuery asks for a domain in one generation.
 type ArbiterQuery struct {
 	Domain     string

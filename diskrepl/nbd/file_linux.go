@@ -28,7 +28,14 @@ type File struct {
 
 // OpenFile opens a disk for one user: a second one that asks in the same way is
 // told that it is in use. With direct, the kernel's page cache is passed by.
-func OpenFile(name string, direct bool) (*File, error) {
+func OpenFile(name string, direct bool) (*File, error) { return openFile(name, direct, true) }
+
+// OpenShared opens storage that another host has open too: the page cache is
+// passed by, and a file is not locked, because some file systems would lock it
+// against the other host.
+func OpenShared(name string) (*File, error) { return openFile(name, true, false) }
+
+func openFile(name string, direct, lock bool) (*File, error) {
 	flags := os.O_RDWR
 	st, err := os.Stat(name)
 	if err != nil {
@@ -52,12 +59,14 @@ func OpenFile(name string, direct bool) (*File, error) {
 	case err != nil:
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if err == unix.EWOULDBLOCK {
-			err = errors.New("in use by another process")
+	if lock {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if err == unix.EWOULDBLOCK {
+				err = errors.New("in use by another process")
+			}
+			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}
-		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
 	d := &File{f: f, direct: direct, block: block}
 	if d.size, err = f.Seek(0, 2); err != nil {

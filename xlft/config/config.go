@@ -43,7 +43,7 @@ type Config struct {
 
 // Arbiter says who decides after a failure.
 type Arbiter struct {
-	Type             string // "none"
+	Type             string // "none" or "fence"
 	AcceptSplitBrain bool
 }
 
@@ -52,6 +52,15 @@ type Peer struct {
 	Name        string
 	Address     string // host:port
 	Fingerprint wire.Fingerprint
+	Fence       *Fence // nil if it can't be fenced
+}
+
+// Fence is how a peer's power is taken: by an agent of ClusterLabs' kind.
+type Fence struct {
+	Agent   string // path of a program
+	Options map[string]string
+	Timeout time.Duration
+	Delay   time.Duration // before it is done
 }
 
 // Domain is how a domain is protected.
@@ -75,6 +84,7 @@ type Disk struct {
 	VDev   string
 	Path   string // a file, a block device or a logical volume
 	Direct bool   // pass the kernel's page cache by
+	Shared bool   // the other host sees the same storage
 }
 
 // Disk returns this host's copy of a disk.
@@ -149,8 +159,16 @@ type rawConfig struct {
 }
 
 type rawPeer struct {
-	Address     *string `toml:"address"`
-	Fingerprint *string `toml:"fingerprint"`
+	Address     *string   `toml:"address"`
+	Fingerprint *string   `toml:"fingerprint"`
+	Fence       *rawFence `toml:"fence"`
+}
+
+type rawFence struct {
+	Agent   *string        `toml:"agent"`
+	Timeout *rawDuration   `toml:"timeout"`
+	Delay   *rawDuration   `toml:"delay"`
+	Options map[string]any `toml:"options"`
 }
 
 type rawDomain struct {
@@ -169,8 +187,9 @@ type rawDomain struct {
 }
 
 type rawDisk struct {
-	Path  *string `toml:"path"`
-	Cache *string `toml:"cache"`
+	Path    *string `toml:"path"`
+	Cache   *string `toml:"cache"`
+	Storage *string `toml:"storage"`
 }
 
 // rawDuration is a duration as time.ParseDuration reads it: "200ms", "1s".
@@ -315,13 +334,14 @@ func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	}
 
 	if raw.Arbiter.Type == nil {
-		return nil, toml.Key{"arbiter", "type"}, errors.New("must be set: who decides which host runs a domain when they can't talk? Only \"none\" is there yet, with accept_split_brain = true")
+		return nil, toml.Key{"arbiter", "type"}, errors.New("must be set: who decides which host runs a domain when they can't talk? \"fence\", or \"none\" with accept_split_brain = true")
 	}
 	c.Arbiter.Type = *raw.Arbiter.Type
 	set(&c.Arbiter.AcceptSplitBrain, raw.Arbiter.AcceptSplitBrain)
 	switch {
+	case c.Arbiter.Type == "fence":
 	case c.Arbiter.Type != "none":
-		return nil, toml.Key{"arbiter", "type"}, fmt.Errorf("unknown arbiter %q: only \"none\" is there yet", c.Arbiter.Type)
+		return nil, toml.Key{"arbiter", "type"}, fmt.Errorf("unknown arbiter %q: \"fence\" and \"none\" are there", c.Arbiter.Type)
 	case !c.Arbiter.AcceptSplitBrain:
 		return nil, toml.Key{"arbiter", "type"}, errors.New("\"none\" needs accept_split_brain = true: without an arbiter both hosts run the domain when the network between them breaks")
 	}
@@ -351,6 +371,12 @@ func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 			return nil, toml.Key{"peer", n, "fingerprint"}, fmt.Errorf("peer %s has the same one", other)
 		}
 		seen[p.Fingerprint] = n
+		if p.Fence, err = rp.Fence.validate(); err != nil {
+			return nil, toml.Key{"peer", n, "fence"}, err
+		}
+		if p.Fence == nil && c.Arbiter.Type == "fence" {
+			return nil, toml.Key{"peer", n}, fmt.Errorf("arbiter.type is \"fence\": a table [peer.%s.fence] must say how its power is taken", n)
+		}
 		c.Peers[n] = p
 	}
 
@@ -378,10 +404,48 @@ func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 				return nil, toml.Key{"domain", n, "disk", disk.VDev, "path"}, fmt.Errorf("%s has the same one", other)
 			}
 			paths[disk.Path] = n + "/" + disk.VDev
+			if disk.Shared && c.Arbiter.Type != "fence" {
+				return nil, toml.Key{"domain", n, "disk", disk.VDev, "storage"}, errors.New("shared storage needs arbiter.type = \"fence\": a host that is only slow could still write to it after the other one has taken over")
+			}
 		}
 		c.Domains[n] = d
 	}
 	return c, nil, nil
+}
+
+func (raw *rawFence) validate() (*Fence, error) {
+	if raw == nil {
+		return nil, nil
+	}
+	f := &Fence{Timeout: time.Minute, Options: map[string]string{}}
+	if raw.Agent == nil || !strings.HasPrefix(*raw.Agent, "/") {
+		return nil, errors.New("agent must be set: the absolute path of a fence agent, such as \"/usr/sbin/fence_ipmilan\"")
+	}
+	f.Agent = *raw.Agent
+	for k, v := range raw.Options {
+		switch v.(type) {
+		case string, int64, float64, bool:
+		default:
+			return nil, fmt.Errorf("option %s is neither a string nor a number nor true or false", k)
+		}
+		f.Options[k] = fmt.Sprint(v)
+		if strings.ContainsAny(k+f.Options[k], "\n") || strings.Contains(k, "=") || k == "action" {
+			return nil, fmt.Errorf("option %q can't be given to an agent", k)
+		}
+	}
+	if raw.Timeout != nil {
+		f.Timeout = time.Duration(*raw.Timeout)
+	}
+	if raw.Delay != nil {
+		f.Delay = time.Duration(*raw.Delay)
+	}
+	if f.Timeout < time.Second || f.Timeout > time.Hour {
+		return nil, fmt.Errorf("timeout %v is not between 1s and 1h", f.Timeout)
+	}
+	if f.Delay < 0 || f.Delay > 5*time.Minute {
+		return nil, fmt.Errorf("delay %v is not between 0s and 5m", f.Delay)
+	}
+	return f, nil
 }
 
 func set[T any](dst *T, src *T) {
@@ -430,6 +494,15 @@ func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain
 				return d, append(at, "cache"), fmt.Errorf("%q is neither \"writeback\" nor \"none\"", *rd.Cache)
 			}
 			disk.Direct = *rd.Cache == "none"
+		}
+		if rd.Storage != nil {
+			if *rd.Storage != "mirror" && *rd.Storage != "shared" {
+				return d, append(at, "storage"), fmt.Errorf("%q is neither \"mirror\" nor \"shared\"", *rd.Storage)
+			}
+			if disk.Shared = *rd.Storage == "shared"; disk.Shared && rd.Cache != nil && !disk.Direct {
+				return d, append(at, "cache"), errors.New("shared storage is never cached by the kernel: leave cache out, or say \"none\"")
+			}
+			disk.Direct = disk.Direct || disk.Shared
 		}
 		d.Disks[vdev] = disk
 	}

@@ -36,6 +36,22 @@ func TestMinimal(t *testing.T) {
 	}
 }
 
+var fencing = strings.Replace(minimal, `"none"`, `"fence"`, 1) + "[peer.beta.fence]\nagent = \"/usr/sbin/fence_ipmilan\"\noptions = { ip = \"192.0.2.9\", lanplus = true, power_wait = 4 }\n"
+
+func TestFence(t *testing.T) {
+	c, err := config.Parse("fence", strings.NewReader(fencing+"[domain.web1.disk.xvda]\npath = \"/d\"\nstorage = \"shared\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Fence{Agent: "/usr/sbin/fence_ipmilan", Timeout: time.Minute, Options: map[string]string{"ip": "192.0.2.9", "lanplus": "true", "power_wait": "4"}}
+	if got := c.Peers["beta"].Fence; !reflect.DeepEqual(got, want) {
+		t.Errorf("beta is fenced by %+v, want %+v", got, want)
+	}
+	if d := c.For("web1").Disks["xvda"]; !d.Shared || !d.Direct {
+		t.Errorf("the disk is %+v", d)
+	}
+}
+
 // The reference file has every key, and its values are the defaults where it
 // says so.
 func TestReference(t *testing.T) {
@@ -64,7 +80,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "type", "accept_split_brain",
-		"address", "fingerprint", "backup", "epoch_max", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "path", "cache"} {
+		"address", "fingerprint", "backup", "epoch_max", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "path", "cache", "storage", "agent", "timeout", "delay"} {
 		if !strings.Contains(string(text), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}
@@ -92,6 +108,14 @@ func TestErrors(t *testing.T) {
 		{"disk without a path", minimal + "[domain.web1.disk.xvda]\ncache = \"none\"\n", "x.toml:12: domain.web1.disk.xvda: path must be set"},
 		{"disk with a relative path", minimal + "[domain.web1.disk.xvda]\npath = \"disk\"\n", "path must be set: an absolute path"},
 		{"disk with an unknown cache", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\ncache = \"unsafe\"\n", `domain.web1.disk.xvda.cache: "unsafe" is neither`},
+		{"disk of an unknown kind", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\nstorage = \"drbd\"\n", `domain.web1.disk.xvda.storage: "drbd" is neither`},
+		{"shared storage without a fence", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\nstorage = \"shared\"\n", `x.toml:14: domain.web1.disk.xvda.storage: shared storage needs arbiter.type = "fence"`},
+		{"shared storage in the page cache", fencing + "[domain.web1.disk.xvda]\npath = \"/d\"\nstorage = \"shared\"\ncache = \"writeback\"\n", "domain.web1.disk.xvda.cache: shared storage is never cached"},
+		{"peer that can't be fenced", strings.Replace(minimal, `"none"`, `"fence"`, 1), "x.toml:9: peer.beta: arbiter.type is \"fence\": a table [peer.beta.fence] must"},
+		{"fence without an agent", minimal + "[peer.beta.fence]\ntimeout = \"9s\"\n", "x.toml:12: peer.beta.fence: agent must be set"},
+		{"fence with a strange option", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { a = [1] }\n", "peer.beta.fence: option a is neither"},
+		{"fence with an action", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { action = \"on\" }\n", `peer.beta.fence: option "action" can't be given`},
+		{"fence in no time", minimal + "[peer.beta.fence]\nagent = \"/f\"\ntimeout = \"1ms\"\n", "peer.beta.fence: timeout 1ms is not between 1s and 1h"},
 		{"one path twice", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\n[domain.web1.disk.xvdb]\npath = \"/d\"\n", "has the same one"},
 		{"disk of every domain", minimal + "[default.disk.xvda]\npath = \"/d\"\n", "default.disk: disks are a domain's own"},
 		{"journal too small", minimal + "[receive]\ndisk_journal = \"1MiB\"\n", "x.toml:13: receive.disk_journal: 1048576 bytes is under the 64MiB minimum"},

@@ -107,6 +107,7 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 		return err
 	}
 	s.Attached = diskserver.CommandSocket(c.RunDir, domain) + ".attached"
+	s.Held = diskserver.HeldDir(c.RunDir, domain)
 	if err := s.Recover(); err != nil {
 		return err
 	}
@@ -270,6 +271,15 @@ func (a *app) diskStatusCommand() *cobra.Command {
 				} else if p != nil {
 					word = fmt.Sprintf("%d %%", p.Compared*100/max(p.Total, 1))
 				}
+				if h := l.Holding; h != nil && h.On {
+					word += fmt.Sprintf(", %d KiB held", h.Bytes>>10)
+					switch {
+					case h.Error != "":
+						word += " (" + h.Error + ")"
+					case l.Progress == nil && !h.Freed:
+						word += " until it is known who owns the domain"
+					}
+				}
 				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", l.Domain, l.VDev, l.Device, l.Size>>20, word, l.Path)
 			}
 			return w.Flush()
@@ -342,11 +352,31 @@ func (g *gates) Held() (held, limit uint64, err error) {
 	return held, limit, err
 }
 
+func (g *gates) Drain(ctx context.Context) error {
+	err := g.gate.Drain(ctx)
+	if g.disks != nil {
+		err = errors.Join(err, g.disks.Drain(ctx))
+	}
+	return err
+}
+
+func (g *gates) Abandon() error {
+	err := g.gate.Abandon()
+	if g.disks != nil {
+		err = errors.Join(err, g.disks.Abandon())
+	}
+	return err
+}
+
 func (g *gates) Discard() error {
 	if g.outdated != nil {
 		g.outdated()
 	}
-	return g.gate.Discard()
+	err := g.gate.Discard()
+	if g.disks != nil {
+		err = errors.Join(err, g.disks.Discard())
+	}
+	return err
 }
 
 // offeredDisks returns the disks of a domain that are copied, as its disk
@@ -364,7 +394,7 @@ func offeredDisks(ctx context.Context, c *config.Config, domain string, vdevs []
 		found := false
 		for _, s := range st {
 			if s.VDev == v {
-				ds = append(ds, wire.Disk{VDev: v, Size: s.Size})
+				ds = append(ds, wire.Disk{VDev: v, Size: s.Size, Shared: s.Shared})
 				found = true
 			}
 		}

@@ -8,10 +8,13 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"xlft/netbuffer"
 	"xlft/xlft"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/fence"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/wire"
 )
@@ -47,7 +50,20 @@ func peerOf(c *config.Config, d config.Domain, override string) (config.Peer, er
 	return p, nil
 }
 
-func arbiter(c *config.Config) xlft.Arbiter { return xlft.None{} }
+// arbiter returns the arbiter of the configuration.
+func arbiter(c *config.Config, id *wire.Identity, log *zap.Logger) xlft.Arbiter {
+	if c.Arbiter.Type != "fence" {
+		return xlft.None{}
+	}
+	return &fence.Arbiter{Peers: c.Peers, Log: log, Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
+		p, ok := c.Peers[peer]
+		if !ok {
+			return r, fmt.Errorf("no [peer.%s] in the configuration", peer)
+		}
+		err = xlft.Ask(ctx, dialer(id, p), software(), wire.TypeOwner, q, wire.TypeOwnerResult, &r)
+		return r, err
+	}}
+}
 
 // offer describes a domain of this host to a backup.
 func offer(ctx context.Context, c *config.Config, h *xen.Host, d xen.Domain) (wire.Offer, *domconf.Config, error) {
@@ -179,6 +195,11 @@ func check(ctx context.Context, c *config.Config, id *wire.Identity, h *xen.Host
 		ps = append(ps, wire.Problem{What: "the domain is suspended", Advice: "Resume it, or wait for what suspended it."})
 	case st == xlft.GuestOver:
 		ps = append(ps, wire.Problem{What: "the domain has ended: " + why, Advice: "Start it again."})
+	}
+	if f, ok := arbiter(c, id, zap.NewNop()).(xlft.ArbiterChecker); ok {
+		if err := f.Check(ctx, p.Name); err != nil {
+			ps = append(ps, wire.Problem{What: err.Error(), Advice: "Try the agent by hand with the options of the configuration: until it works, nobody could decide after a failure."})
+		}
 	}
 	o.MaxEpoch = c.CheckpointMemory
 	var r wire.CheckResult

@@ -125,7 +125,7 @@ func protect(ctx context.Context, c *config.Config, domain, backup string, log *
 			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
 			SpoolLimit: int64(c.CheckpointMemory), Compress: dc.Compress,
 		},
-		Guest: h.Guest(d), Output: out, Arbiter: arbiter(c), Dial: dialer(id, peer), Peer: peer.Name,
+		Guest: h.Guest(d), Output: out, Arbiter: arbiter(c, id, log), Dial: dialer(id, peer), Peer: peer.Name,
 		Store: store.Dir(c.StateDir), Log: log.With(zap.String("domain", domain), zap.String("backup", peer.Name)),
 	}
 	if len(o.Disks) > 0 {

@@ -78,7 +78,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	}
 	l := wire.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return names[f] != "" }))
 	r := &xlft.Receiver{
-		Software: software(), Restorer: restorer, Arbiter: arbiter(c), Store: st, Log: log,
+		Software: software(), Restorer: restorer, Arbiter: arbiter(c, id, log), Store: st, Log: log,
 		PeerName: func(nc net.Conn) string {
 			tc, ok := nc.(*wire.SecureConn)
 			if !ok || len(tc.ConnectionState().PeerCertificates) == 0 {

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
 	"xlft/xlft"
 	"xlft/xlft/internal/control"
@@ -23,6 +26,11 @@ func CommandSocket(runDir, domain string) string {
 // virtual devices.
 func ClientSocket(runDir, domain string) string {
 	return control.Socket(filepath.Join(runDir, "nbd"), domain)
+}
+
+// HeldDir is where it keeps what it holds back from shared storage.
+func HeldDir(runDir, domain string) string {
+	return filepath.Join(runDir, "held", url.PathEscape(domain))
 }
 
 // A Client asks a domain's disk server. It is xlft.Disks too.
@@ -43,7 +51,11 @@ func NewClient(path, peer string, disks []wire.Disk) *Client {
 }
 
 func (c *Client) post(ctx context.Context, what string, out any) error {
-	if err := control.Call(ctx, c.path, http.MethodPost, what, nil, out); err != nil {
+	err := control.Call(ctx, c.path, http.MethodPost, what, nil, out)
+	if err != nil && strings.HasSuffix(err.Error(), errRetired.Error()) {
+		err = fmt.Errorf("%w any more", control.ErrDown)
+	}
+	if err != nil {
 		return fmt.Errorf("disk server: %w", err)
 	}
 	return nil
@@ -152,6 +164,36 @@ func (c *Client) Seal(epoch uint64) error {
 // Release says that the backup has acked an epoch.
 func (c *Client) Release(epoch uint64) error {
 	return c.say(fmt.Sprintf("/release/%d", epoch))
+}
+
+// againFor is how long a server that was killed has to come back, to be told
+// what is decided: until it hears that, the domain's writes wait.
+const againFor = 15 * time.Second
+
+// decide says what is to become of writes that are held.
+func (c *Client) decide(what string) error {
+	begun := time.Now()
+	for {
+		err := c.say(what)
+		if !errors.Is(err, control.ErrDown) || time.Since(begun) > againFor {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// Abandon lets writes that are held go to shared storage.
+func (c *Client) Abandon() error { return c.decide("/abandon") }
+
+// Discard gives them up, and the disks.
+func (c *Client) Discard() error { return c.decide("/discard") }
+
+// Drain waits until shared storage has all that was released.
+func (c *Client) Drain(ctx context.Context) error {
+	if err := c.c.Call(ctx, http.MethodPost, "/drain", nil, nil); err != nil {
+		return fmt.Errorf("disk server: %w", err)
+	}
+	return nil
 }
 
 // Attach makes a disk a block device of this host.

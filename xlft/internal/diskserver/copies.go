@@ -66,13 +66,24 @@ func (c *diskCopy) SetState(st xlft.DiskState) error {
 	return c.store.SaveDisk(c.domain, c.vdev, st)
 }
 
+func openConfigured(d config.Disk) (*nbd.File, error) {
+	if d.Shared {
+		return nbd.OpenShared(d.Path)
+	}
+	return nbd.OpenFile(d.Path, d.Direct)
+}
+
 // find opens a copy, to look at it or to use it.
 func (c *Copies) find(domain string, d wire.Disk) (*nbd.File, error) {
 	conf, err := c.Config.For(domain).Disk(d.VDev)
 	if err != nil {
 		return nil, err
 	}
-	f, err := nbd.OpenFile(conf.Path, conf.Direct)
+	if conf.Shared != d.Shared {
+		kind := map[bool]string{false: "mirror", true: "shared"}
+		return nil, fmt.Errorf("its storage is %q there and %q here", kind[d.Shared], kind[conf.Shared])
+	}
+	f, err := openConfigured(conf)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +107,11 @@ func (c *Copies) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 			return nil, err
 		}
 	}
-	if err := v.SetState(xlft.DiskCopying); err != nil {
+	st := xlft.DiskCopying
+	if d.Shared {
+		st = xlft.DiskReplica // nothing is copied
+	}
+	if err := v.SetState(st); err != nil {
 		v.Close()
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sort"
 	"sync"
 	"time"
@@ -42,6 +43,9 @@ type Server struct {
 	// Attached is a file that says which disks are block devices of this host,
 	// for the process that comes after this one was killed. "" for none.
 	Attached string
+	// Held is a directory, best in memory, for what is held back from storage
+	// that both hosts see. It outlives this process.
+	Held string
 
 	exports nbd.Server
 
@@ -57,7 +61,13 @@ type disk struct {
 	vdev   string
 	file   *nbd.File
 	mirror *diskrepl.Mirror
+	shared bool
 	kernel *nbd.KernelDevice
+	unused bool // detached, and kept open for what is held
+}
+
+func (s *Server) layers(vdev string) diskrepl.LayerDir {
+	return diskrepl.LayerDir(filepath.Join(s.Held, vdev))
 }
 
 // New returns a server without open disks.
@@ -76,6 +86,7 @@ func (s *Server) Idle() <-chan struct{} { return s.idle }
 // openDisk opens a disk that is not. It is called with the lock.
 func (s *Server) openDisk(vdev string) (*disk, error) {
 	if d := s.open[vdev]; d != nil {
+		d.unused = false
 		return d, nil
 	}
 	conf, err := s.Config.Disk(vdev)
@@ -92,11 +103,20 @@ func (s *Server) openDisk(vdev string) (*disk, error) {
 	if st != "" && st != xlft.DiskActive {
 		return nil, fmt.Errorf("%s is a copy (%s) that another host keeps or kept here: the domain does not run from it. If that host is lost for good and the copy is a \"replica\", \"xlft disk promote %s/%s\" makes it the disk", conf.Path, st, s.Config.Name, vdev)
 	}
-	f, err := nbd.OpenFile(conf.Path, conf.Direct)
+	f, err := openConfigured(conf)
 	if err != nil {
 		return nil, err
 	}
-	d := &disk{vdev: vdev, file: f, mirror: diskrepl.NewMirror(f)}
+	d := &disk{vdev: vdev, file: f, mirror: diskrepl.NewMirror(f), shared: conf.Shared}
+	if d.shared {
+		if d.mirror, err = diskrepl.NewShared(f, s.layers(vdev)); err != nil {
+			f.Close()
+			return nil, err
+		}
+		if h, _ := d.mirror.Holding(); h.On {
+			s.Log.Warn("going on with writes that an earlier process held", zap.String("vdev", vdev), zap.Int64("bytes", h.Bytes), zap.Bool("freed", h.Freed))
+		}
+	}
 	if err := s.exports.Add(&nbd.Export{Name: vdev, Description: s.Config.Name, Device: d.mirror}); err != nil {
 		f.Close()
 		return nil, err
@@ -110,6 +130,7 @@ func (s *Server) openDisk(vdev string) (*disk, error) {
 func (s *Server) closeDisk(d *disk) error {
 	delete(s.open, d.vdev)
 	s.exports.Remove(d.vdev)
+	d.mirror.Stop()
 	err := d.file.Flush()
 	if cerr := d.file.Close(); err == nil {
 		err = cerr
@@ -167,14 +188,13 @@ func (s *Server) note() error {
 }
 
 // Recover serves again what a process before this one had attached when it was
-// killed.
+// killed, and goes on with what it held.
 func (s *Server) Recover() error {
 	b, err := os.ReadFile(s.Attached)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	at := map[string]int{}
-	if err == nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	} else if err == nil {
 		err = json.Unmarshal(b, &at)
 	}
 	if err != nil {
@@ -191,6 +211,23 @@ func (s *Server) Recover() error {
 			return err
 		}
 		s.Log.Warn("serving a disk again whose server died", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
+	}
+	for vdev, conf := range s.Config.Disks {
+		left := false
+		if conf.Shared {
+			if left, err = s.layers(vdev).Any(); err != nil {
+				return err
+			}
+		}
+		if !left || s.open[vdev] != nil {
+			continue
+		}
+		d, err := s.openDisk(vdev)
+		if err != nil {
+			return err
+		}
+		d.unused = true
+		go s.closeLater(d)
 	}
 	return nil
 }
@@ -222,12 +259,36 @@ func (s *Server) Detach(vdev string) error {
 	if s.session != nil && s.session.has(vdev) {
 		s.session.end(fmt.Errorf("disk %s was detached", vdev))
 	}
+	d.kernel = nil
+	if h, _ := d.mirror.Holding(); h.On && !h.Dropped {
+		// The protector will say whether it goes to the storage.
+		s.Log.Warn("a disk without a user stays open for what it holds", zap.String("vdev", vdev), zap.Int64("bytes", h.Bytes))
+		d.unused = true
+		go s.closeLater(d)
+		return s.note()
+	}
+	return s.finish(d)
+}
+
+// finish closes a disk that is not used any more. It is called with the lock.
+func (s *Server) finish(d *disk) error {
 	err := errors.Join(s.closeDisk(d), s.note())
 	if len(s.open) == 0 && !s.retired {
 		s.retired = true
 		close(s.idle)
 	}
 	return err
+}
+
+// closeLater closes a disk when it holds nothing back any more, unless it is
+// used again by then.
+func (s *Server) closeLater(d *disk) {
+	d.mirror.AwaitUnheld(context.Background()) // or it was dropped, or the server ends
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d.unused && !s.retired && s.open[d.vdev] == d {
+		s.finish(d)
+	}
 }
 
 // Close ends the work of this process. What is attached stays so: the kernel
@@ -250,6 +311,8 @@ type DiskStatus struct {
 	Path     string             `json:"path"`
 	Size     int64              `json:"size"`
 	Device   string             `json:"device,omitempty"`
+	Shared   bool               `json:"shared,omitempty"`
+	Holding  *diskrepl.Holding  `json:"holding,omitempty"`  // of shared storage
 	Progress *diskrepl.Progress `json:"progress,omitempty"` // of the first copy, in a session
 }
 
@@ -259,7 +322,10 @@ func (s *Server) Status() []DiskStatus {
 	defer s.mu.Unlock()
 	all := make([]DiskStatus, 0, len(s.open))
 	for _, d := range s.open {
-		st := DiskStatus{VDev: d.vdev, Path: d.file.Name(), Size: d.file.Size()}
+		st := DiskStatus{VDev: d.vdev, Path: d.file.Name(), Size: d.file.Size(), Shared: d.shared}
+		if h, ok := d.mirror.Holding(); ok {
+			st.Holding = &h
+		}
 		if d.kernel != nil {
 			st.Device = d.kernel.Path()
 		}
@@ -417,6 +483,9 @@ func (s *Server) replace(ctx context.Context, v *session) error {
 	}
 }
 
+// heldRoom is what the file system for writes that are held must have free.
+const heldRoom = 16 << 20
+
 // link opens the connection of a disk and attaches it.
 func (s *Server) link(ctx context.Context, v *session, dial xlft.Dialer, id string, want wire.Disk) error {
 	s.mu.Lock()
@@ -425,9 +494,28 @@ func (s *Server) link(ctx context.Context, v *session, dial xlft.Dialer, id stri
 	if d == nil {
 		return fmt.Errorf("disk %s is not open here", want.VDev)
 	}
+	// A protector that begins a session is alone with the domain: what an
+	// earlier one left held is the disk's.
+	if err := d.mirror.Unhold(); err != nil {
+		return err
+	}
+	if err := d.mirror.AwaitUnheld(ctx); err != nil {
+		return fmt.Errorf("disk %s: write what was held: %w", want.VDev, err)
+	}
 	conn, ready, err := xlft.DialDisk(ctx, dial, s.Software, id, want)
 	if err != nil {
 		return err
+	}
+	if d.shared {
+		room, err := s.layers(want.VDev).Room()
+		if err == nil && room < heldRoom {
+			err = fmt.Errorf("%s has %d MiB free, and writes that are held need %d at least", s.Held, room>>20, heldRoom>>20)
+		}
+		if err != nil {
+			conn.Close()
+			return err
+		}
+		ready.Journal = min(ready.Journal, room/4*3)
 	}
 	l, err := d.mirror.Attach(conn, diskrepl.Options{Limit: ready.Journal, Rate: int64(s.Config.SyncRate), Lost: func(err error) {
 		v.end(fmt.Errorf("disk %s: %w", want.VDev, err))
@@ -489,6 +577,43 @@ func (s *Server) Release(epoch uint64) error {
 	return err
 }
 
+// Abandon lets what is held of all disks go to the storage, and holds nothing
+// any more. It does not wait.
+func (s *Server) Abandon() error {
+	var all error
+	for _, m := range s.mirrors() {
+		all = errors.Join(all, m.Unhold())
+	}
+	return all
+}
+
+// Discard gives up what is held of all disks, and the disks with it.
+func (s *Server) Discard() error {
+	for _, m := range s.mirrors() {
+		m.Drop()
+	}
+	return nil
+}
+
+// Drain waits until the storage has all that was released.
+func (s *Server) Drain(ctx context.Context) error {
+	for _, m := range s.mirrors() {
+		if err := m.AwaitReleased(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) mirrors() (all []*diskrepl.Mirror) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.open {
+		all = append(all, d.mirror)
+	}
+	return all
+}
+
 // Serve answers the commands of Client, and NBD clients on a socket of their
 // own, until ctx ends.
 func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) error {
@@ -513,6 +638,9 @@ func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) erro
 	control.Handle(mux, "POST /detach/{vdev}", disk(func(vdev string) (any, error) { return nil, s.Detach(vdev) }))
 	control.Handle(mux, "POST /seal/{epoch}", epoch(s.Seal))
 	control.Handle(mux, "POST /release/{epoch}", epoch(s.Release))
+	control.Handle(mux, "POST /abandon", func(*http.Request) (any, error) { return nil, s.Abandon() })
+	control.Handle(mux, "POST /discard", func(*http.Request) (any, error) { return nil, s.Discard() })
+	control.Handle(mux, "POST /drain", func(r *http.Request) (any, error) { return nil, s.Drain(r.Context()) })
 	mux.HandleFunc("POST /replicate", s.serveReplicate)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	var wg sync.WaitGroup

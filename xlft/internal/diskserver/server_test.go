@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"xlft/diskrepl"
 	"xlft/tests/simxen"
 	"xlft/xlft"
 	"xlft/xlft/config"
@@ -71,6 +72,10 @@ func (p *place) serve(dial xlft.Dialer) (s *Server, stop func()) {
 		}
 		return dial, nil
 	}
+	s.Held = HeldDir(p.dir, "web1")
+	if err := s.Recover(); err != nil {
+		p.t.Fatal(err)
+	}
 	commands, err := control.Listen(CommandSocket(p.dir, "web1"))
 	if err != nil {
 		p.t.Fatal(err)
@@ -100,6 +105,12 @@ type gates struct {
 func (g gates) Seal(e uint64) error    { return errors.Join(g.Output.Seal(e), g.c.Seal(e)) }
 func (g gates) Release(e uint64) error { return errors.Join(g.Output.Release(e), g.c.Release(e)) }
 
+func (g gates) Drain(ctx context.Context) error {
+	return errors.Join(g.Output.Drain(ctx), g.c.Drain(ctx))
+}
+func (g gates) Abandon() error { return errors.Join(g.Output.Abandon(), g.c.Abandon()) }
+func (g gates) Discard() error { return errors.Join(g.Output.Discard(), g.c.Discard()) }
+
 func (g gates) Held() (held, limit uint64, err error) {
 	h, l := g.c.Held()
 	return uint64(h), uint64(l), nil
@@ -126,8 +137,18 @@ type rig struct {
 }
 
 func newRig(t *testing.T, epoch time.Duration, journal uint64) *rig {
+	return newRigOn(t, epoch, journal, false)
+}
+
+func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *rig {
 	t.Helper()
 	r := &rig{t: t, a: newPlace(t, 'a'), b: newPlace(t, 'b'), ended: make(chan error, 1)}
+	if shared {
+		for _, p := range []*place{r.a, r.b} {
+			d := p.conf.Domains["web1"].Disks
+			d["xvda"] = config.Disk{VDev: "xvda", Path: filepath.Join(r.a.dir, "xvda"), Direct: true, Shared: true}
+		}
+	}
 	// Half of it in a file.
 	r.b.conf.DiskJournal, r.b.conf.DiskJournalFile = journal/2, journal/2
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -159,7 +180,7 @@ func newRig(t *testing.T, epoch time.Duration, journal uint64) *rig {
 	received := make(chan error, 1)
 	go func() { received <- r.receiver.Serve(ctx, l) }()
 	r.server, r.stop = r.a.serve(r.dial)
-	r.client = NewClient(CommandSocket(r.a.dir, "web1"), "B", []wire.Disk{{VDev: "xvda", Size: size}})
+	r.client = NewClient(CommandSocket(r.a.dir, "web1"), "B", []wire.Disk{{VDev: "xvda", Size: size, Shared: shared}})
 	domain := hostA.Boot("web1", 8)
 	r.session = &xlft.Session{
 		Domain: "web1", Software: "test", Instance: "1", Peer: "B",
@@ -335,5 +356,84 @@ func TestFullJournal(t *testing.T) {
 	}
 	if !bytes.Equal(r.b.image(), r.a.image()) {
 		t.Error("the backup's disk is not the primary's")
+	}
+}
+
+// Storage that both hosts see has what the domain wrote when its epoch is acked, and not before; the server's end, in
+// the middle of a session or at its end, loses nothing of it.
+func TestSharedStorage(t *testing.T) {
+	r := newRigOn(t, time.Hour, 64<<20, true)
+	ctx := t.Context()
+	refused(t, "check as a mirror", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: size}), `its storage is "mirror" there and "shared" here`)
+	r.protect()
+	if st := r.state(); st != xlft.DiskReplica {
+		t.Errorf("the backup's disk is %q", st)
+	}
+	mirror := func() *diskrepl.Mirror {
+		r.server.mu.Lock()
+		defer r.server.mu.Unlock()
+		return r.server.open["xvda"].mirror
+	}
+	was := r.a.image()
+	want := bytes.Clone(was)
+	write := func(text string, off int64) {
+		t.Helper()
+		if err := mirror().WriteAt([]byte(text), off, true); err != nil {
+			t.Fatal(err)
+		}
+		copy(want[off:], text)
+	}
+	write("written", 12345)
+	if !bytes.Equal(r.a.image(), was) {
+		t.Error("the storage has a write of an epoch that is not acked")
+	}
+	st, err := r.client.Status(ctx)
+	if err != nil || len(st) != 1 || st[0].Holding == nil || !st[0].Holding.On || st[0].Holding.Bytes == 0 {
+		t.Errorf("status %+v, %v", st, err)
+	}
+
+	// The server dies; the one after it holds on until the protector, who hears of it, is alone. Without a user for the
+	// disk it then ends.
+	r.stop()
+	for {
+		r.server, r.stop = r.a.serve(r.dial)
+		err := r.client.Open(ctx, "xvda")
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, control.ErrDown) {
+			t.Fatal(err)
+		}
+		<-r.server.Idle()
+		r.stop()
+	}
+	b := make([]byte, 7)
+	if err := mirror().ReadAt(b, 12345); err != nil || string(b) != "written" {
+		t.Errorf("the domain reads %q, %v", b, err)
+	}
+	r.await("protected again", func(st xlft.Status) bool { return st.Protected && st.LastError != "" })
+	if !bytes.Equal(r.a.image(), want) {
+		t.Error("the storage lacks what was held when the server died")
+	}
+
+	// The disk is taken away while the last epoch is held: it goes to the storage when the protector says so.
+	was = r.a.image()
+	write("last", 99999)
+	if err := r.client.Detach(ctx, "xvda"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.session.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-r.ended; err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-r.server.Idle():
+	case <-time.After(10 * time.Second):
+		t.Error("the server keeps a disk that nobody uses")
+	}
+	if !bytes.Equal(r.a.image(), want) {
+		t.Error("the storage lacks what was held at the end")
 	}
 }

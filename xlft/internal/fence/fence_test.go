@@ -1,0 +1,141 @@
+package fence
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/wire"
+)
+
+// agent writes a fence agent that notes what it is told, and does as script says.
+func agent(t *testing.T, script string) (f config.Fence, told func() string) {
+	t.Helper()
+	dir := t.TempDir()
+	path, log := filepath.Join(dir, "fence_test"), filepath.Join(dir, "log")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\ncat >> "+log+"\n"+script+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return config.Fence{Agent: path, Timeout: 20 * time.Second, Options: map[string]string{"ip": "192.0.2.9", "plug": "3"}}, func() string {
+		b, _ := os.ReadFile(log)
+		return string(b)
+	}
+}
+
+func arbiter(f config.Fence) *Arbiter {
+	return &Arbiter{Peers: map[string]config.Peer{"beta": {Name: "beta", Fence: &f}}, Log: zap.NewNop()}
+}
+
+func TestClaim(t *testing.T) {
+	const off = "ip=192.0.2.9\nplug=3\naction=off\n"
+	none := func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error) {
+		return wire.OwnerResult{Role: wire.RoleNone}, nil
+	}
+	runs := func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error) {
+		return wire.OwnerResult{Role: wire.RoleRunning, Generation: 4}, nil
+	}
+	waits := func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error) {
+		return wire.OwnerResult{Role: wire.RoleReplica}, nil
+	}
+	silent := func(ctx context.Context, _ string, _ wire.OwnerQuery) (wire.OwnerResult, error) {
+		return wire.OwnerResult{}, errors.New("connection timed out")
+	}
+	for _, c := range []struct {
+		name   string
+		script string
+		asker  xlft.Asker
+		peer   string
+		handed bool
+		ask    func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error)
+		won    bool
+		err    string
+		told   string
+	}{
+		{"backup", "exit 0", xlft.AskerBackup, "beta", false, nil, true, "", off},
+		{"agent fails", "echo no route to BMC >&2; exit 1", xlft.AskerBackup, "beta", false, nil, false, "exit status 1: no route to BMC", off},
+		{"agent hangs", "sleep 60", xlft.AskerBackup, "beta", false, nil, false, "no answer within", off},
+		{"unknown peer", "exit 0", xlft.AskerBackup, "gamma", false, nil, false, "no [peer.gamma.fence]", ""},
+		{"handed over, backup", "exit 0", xlft.AskerBackup, "beta", true, nil, true, "", ""},
+		{"handed over, primary", "exit 0", xlft.AskerPrimary, "beta", true, none, false, "was handed over", ""},
+		{"primary, peer silent", "exit 0", xlft.AskerPrimary, "beta", false, silent, true, "", off},
+		{"primary, peer has dropped it", "exit 0", xlft.AskerPrimary, "beta", false, none, true, "", ""},
+		{"primary, peer runs it", "exit 0", xlft.AskerPrimary, "beta", false, runs, false, "", ""},
+		{"primary, peer claims it too", "exit 0", xlft.AskerPrimary, "beta", false, waits, true, "", off},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, told := agent(t, c.script)
+			if strings.Contains(c.script, "sleep") {
+				f.Timeout = 200 * time.Millisecond
+			}
+			a := arbiter(f)
+			a.Ask = c.ask
+			won, err := a.Claim(t.Context(), xlft.ArbiterQuery{Domain: "web1", Generation: 4, Asker: c.asker, Peer: c.peer, Handed: c.handed})
+			if won != c.won || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+				t.Errorf("won %v, error %v; want %v, %q", won, err, c.won, c.err)
+			}
+			if got := told(); got != c.told {
+				t.Errorf("the agent was told %q, want %q", got, c.told)
+			}
+		})
+	}
+}
+
+// Many domains lose the same host at once: it is fenced once. One that lost it
+// later has it fenced again.
+func TestOncePerHost(t *testing.T) {
+	f, told := agent(t, "sleep 0.2")
+	a := arbiter(f)
+	claim := func() {
+		if won, err := a.Claim(t.Context(), xlft.ArbiterQuery{Asker: xlft.AskerBackup, Peer: "beta"}); !won || err != nil {
+			t.Errorf("won %v, error %v", won, err)
+		}
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(claim)
+	}
+	wg.Wait()
+	if n := strings.Count(told(), "action=off"); n != 1 {
+		t.Errorf("fenced %d times", n)
+	}
+	claim()
+	if n := strings.Count(told(), "action=off"); n != 2 {
+		t.Errorf("fenced %d times in all, want 2", n)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for script, want := range map[string]string{"exit 0": "", "exit 2": "", "echo bad password; exit 1": "exit status 1: bad password"} {
+		f, told := agent(t, script)
+		err := arbiter(f).Check(t.Context(), "beta")
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", script, err, want)
+		}
+		if !strings.HasSuffix(told(), "action=status\n") {
+			t.Errorf("the agent was told %q", told())
+		}
+	}
+}
+
+// The delay lets the other host be first.
+func TestDelay(t *testing.T) {
+	f, told := agent(t, "exit 0")
+	f.Delay = time.Hour
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if won, err := arbiter(f).Claim(ctx, xlft.ArbiterQuery{Asker: xlft.AskerBackup, Peer: "beta"}); won || err == nil {
+		t.Errorf("won %v, error %v", won, err)
+	}
+	if told() != "" {
+		t.Errorf("the agent was told %q", told())
+	}
+}
