@@ -80,7 +80,7 @@ const heldAlone = 256 << 20
 // left.
 func NewShared(dev Device, store Layers) (*Mirror, error) {
 	m := NewMirror(dev)
-	m.quick = nil
+	m.quick, m.dirty = nil, nil
 	h := &hold{store: store, limit: heldAlone}
 	m.hold = h
 	left, free, err := store.Left()
@@ -540,13 +540,7 @@ func (l *Link) verify() {
 		l.progress.Compared = l.progress.Total * int64(i+1) / probes
 		l.m.mu.Unlock()
 	}
-	l.m.mu.Lock()
-	defer l.m.mu.Unlock()
-	if l.err == nil {
-		l.append(record{typ: recSynced, epoch: l.epoch}, nil)
-		l.progress.Synced = true
-		l.m.cond.Broadcast()
-	}
+	l.synced()
 }
 
 // probe asks the replica for the hash of a chunk that nobody changes meanwhile.

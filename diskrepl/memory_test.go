@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"sync"
+	"time"
 )
 
 // memory is a disk in memory.
@@ -13,7 +14,8 @@ type memory struct {
 	writes int
 	fua    int
 	syncs  int
-	fail   error // of every change from now on
+	fail   error         // of every change from now on
+	slow   time.Duration // each write takes so long
 }
 
 func newMemory(n int) *memory { return &memory{b: make([]byte, n)} }
@@ -30,6 +32,7 @@ func (m *memory) ReadAt(p []byte, off int64) error {
 }
 
 func (m *memory) WriteAt(p []byte, off int64, fua bool) error {
+	time.Sleep(m.slow)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {

@@ -29,6 +29,7 @@ type Progress struct {
 	Compared int64 `json:"compared"`
 	Sent     int64 `json:"sent"` // of Compared: they differed
 	Synced   bool  `json:"synced"`
+	Known    bool  `json:"known"` // what differs was known: Total is that much, and all of it is sent
 }
 
 // ErrDetached is the error of a link that its own side ended.
@@ -39,8 +40,9 @@ var ErrDetached = errors.New("diskrepl: detached")
 // also holds writes back.
 type Mirror struct {
 	dev   Device
-	quick quick // nil if dev is none
-	hold  *hold // nil unless both hosts see the storage
+	quick quick     // nil if dev is none
+	hold  *hold     // nil unless both hosts see the storage
+	dirty *dirtyLog // nil if they do; guarded by mu
 	lock  rangeLock
 
 	mu   sync.Mutex
@@ -51,22 +53,29 @@ type Mirror struct {
 
 // NewMirror returns a Mirror without a link: a disk as it is.
 func NewMirror(dev Device) *Mirror {
-	m := &Mirror{dev: dev}
+	m := &Mirror{dev: dev, dirty: newDirtyLog(make([]byte, DirtySize(dev.Size())), dev.Size())}
 	m.quick, _ = dev.(quick)
 	m.cond.L = &m.mu
 	return m
 }
 
+// Track keeps the record of what is changed, by which a copy that is a little
+// behind is brought up without comparing all of it, in mem: DirtySize bytes that
+// the next process finds as this one leaves them. It is called before anything
+// else.
+func (m *Mirror) Track(mem []byte) { m.dirty = newDirtyLog(mem, m.dev.Size()) }
+
 // A Link is a Mirror's connection to a Replica. Its methods may be called by
 // any goroutine.
 type Link struct {
-	m     *Mirror
-	conn  io.ReadWriteCloser
-	limit int64
-	rate  int64
-	lost  func(error)
-	wg    sync.WaitGroup
-	ended chan struct{} // closed by fail
+	m       *Mirror
+	session string
+	conn    io.ReadWriteCloser
+	limit   int64
+	rate    int64
+	lost    func(error)
+	wg      sync.WaitGroup
+	ended   chan struct{} // closed by fail
 
 	// Guarded by m.mu.
 	epoch    uint64 // the open one
@@ -92,6 +101,11 @@ type segment struct {
 
 // Options are how a Mirror replicates.
 type Options struct {
+	// Session names the session, for the Mark of the replica's disk.
+	Session string
+	// Mark is what the replica's disk is: only what was changed since is
+	// sent, if that is known.
+	Mark Mark
 	// Limit is how many bytes of writes the replica can hold for epochs that
 	// are not committed; then writers wait for a Release.
 	Limit int64
@@ -106,7 +120,7 @@ type Options struct {
 // Attach begins a session: the first copy runs, and every write is sent, from
 // epoch 1 on. It fails if there is a link.
 func (m *Mirror) Attach(conn io.ReadWriteCloser, o Options) (*Link, error) {
-	l := &Link{m: m, conn: conn, limit: o.Limit, rate: o.Rate, lost: o.Lost, epoch: 1, progress: Progress{Total: m.dev.Size()}, ended: make(chan struct{})}
+	l := &Link{m: m, session: o.Session, conn: conn, limit: o.Limit, rate: o.Rate, lost: o.Lost, epoch: 1, progress: Progress{Total: m.dev.Size()}, ended: make(chan struct{})}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -125,6 +139,14 @@ func (m *Mirror) Attach(conn io.ReadWriteCloser, o Options) (*Link, error) {
 		h.limit, h.released, h.checked = o.Limit, 0, false
 		l.answers = make(chan []byte)
 		l.wg.Go(l.verify)
+	}
+	if m.hold == nil {
+		if bitmap, ok := m.dirty.since(o.Mark); ok {
+			l.progress.Total, l.progress.Known = count(bitmap)*ChunkSize, true
+			l.wg.Go(func() { l.resend(bitmap) })
+		} else {
+			l.append(record{typ: recCompare, epoch: 1}, nil)
+		}
 	}
 	m.link = l
 	l.wg.Go(l.write)
@@ -176,6 +198,10 @@ func (l *Link) Seal(epoch uint64) error {
 		if err := h.seal(l.m, epoch); err != nil {
 			return err
 		}
+	} else if epoch == 1 {
+		l.m.dirty.start(l.session, 2)
+	} else {
+		l.m.dirty.seal(epoch)
 	}
 	l.cut(epoch)
 	if epoch == 1 {
@@ -193,6 +219,8 @@ func (l *Link) Release(epoch uint64) {
 		l.unacked[epoch&1] = 0
 		if h := l.m.hold; h != nil {
 			h.released = max(h.released, epoch)
+		} else {
+			l.m.dirty.acked(epoch)
 		}
 		l.m.cond.Broadcast()
 	}
@@ -260,6 +288,7 @@ func (m *Mirror) put(typ recordType, flags uint8, off, n int64, body []byte) {
 	for m.link != nil && m.link.full(size) {
 		m.cond.Wait()
 	}
+	m.dirty.mark(off, n)
 	l := m.link
 	if l == nil {
 		return
@@ -379,6 +408,9 @@ func (l *Link) listen() {
 func (l *Link) compare(off int64, hashes, chunk []byte, begun time.Time) error {
 	total := l.m.dev.Size()
 	p := l.Progress()
+	if p.Known {
+		return errors.New("diskrepl: hashes that nobody asked for")
+	}
 	if off != p.Compared || len(hashes) == 0 || len(hashes)%hashSize != 0 || p.Synced {
 		return fmt.Errorf("diskrepl: %d bytes of hashes from offset %d, expected from %d", len(hashes), off, p.Compared)
 	}
@@ -387,47 +419,78 @@ func (l *Link) compare(off int64, hashes, chunk []byte, begun time.Time) error {
 			return errors.New("diskrepl: hashes beyond the end of the disk")
 		}
 		b := chunk[:min(ChunkSize, total-off)]
-		// Nobody writes to the chunk from here until it is in the queue.
-		s := l.m.lock.lock(off, int64(len(b)))
-		err := l.m.dev.ReadAt(b, off)
-		differs := false
-		if err == nil {
-			h := sha256.Sum256(b)
-			if differs = !bytes.Equal(h[:], hashes[:hashSize]); differs {
-				l.m.send(recWrite, 0, off, int64(len(b)), b)
-			}
-		}
-		l.m.lock.unlock(s)
-		if err != nil {
-			return fmt.Errorf("diskrepl: first copy: %w", err)
+		if err := l.copyChunk(b, off, hashes[:hashSize], off+int64(len(b)), begun); err != nil {
+			return err
 		}
 		off += int64(len(b))
-		if l.rate > 0 {
-			due := begun.Add(time.Duration(float64(off) / float64(l.rate) * float64(time.Second)))
-			select {
-			case <-time.After(time.Until(due)):
-			case <-l.ended:
-				return ErrDetached
-			}
-		}
-		l.m.mu.Lock()
-		l.progress.Compared = off
-		if differs {
-			l.progress.Sent += int64(len(b))
-		}
-		l.m.mu.Unlock()
 	}
 	if off == total {
-		l.m.mu.Lock()
-		defer l.m.mu.Unlock()
-		if l.err != nil {
-			return l.err
+		l.synced()
+	}
+	return nil
+}
+
+// resend sends the chunks that are known to differ.
+func (l *Link) resend(bitmap []byte) {
+	total, done := l.m.dev.Size(), int64(0)
+	chunk, begun := make([]byte, ChunkSize), time.Now()
+	for off := int64(0); off < total; off += ChunkSize {
+		if c := off / ChunkSize; bitmap[c>>3]&(1<<(c&7)) == 0 {
+			continue
 		}
-		l.m.put(recSynced, 0, 0, 0, nil)
+		done += ChunkSize
+		if err := l.copyChunk(chunk[:min(ChunkSize, total-off)], off, nil, done, begun); err != nil {
+			l.fail(err)
+			return
+		}
+	}
+	l.synced()
+}
+
+// copyChunk sends a chunk, through b, unless its hash is as given. done is how
+// far the first copy is then.
+func (l *Link) copyChunk(b []byte, off int64, hash []byte, done int64, begun time.Time) error {
+	// Nobody writes to the chunk from here until it is in the queue.
+	s := l.m.lock.lock(off, int64(len(b)))
+	err := l.m.dev.ReadAt(b, off)
+	differs := err == nil
+	if differs && hash != nil {
+		h := sha256.Sum256(b)
+		differs = !bytes.Equal(h[:], hash)
+	}
+	if differs {
+		l.m.send(recWrite, 0, off, int64(len(b)), b)
+	}
+	l.m.lock.unlock(s)
+	if err != nil {
+		return fmt.Errorf("diskrepl: first copy: %w", err)
+	}
+	if l.rate > 0 {
+		due := begun.Add(time.Duration(float64(done) / float64(l.rate) * float64(time.Second)))
+		select {
+		case <-time.After(time.Until(due)):
+		case <-l.ended:
+			return ErrDetached
+		}
+	}
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	l.progress.Compared = done
+	if differs {
+		l.progress.Sent += int64(len(b))
+	}
+	return l.err
+}
+
+// synced ends the first copy.
+func (l *Link) synced() {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	if l.err == nil {
+		l.append(record{typ: recSynced, epoch: l.epoch}, nil)
 		l.progress.Synced = true
 		l.m.cond.Broadcast()
 	}
-	return nil
 }
 
 // Size returns the disk's length in bytes.
@@ -469,6 +532,11 @@ func (m *Mirror) mirrored(off, n int64, do func() error, typ recordType, flags u
 		}
 		return do()
 	}
+	// Known before it is done, should this process be killed; and when it is,
+	// as a part of the epoch that is open then.
+	m.mu.Lock()
+	m.dirty.mark(off, n)
+	m.mu.Unlock()
 	if err := do(); err != nil {
 		return err
 	}

@@ -32,13 +32,15 @@ const (
 	recHashes recordType = 7 // to the mirror: body is the hash of each chunk from offset on
 	recFailed recordType = 8 // to the mirror: the replica can't go on; body says why
 
+	recCompare recordType = 11 // to the replica: say the hashes of all chunks
+
 	// Of shared storage alone.
 	recProbe   recordType = 9  // to the replica: say the hash of the range
 	recApplied recordType = 10 // to the replica: the storage has the epoch whose number is in offset
 )
 
 var recordNames = map[recordType]string{recWrite: "WRITE", recZero: "ZERO", recTrim: "TRIM", recFlush: "FLUSH",
-	recSeal: "SEAL", recSynced: "SYNCED", recHashes: "HASHES", recFailed: "FAILED", recProbe: "PROBE", recApplied: "APPLIED"}
+	recSeal: "SEAL", recSynced: "SYNCED", recHashes: "HASHES", recFailed: "FAILED", recCompare: "COMPARE", recProbe: "PROBE", recApplied: "APPLIED"}
 
 func (t recordType) String() string {
 	if s, ok := recordNames[t]; ok {

@@ -142,14 +142,13 @@ func (r *Replica) Run() error {
 	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	if !r.shared {
+	err := r.receive(func() {
 		wg.Go(func() {
 			if err := r.hash(); err != nil {
 				r.broken(err)
 			}
 		})
-	}
-	err := r.receive()
+	})
 	var de *diskError
 	if errors.As(err, &de) {
 		r.broken(err)
@@ -221,11 +220,12 @@ func (r *Replica) hash() error {
 	return nil
 }
 
-// receive reads the stream to its end.
-func (r *Replica) receive() error {
+// receive reads the stream to its end; compare is called when the primary asks
+// for hashes.
+func (r *Replica) receive(compare func()) error {
 	d := newReader(r.conn)
 	size := r.dev.Size()
-	log, direct, synced := new(epochLog), !r.shared, false
+	log, direct, synced, compared := new(epochLog), !r.shared, false, false
 	epoch := uint64(1)
 	var scratch []byte
 	spilled := false // the last body is in scratch
@@ -257,6 +257,13 @@ func (r *Replica) receive() error {
 				return bad("range %d+%d of a disk of %d bytes", rec.off, rec.n, size)
 			}
 		case recFlush:
+		case recCompare:
+			if compared || synced || r.shared {
+				return bad("out of its place")
+			}
+			compared = true
+			compare()
+			continue
 		case recSynced:
 			synced = true
 			continue
@@ -581,6 +588,14 @@ func (r *Replica) Close() {
 	for r.running || r.committed < r.wanted && r.diskErr == nil {
 		r.cond.Wait()
 	}
+}
+
+// Committed returns the newest epoch that the disk has, exactly; false if the
+// disk failed, or is not of one moment. It is asked after Close.
+func (r *Replica) Committed() (uint64, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.committed, r.committed > 0 && r.diskErr == nil && !r.shared
 }
 
 // ReplicaStatus is what a Replica is at.

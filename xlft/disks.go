@@ -66,14 +66,23 @@ type DiskHost interface {
 // A DiskCopy is the backup's copy of a disk.
 type DiskCopy interface {
 	diskrepl.Device
-	// SetState records durably what the copy is good for.
-	SetState(DiskState) error
+	// Was returns what the copy was when it was opened.
+	Was() DiskRecord
+	// Record records durably what it is.
+	Record(DiskRecord) error
 	// SpillFile is where the part of the journal goes that has no room in
 	// memory: of diskrepl.SpillSize bytes, gone after Close. Nil if Journal has
 	// none.
 	SpillFile() diskrepl.SpillFile
 	// Close closes it.
 	Close() error
+}
+
+// DiskRecord is what a host remembers of its copy of a disk.
+type DiskRecord struct {
+	State DiskState `json:"state"`
+	// Mark is the moment that a DiskReplica is of, if that is known.
+	Mark diskrepl.Mark `json:"mark,omitzero"`
 }
 
 // DiskState is what a copy of a disk is good for.
@@ -100,6 +109,7 @@ type standbyDisk struct {
 	mu   sync.Mutex
 	repl *diskrepl.Replica
 	over bool
+	ours bool // it is the domain's disk here, and no copy any more
 }
 
 // openDisks opens the copies of all disks that the primary offered.
@@ -157,7 +167,11 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 	if taken {
 		return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("disk %s has its connection, or its session is over", d.VDev))
 	}
-	if err := c.WriteJSON(wire.TypeDiskReady, 0, wire.DiskReady{Journal: memory + file}); err != nil {
+	ready := wire.DiskReady{Journal: memory + file}
+	if was := d.copy.Was(); was.State == DiskReplica && !d.Shared {
+		ready.MarkSession, ready.MarkEpoch = was.Mark.Session, was.Mark.Epoch
+	}
+	if err := c.WriteJSON(wire.TypeDiskReady, 0, ready); err != nil {
 		repl.Close()
 		return err
 	}
@@ -187,7 +201,7 @@ func (s *standby) commitDisks(epoch uint64) error {
 		err := d.repl.Commit(epoch)
 		if err == nil && epoch == 1 && !d.Shared {
 			if err = d.copy.Flush(); err == nil {
-				err = d.copy.SetState(DiskReplica)
+				err = d.copy.Record(DiskRecord{State: DiskReplica})
 			}
 		}
 		if err != nil {
@@ -203,8 +217,11 @@ func (s *standby) finishDisks(epoch uint64) error {
 	for _, d := range s.disks {
 		err := d.repl.Finish(epoch)
 		if err == nil {
-			err = d.copy.SetState(DiskActive)
+			err = d.copy.Record(DiskRecord{State: DiskActive})
 		}
+		d.mu.Lock()
+		d.ours = true // or half of it
+		d.mu.Unlock()
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.VDev, err)
 		}
@@ -213,19 +230,38 @@ func (s *standby) finishDisks(epoch uint64) error {
 	return nil
 }
 
+// leave ends a disk's session, and records of what moment the copy is, so that
+// the next one need not compare all of it.
+func (s *standby) leave(d *standbyDisk, repl *diskrepl.Replica) error {
+	if repl == nil {
+		return d.copy.Record(d.copy.Was()) // nothing came
+	}
+	repl.Close()
+	epoch, ok := repl.Committed()
+	if !ok {
+		return nil
+	}
+	if err := d.copy.Flush(); err != nil {
+		return err
+	}
+	return d.copy.Record(DiskRecord{DiskReplica, diskrepl.Mark{Session: s.session, Epoch: epoch}})
+}
+
 // closeDisks lets go of the disks as they are.
 func (s *standby) closeDisks() {
 	for _, d := range s.disks {
 		d.mu.Lock()
 		over := d.over
 		d.over = true
-		repl := d.repl
+		repl, ours := d.repl, d.ours
 		d.mu.Unlock()
 		if over {
 			continue
 		}
-		if repl != nil {
+		if ours {
 			repl.Close()
+		} else if err := s.leave(d, repl); err != nil {
+			s.log.Error("record what the copy of a disk is: " + err.Error())
 		}
 		if err := d.copy.Close(); err != nil {
 			s.log.Error("close the copy of a disk: " + err.Error())

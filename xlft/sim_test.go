@@ -579,6 +579,16 @@ type forgetfulCopy struct{ xlft.DiskCopy }
 
 func (c forgetfulCopy) Flush() error { return nil }
 
+// boastfulCopy breaks P2: it says that it is newer than it is.
+type boastfulCopy struct{ xlft.DiskCopy }
+
+func (c boastfulCopy) Record(r xlft.DiskRecord) error {
+	if r.Mark.Epoch > 0 {
+		r.Mark.Epoch++
+	}
+	return c.DiskCopy.Record(r)
+}
+
 // deafCopy breaks P2: what the primary may not have written is not written.
 type deafCopy struct{ xlft.DiskCopy }
 
@@ -650,6 +660,7 @@ func TestSimulationCatches(t *testing.T) {
 		{"P2", "disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: mirrored}},
 		{"P2", "writes out of order", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return &swappingCopy{DiskCopy: c} }, storage: mirrored}},
 		{"P2", "flush lost", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
+		{"P2", "copy older than it says", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return boastfulCopy{c} }, storage: mirrored}},
 		{"P2", "shared disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: shared}},
 		{"P2", "held writes leave at the seal", variant{gates: func(g simGates) xlft.Output { return eagerGates{g} }, storage: shared}},
 		{"P2", "shared storage not replayed", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return deafCopy{c} }, storage: shared}},

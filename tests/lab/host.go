@@ -107,7 +107,7 @@ func (h *Host) Boot(ctx context.Context) error {
 		return errAttached
 	}
 	h.Kill()
-	q, err := startQEMU(h.net.ns, machine{place: h.place, image: h.img, disk: filepath.Join(h.dir, "disk.qcow2"), dir: h.dir})
+	q, err := startQEMU(h.net.ns, machine{place: h.place, image: h.img, disk: filepath.Join(h.dir, "disk.qcow2"), san: sanOf(h.dir), dir: h.dir})
 	if err != nil {
 		return err
 	}

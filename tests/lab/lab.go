@@ -75,6 +75,9 @@ func Open(ctx context.Context, logf func(format string, args ...any)) (l *Lab, e
 		}
 	}
 	l.A, l.B = hosts[0], hosts[1]
+	if err := emptySAN(sanOf(l.A.dir)); err != nil {
+		return l, err
+	}
 	err = l.each(func(h *Host) error {
 		var err error
 		h.snap, err = prepareSnapshot(ctx, c, l.net, l.img, h.place, logf)
@@ -131,6 +134,12 @@ func (l *Lab) Peer(h *Host) *Host {
 // Reset puts the lab in its first state: network whole, both hosts as they are in their snapshots.
 func (l *Lab) Reset(ctx context.Context) error {
 	if err := l.net.mend(); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	for _, h := range l.Hosts() {
+		h.Kill()
+	}
+	if err := emptySAN(sanOf(l.A.dir)); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
 	return l.each(func(h *Host) error { return h.Revive(ctx) })

@@ -29,6 +29,7 @@ type machine struct {
 	place
 	image  image  // hypervisor, kernel, initramfs
 	disk   string // qcow2, written to
+	san    string // raw, of sanSize bytes, written to by both hosts
 	memory string // file behind the memory; empty: none
 	shared bool   // memory is written to that file, and not to a private copy
 	frozen bool   // start without running, ready for an incoming migration
@@ -66,6 +67,8 @@ func (m machine) args() []string {
 		"-device", "virtio-net-pci,netdev=lan,romfile=,mac=" + m.lanMAC,
 		"-netdev", "tap,id=mgmt,ifname=" + m.mgmtTap + ",script=no,downscript=no",
 		"-device", "virtio-net-pci,netdev=mgmt,romfile=,mac=" + m.mgmtMAC,
+		"-drive", "file=" + m.san + ",if=none,id=san,format=raw,cache=unsafe,file.locking=off",
+		"-device", "virtio-blk-pci,drive=san,share-rw=on,addr=0x10", // after the host's own disk
 	}
 	if m.memory == "" {
 		args = append(args, "-machine", "q35")

@@ -52,7 +52,7 @@ func prepareSnapshot(ctx context.Context, c cache, n *network, img image, p plac
 func snapshotKey(version string, img image, p place) (string, error) {
 	neutral := machine{
 		place: p, image: image{xen: "xen", kernel: "kernel", initramfs: "initramfs"},
-		disk: "disk", memory: "memory", shared: true, dir: "dir",
+		disk: "disk", san: "san", memory: "memory", shared: true, dir: "dir",
 	}
 	cpu, err := cpuModel()
 	if err != nil {
@@ -91,7 +91,11 @@ func takeSnapshot(ctx context.Context, n *network, img image, p place, s snapsho
 	if err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", img.disk, s.disk()); err != nil {
 		return err
 	}
-	q, err := startQEMU(n.ns, machine{place: p, image: img, disk: s.disk(), memory: s.memory(), shared: true, dir: s.dir})
+	san := filepath.Join(s.dir, "san")
+	if err := emptySAN(san); err != nil {
+		return err
+	}
+	q, err := startQEMU(n.ns, machine{place: p, image: img, disk: s.disk(), san: san, memory: s.memory(), shared: true, dir: s.dir})
 	if err != nil {
 		return err
 	}
@@ -133,7 +137,7 @@ func takeSnapshot(ctx context.Context, n *network, img image, p place, s snapsho
 
 // restore starts a host from its snapshot in dir, with a new overlay as its disk.
 func (s snapshot) restore(ctx context.Context, n *network, img image, p place, dir string) (*qemu, error) {
-	m := machine{place: p, image: img, disk: filepath.Join(dir, "disk.qcow2"), memory: s.memory(), frozen: true, dir: dir}
+	m := machine{place: p, image: img, disk: filepath.Join(dir, "disk.qcow2"), san: sanOf(dir), memory: s.memory(), frozen: true, dir: dir}
 	if err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", s.disk(), m.disk); err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ type Platter struct {
 	*medium
 	users int
 	state xlft.DiskState
+	mark  diskrepl.Mark
 }
 
 type medium struct {
@@ -355,7 +356,7 @@ func (s *Disks) Replicate(ctx context.Context, session string, lost func(error))
 	if err != nil {
 		return err
 	}
-	l, err := m.Attach(conn, diskrepl.Options{Limit: ready.Journal, Lost: lost})
+	l, err := m.Attach(conn, diskrepl.Options{Session: session, Mark: diskrepl.Mark{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Lost: lost})
 	if err != nil {
 		conn.Close()
 		return err
@@ -453,11 +454,12 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 		return nil, fmt.Errorf("simxen: %s runs from it", domain)
 	}
 	p.users++
-	p.state = xlft.DiskCopying
+	was := xlft.DiskRecord{State: p.state, Mark: p.mark}
+	p.state, p.mark = xlft.DiskCopying, diskrepl.Mark{}
 	if d.Shared {
 		p.state = xlft.DiskReplica
 	}
-	c := xlft.DiskCopy(&platterCopy{p, h.P, sync.Once{}})
+	c := xlft.DiskCopy(&platterCopy{p, h.P, was, sync.Once{}})
 	h.P.onKill(func() { c.Close() })
 	if h.Broken != nil {
 		return h.Broken(c), nil
@@ -470,6 +472,7 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 type platterCopy struct {
 	*Platter
 	proc *Process
+	was  xlft.DiskRecord
 	once sync.Once
 }
 
@@ -511,13 +514,15 @@ func (f *ramFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func (c *platterCopy) SetState(st xlft.DiskState) error {
+func (c *platterCopy) Was() xlft.DiskRecord { return c.was }
+
+func (c *platterCopy) Record(r xlft.DiskRecord) error {
 	if c.proc.Dead() {
 		return errDead
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state = st
+	c.state, c.mark = r.State, r.Mark
 	return nil
 }
 

@@ -62,6 +62,10 @@ type Disk struct {
 type DiskReady struct {
 	// Journal is how many bytes of writes it holds back, at most.
 	Journal int64 `json:"journal_bytes"`
+	// What its copy is, if it is of one moment: the end of an epoch of an
+	// earlier session.
+	MarkSession string `json:"mark_session,omitempty"`
+	MarkEpoch   uint64 `json:"mark_epoch,omitempty"`
 }
 
 // Problem is one reason why a domain can't be protected.

@@ -29,6 +29,7 @@ type Settings struct {
 	FailureTimeout time.Duration
 	AckTimeout     time.Duration
 	NetBuffer      string
+	Fence          bool   // the hosts fence each other; nobody accepts a split brain
 	More           string // more tables for the configuration of both hosts
 }
 
@@ -61,6 +62,11 @@ func Install(ctx context.Context, l *lab.Lab, s Settings) error {
 	for _, h := range l.Hosts() {
 		if err := unpack(ctx, h, tar); err != nil {
 			return err
+		}
+		if s.Fence {
+			if err := h.WriteFile(ctx, fenceAgent, []byte(lab.FenceAgent), 0o755); err != nil {
+				return err
+			}
 		}
 		out, err := h.Run(ctx, "/usr/local/sbin/xlft", "keygen", "--dir", "/etc/xlft/identity")
 		if err != nil {
@@ -153,6 +159,24 @@ systemctl start xlft-receiver.socket xlft-receiver.service`
 	return err
 }
 
+// fenceAgent is the lab's fence agent on a host; it is kept with the
+// configuration.
+const fenceAgent = "/etc/xlft/fence_lab"
+
+// arbiter is the tables of the configuration that say who decides.
+func (s Settings) arbiter(p *lab.Host) string {
+	if !s.Fence {
+		return "[arbiter]\ntype = \"none\"\naccept_split_brain = true\n"
+	}
+	// A is slower, so that B is first if only the network between them breaks.
+	delay := "0s"
+	if p.Name() == "B" {
+		delay = "8s"
+	}
+	return fmt.Sprintf("[arbiter]\ntype = \"fence\"\n\n[peer.%s.fence]\nagent = %q\ndelay = %q\noptions = { plug = %q }\n",
+		p.Name(), fenceAgent, delay, p.Name())
+}
+
 // ConfigPath is xlft's configuration on a host.
 const ConfigPath = "/etc/xlft/xlft.toml"
 
@@ -161,10 +185,7 @@ func Config(h, p *lab.Host, fingerprint string, s Settings) string {
 	return fmt.Sprintf(`[host]
 name = %q
 
-[arbiter]
-type = "none"
-accept_split_brain = true
-
+%s
 [peer.%s]
 address = "%v:7789"
 fingerprint = %q
@@ -176,7 +197,7 @@ ack_timeout = %q
 suspend_timeout = "20s"
 retry_delay = "1s"
 net_buffer = %q
-%s`, h.Name(), p.Name(), p.IPv4(), fingerprint, s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.More)
+%s`, h.Name(), s.arbiter(p), p.Name(), p.IPv4(), fingerprint, s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.More)
 }
 
 // Row is what "xl ft-status --json" prints.

@@ -25,8 +25,33 @@ const (
 	diskSpec = "script=block-xlft,vdev=xvda,access=rw,target=web1/xvda"
 )
 
+// storage is where a guest's disk is.
+type storage string
+
+const (
+	mirror storage = "mirror" // each host has its own copy
+	shared storage = "shared" // both hosts see the lab's SAN, and fence each other
+)
+
+// eachStorage runs a test with both kinds; what is not asked for by the test command alone is long.
+func eachStorage(t *testing.T, usual storage, test func(*testing.T, *world)) {
+	for _, kind := range []storage{mirror, shared} {
+		t.Run(string(kind), func(t *testing.T) {
+			if kind != usual {
+				lab.Long(t)
+			}
+			test(t, diskWorldOn(t, kind))
+		})
+	}
+}
+
 // diskWorld gives fresh hosts with xlft, and a disk for the guest on both.
 func diskWorld(t *testing.T) *world {
+	t.Helper()
+	return diskWorldOn(t, mirror)
+}
+
+func diskWorldOn(t *testing.T, kind storage) *world {
 	t.Helper()
 	standing = nil // its hosts are taken
 	w := &world{t: t, guest: lab.NewGuest("web1", 10), saved: map[*lab.Host][]byte{}, over: true}
@@ -38,7 +63,17 @@ func diskWorld(t *testing.T) *world {
 		}
 	})
 	s := ft.Usual
-	s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\n", diskPath)
+	w.disk = kind
+	switch kind {
+	case mirror:
+		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\n", diskPath)
+	case shared:
+		s.Fence = true
+		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\nstorage = \"shared\"\n", lab.SAN)
+		var err error
+		w.power, err = w.ServePower(t.Context())
+		check(t, err)
+	}
 	w.install(s)
 	for _, h := range w.Hosts() {
 		w.makeDisk(h)
@@ -47,9 +82,12 @@ func diskWorld(t *testing.T) *world {
 	return w
 }
 
-// makeDisk gives a host an empty disk for the guest.
+// makeDisk gives a host an empty disk for the guest, unless it sees the other one's.
 func (w *world) makeDisk(h *lab.Host) {
 	w.t.Helper()
+	if w.disk == shared {
+		return
+	}
 	h.Must(w.t, "sh", "-c", `mkdir -p "${1%/*}" && truncate -s "$2M" "$1"`, "sh", diskPath, fmt.Sprint(diskMiB))
 }
 
@@ -153,8 +191,11 @@ func (s *scribe) written() int {
 // a disk that was an empty file before. Then the other way round, with the disk of the host that came back copied anew.
 func TestDiskTakeover(t *testing.T) {
 	lab.Long(t)
+	eachStorage(t, mirror, testDiskTakeover)
+}
+
+func testDiskTakeover(t *testing.T, w *world) {
 	const scribes = 6
-	w := diskWorld(t)
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
@@ -239,7 +280,10 @@ func TestDiskTakeover(t *testing.T) {
 // is lost, and the protection comes back by itself.
 func TestDiskServerDies(t *testing.T) {
 	lab.Long(t)
-	w := diskWorld(t)
+	eachStorage(t, mirror, testDiskServerDies)
+}
+
+func testDiskServerDies(t *testing.T, w *world) {
 	w.boot()
 	w.protect()
 	random := rand.New(rand.NewPCG(1, 1))
@@ -371,8 +415,9 @@ func TestDiskErrors(t *testing.T) {
 // The host dies while the guest runs fio and SQLite on an ext4 file system: fio goes on and verifies all that it wrote,
 // no commit that a client was told of is missing and none is there by half, and the file system is clean. Each host that
 // dies comes back with an empty disk.
-func TestDiskPrograms(t *testing.T) {
-	w := diskWorld(t)
+func TestDiskPrograms(t *testing.T) { eachStorage(t, mirror, testDiskPrograms) }
+
+func testDiskPrograms(t *testing.T, w *world) {
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}

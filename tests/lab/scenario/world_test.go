@@ -47,6 +47,9 @@ type world struct {
 	home   *lab.Host     // where the guest runs
 	saved  map[*lab.Host][]byte
 	over   bool // not fit for another test
+
+	disk  storage    // of the guest's disk, in tests with one
+	power *lab.Power // of the hosts, if they fence each other
 }
 
 // standing is the world that the last test left; nil if it is not fit for another one.

@@ -89,7 +89,10 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 	dc := c.For(domain)
 	s := diskserver.New(dc, log.With(zap.String("domain", domain)))
 	s.Software = software()
-	s.State = func(vdev string) (xlft.DiskState, error) { return store.Dir(c.StateDir).LoadDisk(domain, vdev) }
+	s.State = func(vdev string) (xlft.DiskState, error) {
+		r, err := store.Dir(c.StateDir).LoadDisk(domain, vdev)
+		return r.State, err
+	}
 	s.Dial = func(peer string) (xlft.Dialer, error) {
 		p, err := peerOf(c, dc, peer)
 		if err != nil {
@@ -108,6 +111,7 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 	}
 	s.Attached = diskserver.CommandSocket(c.RunDir, domain) + ".attached"
 	s.Held = diskserver.HeldDir(c.RunDir, domain)
+	s.Dirty = diskserver.DirtyDir(c.RunDir, domain)
 	if err := s.Recover(); err != nil {
 		return err
 	}
@@ -308,10 +312,10 @@ checkpoint that the copy is of. A copy that was still being made is refused.`,
 			if err != nil {
 				return fail(err)
 			}
-			if st == xlft.DiskCopying {
+			if st.State == xlft.DiskCopying {
 				return fail(errors.New("its first copy was never completed: it is of no moment"))
 			}
-			if err := dir.SaveDisk(domain, vdev, xlft.DiskActive); err != nil {
+			if err := dir.SaveDisk(domain, vdev, xlft.DiskRecord{State: xlft.DiskActive}); err != nil {
 				return fail(err)
 			}
 			return nil

@@ -132,7 +132,7 @@ func protect(ctx context.Context, c *config.Config, domain, backup string, log *
 		out.disks = diskserver.NewClient(diskserver.CommandSocket(c.RunDir, domain), peer.Name, o.Disks)
 		out.outdated = func() {
 			for _, d := range o.Disks {
-				if err := store.Dir(c.StateDir).SaveDisk(domain, d.VDev, xlft.DiskOutdated); err != nil {
+				if err := store.Dir(c.StateDir).SaveDisk(domain, d.VDev, xlft.DiskRecord{State: xlft.DiskOutdated}); err != nil {
 					log.Error("the disk here is outdated", zap.Error(err))
 				}
 			}

@@ -33,6 +33,11 @@ func HeldDir(runDir, domain string) string {
 	return filepath.Join(runDir, "held", url.PathEscape(domain))
 }
 
+// DirtyDir is where it keeps what the backup's copies lack.
+func DirtyDir(runDir, domain string) string {
+	return filepath.Join(runDir, "dirty", url.PathEscape(domain))
+}
+
 // A Client asks a domain's disk server. It is xlft.Disks too.
 type Client struct {
 	path  string

@@ -31,6 +31,7 @@ type diskCopy struct {
 	*nbd.File
 	store        store.Dir
 	domain, vdev string
+	was          xlft.DiskRecord
 	spill        *os.File // without a name; nil if there is none
 }
 
@@ -62,8 +63,10 @@ func (c *Copies) spillFile() (*os.File, error) {
 	return f, nil
 }
 
-func (c *diskCopy) SetState(st xlft.DiskState) error {
-	return c.store.SaveDisk(c.domain, c.vdev, st)
+func (c *diskCopy) Was() xlft.DiskRecord { return c.was }
+
+func (c *diskCopy) Record(r xlft.DiskRecord) error {
+	return c.store.SaveDisk(c.domain, c.vdev, r)
 }
 
 func openConfigured(d config.Disk) (*nbd.File, error) {
@@ -101,6 +104,10 @@ func (c *Copies) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 		return nil, err
 	}
 	v := &diskCopy{File: f, store: c.Store, domain: domain, vdev: d.VDev}
+	if v.was, err = c.Store.LoadDisk(domain, d.VDev); err != nil {
+		f.Close()
+		return nil, err
+	}
 	if c.Config.DiskJournalFile > 0 {
 		if v.spill, err = c.spillFile(); err != nil {
 			f.Close()
@@ -111,7 +118,7 @@ func (c *Copies) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 	if d.Shared {
 		st = xlft.DiskReplica // nothing is copied
 	}
-	if err := v.SetState(st); err != nil {
+	if err := v.Record(xlft.DiskRecord{State: st}); err != nil {
 		v.Close()
 		return nil, err
 	}

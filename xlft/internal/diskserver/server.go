@@ -46,6 +46,9 @@ type Server struct {
 	// Held is a directory, best in memory, for what is held back from storage
 	// that both hosts see. It outlives this process.
 	Held string
+	// Dirty is a directory, in memory, for what is known to differ from the
+	// backup's copies. "" for none: then a process that dies takes it along.
+	Dirty string
 
 	exports nbd.Server
 
@@ -62,6 +65,7 @@ type disk struct {
 	file   *nbd.File
 	mirror *diskrepl.Mirror
 	shared bool
+	dirty  *dirtyFile // nil if there is none
 	kernel *nbd.KernelDevice
 	unused bool // detached, and kept open for what is held
 }
@@ -83,8 +87,9 @@ func New(conf config.Domain, log *zap.Logger) *Server {
 // needed any more, and takes no new disks.
 func (s *Server) Idle() <-chan struct{} { return s.idle }
 
-// openDisk opens a disk that is not. It is called with the lock.
-func (s *Server) openDisk(vdev string) (*disk, error) {
+// openDisk opens a disk that is not; again if the kernel has kept it for this
+// host since the process before this one died. It is called with the lock.
+func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 	if d := s.open[vdev]; d != nil {
 		d.unused = false
 		return d, nil
@@ -117,6 +122,13 @@ func (s *Server) openDisk(vdev string) (*disk, error) {
 			s.Log.Warn("going on with writes that an earlier process held", zap.String("vdev", vdev), zap.Int64("bytes", h.Bytes), zap.Bool("freed", h.Freed))
 		}
 	}
+	if s.Dirty != "" && !d.shared {
+		if d.dirty, err = openDirty(s.Dirty, vdev, diskrepl.DirtySize(f.Size()), again); err != nil {
+			f.Close()
+			return nil, err
+		}
+		d.mirror.Track(d.dirty.mem)
+	}
 	if err := s.exports.Add(&nbd.Export{Name: vdev, Description: s.Config.Name, Device: d.mirror}); err != nil {
 		f.Close()
 		return nil, err
@@ -135,6 +147,9 @@ func (s *Server) closeDisk(d *disk) error {
 	if cerr := d.file.Close(); err == nil {
 		err = cerr
 	}
+	if d.dirty != nil {
+		d.dirty.close()
+	}
 	s.Log.Info("disk closed", zap.String("vdev", d.vdev), zap.Error(err))
 	return err
 }
@@ -145,7 +160,7 @@ var errRetired = errors.New("this server has ended its work: ask its successor")
 func (s *Server) Attach(vdev string) (device string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d, err := s.openDisk(vdev)
+	d, err := s.openDisk(vdev, false)
 	if err != nil {
 		return "", fmt.Errorf("attach %s: %w", vdev, err)
 	}
@@ -203,7 +218,7 @@ func (s *Server) Recover() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for vdev, index := range at {
-		d, err := s.openDisk(vdev)
+		d, err := s.openDisk(vdev, true)
 		if err == nil {
 			d.kernel, err = s.exports.Reattach(vdev, index)
 		}
@@ -222,7 +237,7 @@ func (s *Server) Recover() error {
 		if !left || s.open[vdev] != nil {
 			continue
 		}
-		d, err := s.openDisk(vdev)
+		d, err := s.openDisk(vdev, true)
 		if err != nil {
 			return err
 		}
@@ -236,7 +251,7 @@ func (s *Server) Recover() error {
 func (s *Server) Open(vdev string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.openDisk(vdev); err != nil {
+	if _, err := s.openDisk(vdev, false); err != nil {
 		return fmt.Errorf("open %s: %w", vdev, err)
 	}
 	return nil
@@ -272,6 +287,10 @@ func (s *Server) Detach(vdev string) error {
 
 // finish closes a disk that is not used any more. It is called with the lock.
 func (s *Server) finish(d *disk) error {
+	if d.dirty != nil {
+		// Others may change it from here on.
+		d.dirty.remove()
+	}
 	err := errors.Join(s.closeDisk(d), s.note())
 	if len(s.open) == 0 && !s.retired {
 		s.retired = true
@@ -517,7 +536,7 @@ func (s *Server) link(ctx context.Context, v *session, dial xlft.Dialer, id stri
 		}
 		ready.Journal = min(ready.Journal, room/4*3)
 	}
-	l, err := d.mirror.Attach(conn, diskrepl.Options{Limit: ready.Journal, Rate: int64(s.Config.SyncRate), Lost: func(err error) {
+	l, err := d.mirror.Attach(conn, diskrepl.Options{Session: id, Mark: diskrepl.Mark{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Rate: int64(s.Config.SyncRate), Lost: func(err error) {
 		v.end(fmt.Errorf("disk %s: %w", want.VDev, err))
 	}})
 	if err != nil {

@@ -65,7 +65,11 @@ func (p *place) serve(dial xlft.Dialer) (s *Server, stop func()) {
 	p.t.Helper()
 	s = New(p.conf.For("web1"), zap.NewNop())
 	s.Software = "test"
-	s.State = func(vdev string) (xlft.DiskState, error) { return p.store.LoadDisk("web1", vdev) }
+	s.State = func(vdev string) (xlft.DiskState, error) {
+		r, err := p.store.LoadDisk("web1", vdev)
+		return r.State, err
+	}
+	s.Dirty = DirtyDir(p.dir, "web1")
 	s.Dial = func(peer string) (xlft.Dialer, error) {
 		if peer != "B" {
 			return nil, errors.New("no such peer")
@@ -251,7 +255,7 @@ func (r *rig) state() xlft.DiskState {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return st
+	return st.State
 }
 
 // refused checks an error's words; no words: there must be none.

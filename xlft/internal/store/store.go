@@ -84,34 +84,29 @@ func (d Dir) save(path string, v any) error {
 	return dir.Sync()
 }
 
-type diskRecord struct {
-	State xlft.DiskState `json:"state"`
-}
-
 func (d Dir) diskPath(domain, vdev string) string {
 	return filepath.Join(string(d), "disks", url.PathEscape(domain)+","+url.PathEscape(vdev)+suffix)
 }
 
-// LoadDisk returns what this host's copy of a disk is good for; "" if nothing
-// is known of it.
-func (d Dir) LoadDisk(domain, vdev string) (xlft.DiskState, error) {
+// LoadDisk returns what this host's copy of a disk is; nothing is known of a
+// state "".
+func (d Dir) LoadDisk(domain, vdev string) (r xlft.DiskRecord, err error) {
 	b, err := os.ReadFile(d.diskPath(domain, vdev))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return r, nil
 	}
-	var r diskRecord
 	if err == nil {
 		err = json.Unmarshal(b, &r)
 	}
 	if err != nil {
-		return "", fmt.Errorf("read what is known of disk %s of %s: %w", vdev, domain, err)
+		return r, fmt.Errorf("read what is known of disk %s of %s: %w", vdev, domain, err)
 	}
-	return r.State, nil
+	return r, nil
 }
 
 // SaveDisk records that.
-func (d Dir) SaveDisk(domain, vdev string, st xlft.DiskState) error {
-	if err := d.save(d.diskPath(domain, vdev), diskRecord{st}); err != nil {
+func (d Dir) SaveDisk(domain, vdev string, r xlft.DiskRecord) error {
+	if err := d.save(d.diskPath(domain, vdev), r); err != nil {
 		return fmt.Errorf("record the state of disk %s of %s: %w", vdev, domain, err)
 	}
 	return nil

@@ -1,0 +1,90 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// PowerAddress is where a host reaches the power switch that ServePower serves,
+// on the network that no test cuts.
+const PowerAddress = "10.21.0.1:16992"
+
+// A Power is the switch of both hosts, as a board management controller has it:
+// hosts use it to fence each other.
+type Power struct {
+	srv *http.Server
+
+	mu  sync.Mutex
+	off []string
+}
+
+// ServePower serves POST /off/NAME, which kills a host and answers when it is
+// dead, and POST /status/NAME, which answers 200 if the host is up and 410 if
+// not. It ends with ctx.
+func (l *Lab) ServePower(ctx context.Context) (*Power, error) {
+	var ln net.Listener
+	var err error
+	if enter := l.net.ns.enter(func() { ln, err = net.Listen("tcp", PowerAddress) }); enter != nil {
+		return nil, enter
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lab: power switch: %w", err)
+	}
+	p := &Power{}
+	mux := http.NewServeMux()
+	host := func(w http.ResponseWriter, r *http.Request) *Host {
+		for _, h := range l.Hosts() {
+			if h.name == r.PathValue("name") {
+				return h
+			}
+		}
+		http.Error(w, "no such host", http.StatusBadRequest)
+		return nil
+	}
+	mux.HandleFunc("POST /off/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if h := host(w, r); h != nil {
+			h.Kill()
+			p.mu.Lock()
+			p.off = append(p.off, h.name)
+			p.mu.Unlock()
+		}
+	})
+	mux.HandleFunc("POST /status/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if h := host(w, r); h != nil && h.PID() == 0 {
+			w.WriteHeader(http.StatusGone)
+		}
+	})
+	p.srv = &http.Server{Handler: mux}
+	go p.srv.Serve(ln)
+	context.AfterFunc(ctx, func() { p.srv.Close() })
+	return p, nil
+}
+
+// Fenced returns the names of the hosts that were switched off, in order.
+func (p *Power) Fenced() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.off...)
+}
+
+// FenceAgent is a program for a host that works the switch, in the calling
+// convention of ClusterLabs' fence agents.
+const FenceAgent = `#!/bin/bash
+while IFS== read -r key value; do
+	case $key in action) action=$value ;; plug) plug=$value ;; esac
+done
+exec 3<>/dev/tcp/` + "10.21.0.1/16992" + ` || exit 1
+printf 'POST /%s/%s HTTP/1.0\r\n\r\n' "$action" "$plug" >&3
+read -r _ code _ <&3
+case $code in
+200) exit 0 ;;
+410) exit 2 ;;
+esac
+echo "the power switch answers $code" >&2
+exit 1
+`
