@@ -20,8 +20,14 @@ import (
 const (
 	diskBlocks = 24
 	blockSize  = 512
+	diskChunks = 12 // of the first copy, so that it has something to leave out
 	diskVDev   = "xvda"
 )
+
+// place is where a block is.
+func place(block int) int64 {
+	return int64(block%diskChunks)*diskrepl.ChunkSize + int64(block/diskChunks)*blockSize
+}
 
 // A Platter is a host's disk. What was not flushed is gone when the power fails.
 type Platter struct {
@@ -38,7 +44,7 @@ type medium struct {
 	fail    bool
 }
 
-func newPlatter() *Platter { return &Platter{medium: &medium{b: make([]byte, diskBlocks*blockSize)}} }
+func newPlatter() *Platter { return &Platter{medium: &medium{b: make([]byte, diskChunks*diskrepl.ChunkSize)}} }
 
 // Share makes the hosts' disks one that all of them see.
 func Share(hosts ...*Host) {
@@ -203,7 +209,7 @@ func (p *Platter) Flush() error {
 func (p *Platter) block(i int) (uint64, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := p.b[i*blockSize : (i+1)*blockSize]
+	b := p.b[place(i):][:blockSize]
 	n := binary.LittleEndian.Uint64(b)
 	for ; len(b) > 0; b = b[8:] {
 		if binary.LittleEndian.Uint64(b) != n {
@@ -269,7 +275,7 @@ func (d *Domain) issue() {
 		if look != int64(busy-1) {
 			d.checkRead(m, look, want)
 		}
-		err := m.WriteAt(b, int64(busy-1)*blockSize, false)
+		err := m.WriteAt(b, place(int(busy-1)), false)
 		if err == nil && n%5 == 0 {
 			err = m.Flush()
 		}
@@ -283,7 +289,7 @@ func (d *Domain) issue() {
 // checkRead is P2 too: the domain reads what it wrote.
 func (d *Domain) checkRead(m *diskrepl.Mirror, block int64, want uint64) {
 	b := make([]byte, blockSize)
-	if err := m.ReadAt(b, block*blockSize); err != nil {
+	if err := m.ReadAt(b, place(int(block))); err != nil {
 		return // its disk server, or its host, is gone
 	}
 	got := binary.LittleEndian.Uint64(b)
