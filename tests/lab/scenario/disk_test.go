@@ -63,7 +63,7 @@ func diskWorldOn(t *testing.T, kind storage) *world {
 		}
 	})
 	s := ft.Usual
-	w.disk = kind
+	w.kind = kind
 	switch kind {
 	case mirror:
 		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\n", diskPath)
@@ -85,7 +85,7 @@ func diskWorldOn(t *testing.T, kind storage) *world {
 // makeDisk gives a host an empty disk for the guest, unless it sees the other one's.
 func (w *world) makeDisk(h *lab.Host) {
 	w.t.Helper()
-	if w.disk == shared {
+	if w.kind == shared {
 		return
 	}
 	h.Must(w.t, "sh", "-c", `mkdir -p "${1%/*}" && truncate -s "$2M" "$1"`, "sh", diskPath, fmt.Sprint(diskMiB))

@@ -48,7 +48,7 @@ type world struct {
 	saved  map[*lab.Host][]byte
 	over   bool // not fit for another test
 
-	disk  storage    // of the guest's disk, in tests with one
+	kind  storage    // of the guest's disk, in tests with one
 	power *lab.Power // of the hosts, if they fence each other
 }
 

@@ -50,8 +50,11 @@ func readBlock(block int64) (uint64, error) {
 }
 
 // alignedBlock returns a block that O_DIRECT takes.
-func alignedBlock() []byte {
-	b := make([]byte, 2*blockSize)
+func alignedBlock() []byte { return aligned(blockSize) }
+
+// aligned returns n bytes that begin where a block of memory does.
+func aligned(n int) []byte {
+	b := make([]byte, n+blockSize)
 	off := blockSize - int(uintptr(unsafe.Pointer(&b[0]))%blockSize)
-	return b[off : off+blockSize]
+	return b[off : off+n]
 }

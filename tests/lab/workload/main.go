@@ -1,6 +1,6 @@
 // Workload is what the lab's guest runs as its first process: a TCP service with a state that tells whether an
-// answer was ever taken back, a page dirtier, a sender of numbered frames, a watch on its own standstills, and real
-// programs (mkfs, e2fsck, fio, SQLite) at work on its first disk.
+// answer was ever taken back, a page dirtier, a sender of numbered frames, a watch on its own standstills, and on its
+// first disk a sequence of writes that a test can replay, or real programs (mkfs, e2fsck, fio, SQLite) at work.
 //
 // It takes its settings from the kernel command line (lab.ip4=, lab.ip6=, lab.peer4=, lab.peer6=, lab.peermac=,
 // lab.dirty=RATE,PAGES, lab.chatter=RATE); guest-init has set up the network by then. Package probe documents the
@@ -28,6 +28,7 @@ type guest struct {
 	frames  chatter
 	watcher stallWatch
 	data    dataDisk
+	pattern scribbler
 }
 
 func main() {
@@ -138,6 +139,8 @@ func (g *guest) answer(line string) (string, error) {
 		}
 		n, err := readBlock(block)
 		return fmt.Sprint(n), err
+	case "pattern":
+		return g.pattern.answer(rest)
 	case "fio":
 		return g.data.answerFio(rest)
 	case "mkfs", "mount", "unmount", "fsck", "commit", "rows", "integrity", "journal", "sql":

@@ -173,7 +173,7 @@ func (a *app) diskAttachCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&socket, "socket", false, "serve it on a socket instead, to NBD clients such as QEMU, and print its URI")
+	c.Flags().BoolVar(&socket, "socket", false, "serve it on a socket instead, to programs that speak NBD, and print its URI")
 	return c
 }
 

@@ -633,6 +633,9 @@ func (s *Server) mirrors() (all []*diskrepl.Mirror) {
 	return all
 }
 
+// lastAnswers bounds how long the end waits for answers that are under way.
+const lastAnswers = 2 * time.Second
+
 // Serve answers the commands of Client, and NBD clients on a socket of their
 // own, until ctx ends.
 func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) error {
@@ -661,11 +664,23 @@ func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) erro
 	control.Handle(mux, "POST /discard", func(*http.Request) (any, error) { return nil, s.Discard() })
 	control.Handle(mux, "POST /drain", func(r *http.Request) (any, error) { return nil, s.Drain(r.Context()) })
 	mux.HandleFunc("POST /replicate", s.serveReplicate)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	ctx, cancel := context.WithCancel(ctx)
+	srv := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx }, // so that a replication ends
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer cancel()
 	wg.Go(func() { s.exports.Serve(ctx, clients) })
-	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	wg.Go(func() {
+		<-ctx.Done()
+		// What was asked is answered first: the last detach is what ends ctx.
+		limit, cancel := context.WithTimeout(context.Background(), lastAnswers)
+		defer cancel()
+		srv.Shutdown(limit)
+		srv.Close()
+	})
 	if err := srv.Serve(commands); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

@@ -100,6 +100,29 @@ func (p *place) serve(dial xlft.Dialer) (s *Server, stop func()) {
 	}
 }
 
+// The server ends because the last disk is detached, and the answer to that request still comes: a hotplug script that
+// gets none fails.
+func TestLastDetachIsAnswered(t *testing.T) {
+	p := newPlace(t, 'a')
+	for range 300 {
+		s, stop := p.serve(nil)
+		over := make(chan struct{})
+		go func() {
+			<-s.Idle()
+			stop()
+			close(over)
+		}()
+		c := NewClient(CommandSocket(p.dir, "web1"), "", nil)
+		if err := c.Open(t.Context(), "xvda"); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Detach(t.Context(), "xvda"); err != nil {
+			t.Fatal(err)
+		}
+		<-over
+	}
+}
+
 // gates are the disk's part of what a session seals.
 type gates struct {
 	xlft.Output

@@ -51,8 +51,17 @@ type Disk struct {
 	VDev   string `json:"vdev"`
 	Target string `json:"pdev_path"`
 	Script string `json:"script"`
+	// Backend is "qdisk" if the configuration asks for QEMU, Format anything
+	// but "raw" if only QEMU has it. libxl does not record what it chose.
+	Backend string `json:"backend"`
+	Format  string `json:"format"`
 	// ReadWrite is the number 0 or 1.
 	ReadWrite int `json:"readwrite"`
+}
+
+// byQEMU reports whether QEMU serves the disk.
+func (d Disk) byQEMU() bool {
+	return d.Backend == "qdisk" || d.Format != "" && d.Format != "raw"
 }
 
 // Script is the hotplug script of disks that xlft copies.
@@ -123,6 +132,9 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 			}
 		case d.ReadWrite == 0:
 			// Nothing is written to it; that the backup has it, the backup looks.
+		case d.byQEMU():
+			add(fmt.Sprintf("disk %s (%s) would not be copied: QEMU serves it, and reaches xlft's disks neither by a hotplug script nor by their socket", d.VDev, d.Target),
+				"Make it raw and give it to xlft with script=block-xlft instead of backendtype=qdisk, as docs/disks.md says.")
 		default:
 			add(fmt.Sprintf("disk %s (%s) would not be copied: it does not have script=block-xlft", d.VDev, d.Target),
 				"Give it to xlft as docs/disks.md says, or make it read-only and put it on both hosts.")

@@ -20,6 +20,10 @@ func TestProblems(t *testing.T) {
 	}{
 		{"pvh", fmt.Sprintf(pvh, ""), false, nil},
 		{"disk", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/dev/vg/web1","vdev":"xvda","readwrite":1}]`), false, []string{"disk xvda (/dev/vg/web1) would not be copied"}},
+		{"disk by QEMU", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"nbd+unix:///xvda?socket=/run/xlft/nbd/web1.sock","vdev":"xvda","backend":"qdisk","format":"raw","readwrite":1}]`), false, []string{"web1.sock) would not be copied: QEMU serves it"}},
+		{"disk in a format of QEMU", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/srv/web1","vdev":"xvda","format":"qcow2","readwrite":1}]`), false, []string{"QEMU serves it"}},
+		{"raw disk", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/srv/web1","vdev":"xvda","format":"raw","readwrite":1}]`), false, []string{"does not have script=block-xlft"}},
+		{"read-only disk by QEMU", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/srv/web1.iso","vdev":"xvdb","backend":"qdisk","format":"raw"}]`), false, nil},
 		{"read-only disk", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/dev/vg/web1","vdev":"xvda"}]`), false, nil},
 		{"copied disk", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"web1/xvda","vdev":"xvda","script":"/etc/xen/scripts/block-xlft","readwrite":1}]`), false, nil},
 		{"copied disk of another", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"web2/xvda","vdev":"xvda","script":"block-xlft","readwrite":1}]`), false, []string{"has the target web2/xvda, not web1/xvda"}},

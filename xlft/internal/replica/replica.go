@@ -97,7 +97,7 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 			if _, err := os.Stat(filepath.Join(scriptDir, domconf.Script)); err != nil {
 				add("Install xlft there.", "no hotplug script %s in %s, which disk %s uses", domconf.Script, scriptDir, d.VDev)
 			}
-		} else if _, err := os.Stat(d.Target); err != nil && d.Target != "" {
+		} else if _, err := os.Stat(d.Target); err != nil && d.Target != "" && d.ReadWrite == 0 {
 			add("Put the same file or device at the same place on the backup.", "disk %s, which is read-only, is not there: %v", d.VDev, err)
 		}
 	}
