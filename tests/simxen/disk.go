@@ -44,7 +44,9 @@ type medium struct {
 	fail    bool
 }
 
-func newPlatter() *Platter { return &Platter{medium: &medium{b: make([]byte, diskChunks*diskrepl.ChunkSize)}} }
+func newPlatter() *Platter {
+	return &Platter{medium: &medium{b: make([]byte, diskChunks*diskrepl.ChunkSize)}}
+}
 
 // Share makes the hosts' disks one that all of them see.
 func Share(hosts ...*Host) {
