@@ -29,6 +29,8 @@ type Layers interface {
 type Layer interface {
 	io.ReaderAt
 	io.WriterAt
+	// Sync returns when stable storage has it.
+	Sync() error
 	// Remove closes it and takes it away.
 	Remove() error
 	// Close closes it.

@@ -33,6 +33,15 @@ func (d LayerDir) Create(epoch uint64) (Layer, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The name too is to be there after a Sync.
+	if dir, err := os.Open(string(d)); err == nil {
+		err = dir.Sync()
+		dir.Close()
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
 	return layerFile{f}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"sync"
 )
@@ -22,6 +23,8 @@ type Replica struct {
 	memory int64  // bytes of journals in memory, at most, if there is a spill
 	spill  *spill // nil: all is held in memory
 	shared bool   // the primary writes to dev too
+
+	durable *durableLog // nil: what is held goes with the host
 
 	wmu sync.Mutex // one writer at a time on conn
 
@@ -227,6 +230,7 @@ func (r *Replica) receive(compare func()) error {
 	size := r.dev.Size()
 	log, direct, synced, compared := new(epochLog), !r.shared, false, false
 	epoch := uint64(1)
+	var sealed sum // of the records that are durable
 	var scratch []byte
 	spilled := false // the last body is in scratch
 	get := func(n int) []byte {
@@ -279,6 +283,16 @@ func (r *Replica) receive(compare func()) error {
 				return bad("before SYNCED")
 			}
 			d.sum = sum{}
+			if epoch > 1 && r.durable != nil {
+				l, err := r.durable.seal(rec, sealed.append(nil))
+				if err != nil {
+					return &diskError{err}
+				}
+				r.mu.Lock()
+				r.durable.held[epoch] = l
+				r.mu.Unlock()
+				sealed = sum{}
+			}
 			if err := r.seal(epoch, log); err != nil {
 				return err
 			}
@@ -311,6 +325,13 @@ func (r *Replica) receive(compare func()) error {
 			}
 			r.slab.release(log)
 			continue
+		}
+		if r.durable != nil {
+			if err := r.durable.add(rec, body); err != nil {
+				return &diskError{err}
+			}
+			sealed.add(1, rec.append(nil))
+			sealed.crc = crc32.Update(sealed.crc, castagnoli, body)
 		}
 		l, held := logged{record: rec, body: body}, headerSize+int64(len(body))
 		if spilled {
@@ -364,6 +385,12 @@ func (r *Replica) applied(epoch uint64) error {
 	}
 	r.forget(r.kept[0].log)
 	r.kept = r.kept[1:]
+	if r.durable != nil {
+		if l := r.durable.held[epoch]; l != nil {
+			delete(r.durable.held, epoch)
+			return l.Remove()
+		}
+	}
 	return nil
 }
 
@@ -478,6 +505,11 @@ func (r *Replica) Commit(epoch uint64) error {
 	r.mu.Unlock()
 
 	err := r.applyAll(log)
+	if err == nil && r.durable != nil {
+		if err = r.dev.Flush(); err == nil {
+			err = r.durableDone(epoch)
+		}
+	}
 	r.mu.Lock()
 	r.forget(log)
 	if err == nil {
@@ -550,12 +582,11 @@ func (r *Replica) Finish(epoch uint64) error {
 		return err
 	}
 	if r.shared {
-		return r.replay(kept)
+		err = r.replay(kept)
+	} else if err = r.dev.Flush(); err != nil {
+		err = fmt.Errorf("diskrepl: flush at the end: %w", err)
 	}
-	if err := r.dev.Flush(); err != nil {
-		return fmt.Errorf("diskrepl: flush at the end: %w", err)
-	}
-	return nil
+	return err
 }
 
 // replay gives shared storage what the primary may not have written to it. The
@@ -588,6 +619,7 @@ func (r *Replica) Close() {
 	for r.running || r.committed < r.wanted && r.diskErr == nil {
 		r.cond.Wait()
 	}
+	r.durableEnd()
 }
 
 // Committed returns the newest epoch that the disk has, exactly; false if the

@@ -74,6 +74,9 @@ type DiskCopy interface {
 	// memory: of diskrepl.SpillSize bytes, gone after Close. Nil if Journal has
 	// none.
 	SpillFile() diskrepl.SpillFile
+	// Durable is where the journal is kept on stable storage before an epoch
+	// counts as whole; nil if that is not asked for.
+	Durable() diskrepl.Layers
 	// Close closes it.
 	Close() error
 }
@@ -152,6 +155,11 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 	repl := diskrepl.NewReplica(d.copy, c.Conn)
 	if d.Shared {
 		repl.Share()
+	}
+	if l := d.copy.Durable(); l != nil {
+		if err := repl.Durable(l); err != nil {
+			return refuse(c, wire.CodeUnfit, nil, err)
+		}
 	}
 	memory, file := s.r.Disks.Journal()
 	if file > 0 {

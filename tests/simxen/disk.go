@@ -112,6 +112,7 @@ type layer struct {
 }
 
 func (l *layer) Close() error { return nil }
+func (l *layer) Sync() error  { return nil }
 
 func (l *layer) Remove() error {
 	l.s.mu.Lock()
@@ -521,6 +522,8 @@ func (f *ramFile) ReadAt(p []byte, off int64) (int, error) {
 	}
 	return n, nil
 }
+
+func (c *platterCopy) Durable() diskrepl.Layers { return nil }
 
 func (c *platterCopy) Was() xlft.DiskRecord { return c.was }
 

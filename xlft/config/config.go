@@ -34,6 +34,7 @@ type Config struct {
 	CheckpointMemory uint64 // bytes of one checkpoint in memory, here and there
 	DiskJournal      uint64 // bytes of a disk's writes held back here in memory, for each disk
 	DiskJournalFile  uint64 // and beyond that in a file; 0: none
+	DurableAck       bool   // an epoch's disk writes are on stable storage here before it is acked
 
 	Arbiter Arbiter
 	Peers   map[string]Peer
@@ -148,6 +149,7 @@ type rawConfig struct {
 		CheckpointMemory *rawBytes `toml:"checkpoint_memory"`
 		DiskJournal      *rawBytes `toml:"disk_journal"`
 		DiskJournalFile  *rawBytes `toml:"disk_journal_file"`
+		DurableAck       *bool     `toml:"durable_ack"`
 	} `toml:"receive"`
 	Arbiter struct {
 		Type             *string `toml:"type"`
@@ -326,6 +328,7 @@ func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	if raw.Receive.DiskJournalFile != nil {
 		c.DiskJournalFile = uint64(*raw.Receive.DiskJournalFile)
 	}
+	set(&c.DurableAck, raw.Receive.DurableAck)
 	if c.DiskJournal < 64<<20 {
 		return nil, toml.Key{"receive", "disk_journal"}, fmt.Errorf("%d bytes is under the 64MiB minimum", c.DiskJournal)
 	}

@@ -69,7 +69,7 @@ func TestReference(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("[default] of the reference is %+v, the defaults are %+v", got, want)
 	}
-	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile {
+	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck {
 		t.Errorf("reference %+v, defaults %+v", c, m)
 	}
 	if d := c.For("web1"); d.EpochMax != 50*time.Millisecond || d.FailureTimeout != time.Second {
@@ -80,7 +80,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "type", "accept_split_brain",
-		"address", "fingerprint", "backup", "epoch_max", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "path", "cache", "storage", "agent", "timeout", "delay"} {
+		"address", "fingerprint", "backup", "epoch_max", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
 		if !strings.Contains(string(text), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}

@@ -307,16 +307,13 @@ checkpoint that the copy is of. A copy that was still being made is refused.`,
 			if err != nil {
 				return fail(err)
 			}
-			dir := store.Dir(c.StateDir)
-			st, err := dir.LoadDisk(domain, vdev)
+			copies := &diskserver.Copies{Config: c, Store: store.Dir(c.StateDir)}
+			epoch, err := copies.Promote(domain, vdev)
 			if err != nil {
 				return fail(err)
 			}
-			if st.State == xlft.DiskCopying {
-				return fail(errors.New("its first copy was never completed: it is of no moment"))
-			}
-			if err := dir.SaveDisk(domain, vdev, xlft.DiskRecord{State: xlft.DiskActive}); err != nil {
-				return fail(err)
+			if epoch > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: brought to checkpoint %d by the journal\n", args[0], epoch)
 			}
 			return nil
 		},

@@ -3,6 +3,7 @@ package diskserver
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 
@@ -32,7 +33,8 @@ type diskCopy struct {
 	store        store.Dir
 	domain, vdev string
 	was          xlft.DiskRecord
-	spill        *os.File // without a name; nil if there is none
+	durable      diskrepl.LayerDir // "" if it is not asked for
+	spill        *os.File          // without a name; nil if there is none
 }
 
 func (c *diskCopy) SpillFile() diskrepl.SpillFile { return c.spill }
@@ -61,6 +63,13 @@ func (c *Copies) spillFile() (*os.File, error) {
 		return nil, fmt.Errorf("journal file of %d bytes (disk_journal_file) in %s: %w", c.Config.DiskJournalFile, dir, err)
 	}
 	return f, nil
+}
+
+func (c *diskCopy) Durable() diskrepl.Layers {
+	if c.durable == "" {
+		return nil
+	}
+	return c.durable
 }
 
 func (c *diskCopy) Was() xlft.DiskRecord { return c.was }
@@ -118,11 +127,58 @@ func (c *Copies) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 	if d.Shared {
 		st = xlft.DiskReplica // nothing is copied
 	}
+	if c.Config.DurableAck {
+		v.durable = c.durable(domain, d.VDev)
+	}
+	// What an earlier session left is not of this one.
+	if err := os.RemoveAll(string(c.durable(domain, d.VDev))); err != nil {
+		v.Close()
+		return nil, err
+	}
 	if err := v.Record(xlft.DiskRecord{State: st}); err != nil {
 		v.Close()
 		return nil, err
 	}
 	return v, nil
+}
+
+func (c *Copies) durable(domain, vdev string) diskrepl.LayerDir {
+	return diskrepl.LayerDir(filepath.Join(c.Config.StateDir, "journal", url.PathEscape(domain)+","+url.PathEscape(vdev)))
+}
+
+// Promote makes a copy the disk that the domain runs from, as it was at the
+// newest checkpoint that is here. replayed is the epoch that it was brought to
+// by a durable journal; 0 if there was none, or nothing in it.
+func (c *Copies) Promote(domain, vdev string) (replayed uint64, err error) {
+	conf, err := c.Config.For(domain).Disk(vdev)
+	if err != nil {
+		return 0, err
+	}
+	r, err := c.Store.LoadDisk(domain, vdev)
+	switch {
+	case err != nil:
+		return 0, err
+	case r.State == xlft.DiskCopying:
+		return 0, errors.New("its first copy was never completed: it is of no moment")
+	case r.State == xlft.DiskActive || r.State == "":
+		return 0, errors.New("it is the disk that the domain runs from already")
+	}
+	journal := c.durable(domain, vdev)
+	left, err := journal.Any()
+	if err != nil {
+		return 0, err
+	}
+	if left && r.State == xlft.DiskReplica {
+		f, err := openConfigured(conf)
+		if err != nil {
+			return 0, err
+		}
+		replayed, err = diskrepl.Replay(f, journal)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return replayed, err
+		}
+	}
+	return replayed, c.Store.SaveDisk(domain, vdev, xlft.DiskRecord{State: xlft.DiskActive})
 }
 
 // Check says why a disk could not be opened now; nil if it could.

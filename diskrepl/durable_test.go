@@ -1,0 +1,171 @@
+package diskrepl
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A volatile disk loses, when its host does, any of the writes that were not
+// flushed.
+type volatile struct {
+	*memory
+	safe  []byte
+	since []func(b []byte)
+}
+
+func newVolatile(m *memory) *volatile { return &volatile{memory: m, safe: m.image()} }
+
+func (v *volatile) note(f func(b []byte)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.since = append(v.since, f)
+}
+
+func (v *volatile) WriteAt(p []byte, off int64, fua bool) error {
+	b := bytes.Clone(p)
+	v.note(func(img []byte) { copy(img[off:], b) })
+	return v.memory.WriteAt(p, off, fua)
+}
+
+func (v *volatile) Zero(off, n int64, _, fua bool) error { return v.WriteAt(make([]byte, n), off, fua) }
+func (v *volatile) Trim(off, n int64, fua bool) error    { return v.WriteAt(make([]byte, n), off, fua) }
+
+func (v *volatile) Flush() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.safe, v.since = bytes.Clone(v.b), nil
+	return nil
+}
+
+// crash returns what the disk has when its host is back.
+func (v *volatile) crash(r *rand.Rand) *memory {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	m := &memory{b: bytes.Clone(v.safe)}
+	for _, f := range v.since {
+		if r.IntN(2) == 0 {
+			f(m.b)
+		}
+	}
+	return m
+}
+
+// The backup's host dies at any moment: with a durable journal its disk can be
+// brought to the newest epoch that was acked, or one after it, exactly.
+func TestDurable(t *testing.T) {
+	r := newRand(t)
+	for round := range 40 {
+		here, there := newMemory(1<<20), newMemory(1<<20)
+		disk := newVolatile(there)
+		dir := filepath.Join(t.TempDir(), "journal")
+		a, b := net.Pipe()
+		p := &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(disk, b), ended: make(chan error, 1)}
+		if err := p.r.Durable(LayerDir(dir)); err != nil {
+			t.Fatal(err)
+		}
+		go func() { p.ended <- p.r.Run() }()
+		var err error
+		if p.link, err = p.m.Attach(a, Options{Limit: 8 << 20, Lost: func(error) {}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.link.AwaitSync(); err != nil {
+			t.Fatal(err)
+		}
+		some := func() {
+			for range r.IntN(6) {
+				change(p.m, r)
+			}
+		}
+		p.seal(1)
+		p.commit(1)
+		disk.Flush() // as the receiver does when the first copy is there
+		at := map[uint64][]byte{1: here.image()}
+		acked := uint64(1)
+		for e := uint64(2); e < 2+r.Uint64N(6); e++ {
+			some()
+			at[e] = here.image()
+			p.seal(e)
+			acked = e
+			if r.IntN(4) == 0 {
+				break // acked, and not committed
+			}
+			p.commit(e)
+		}
+		some() // of an epoch that is not sealed
+
+		// What the host has when it is back: the journal as it was synced, the disk as it may be.
+		left := t.TempDir()
+		if err := os.CopyFS(left, os.DirFS(dir)); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		after := disk.crash(r)
+		a.Close()
+		<-p.ended
+		p.r.Close()
+		if es, _ := os.ReadDir(dir); len(es) > 0 {
+			t.Errorf("%d layers are left after an end in order", len(es))
+		}
+
+		n, err := Replay(after, LayerDir(left))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			n = acked // all of it was on the disk
+		}
+		if n < acked || !bytes.Equal(after.b, at[n]) {
+			t.Errorf("round %d: %d epochs were acked; after the crash the disk is not that of epoch %d", round, acked, n)
+		}
+		if es, _ := os.ReadDir(left); len(es) > 0 {
+			t.Errorf("%d layers are left after the replay", len(es))
+		}
+	}
+}
+
+// A journal that is torn ends at its last whole epoch; one that is damaged in
+// the middle is not gone on with.
+func TestDurableTorn(t *testing.T) {
+	dir := LayerDir(t.TempDir())
+	write := func(epoch uint64, damage func([]byte) []byte) {
+		t.Helper()
+		d := &durableLog{store: dir}
+		rec := record{typ: recWrite, n: 4, off: 100 * epoch, epoch: epoch}
+		if err := d.add(rec, []byte("data")); err != nil {
+			t.Fatal(err)
+		}
+		var s sum
+		s.add(1, append(rec.append(nil), "data"...))
+		l, err := d.seal(record{typ: recSeal, n: sealSize, epoch: epoch}, s.append(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		name := filepath.Join(string(dir), layerPrefix+string('0'+rune(epoch)))
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.WriteFile(name, damage(b), 0o600)
+	}
+	whole := func(b []byte) []byte { return b }
+	write(5, whole)
+	write(6, func(b []byte) []byte { return b[:len(b)-1] })
+	disk := newMemory(4096)
+	if n, err := Replay(disk, dir); n != 5 || err != nil || string(disk.b[500:504]) != "data" || disk.b[600] != 0 {
+		t.Errorf("torn: epoch %d, %v", n, err)
+	}
+	write(5, func(b []byte) []byte { b[30] ^= 1; return b })
+	write(6, whole)
+	disk = newMemory(4096)
+	if n, err := Replay(disk, dir); err == nil || disk.b[500] != 0 || disk.b[600] != 0 {
+		t.Errorf("damaged: epoch %d, %v", n, err)
+	}
+	write2 := LayerDir(t.TempDir())
+	if n, err := Replay(disk, write2); n != 0 || err != nil {
+		t.Errorf("empty: epoch %d, %v", n, err)
+	}
+}
