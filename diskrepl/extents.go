@@ -67,6 +67,12 @@ const (
 	writeRun   = 1 << 20 // bytes of each, at most, if they are put together
 )
 
+// runs are the buffers in which writes are put together.
+var runs = sync.Pool{New: func() any {
+	b := make([]byte, writeRun)
+	return &b
+}}
+
 // writeOut does to a disk what the extents say; load reads data from the file.
 // It returns when the disk has it all.
 func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error {
@@ -94,13 +100,14 @@ func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error
 	}
 	for range min(writersOut, len(x)) {
 		wg.Go(func() {
-			var buf []byte
+			buf := runs.Get().(*[]byte)
+			defer runs.Put(buf)
 			for {
 				run := take()
 				if run == nil {
 					return
 				}
-				if err := run.write(dev, load, &buf); err != nil {
+				if err := run.write(dev, load, *buf); err != nil {
 					mu.Lock()
 					if first == nil {
 						first = err
@@ -118,7 +125,7 @@ func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error
 }
 
 // write does what a run of extents says, which is one, or data without a gap.
-func (x extents) write(dev Device, load func(b []byte, at int64) error, buf *[]byte) error {
+func (x extents) write(dev Device, load func(b []byte, at int64) error, buf []byte) error {
 	e, n := x[0], x[len(x)-1].end-x[0].off
 	switch e.typ {
 	case recZero:
@@ -129,10 +136,10 @@ func (x extents) write(dev Device, load func(b []byte, at int64) error, buf *[]b
 	if len(x) == 1 && e.mem != nil {
 		return dev.WriteAt(e.mem, e.off, false)
 	}
-	if int64(cap(*buf)) < n {
-		*buf = make([]byte, max(n, writeRun))
+	if n > writeRun { // one long write
+		buf = make([]byte, n)
 	}
-	b := (*buf)[:n]
+	b := buf[:n]
 	for _, p := range x {
 		part := b[p.off-e.off : p.end-e.off]
 		if p.mem != nil {

@@ -522,8 +522,8 @@ const probes = 32
 func (l *Link) verify() {
 	size := l.m.dev.Size()
 	chunks := (size + ChunkSize - 1) / ChunkSize
-	for i := range probes {
-		c := rand.Int64N(max(chunks, 1))
+	for i := range min(probes, chunks) {
+		c := rand.Int64N(chunks)
 		switch i {
 		case 0:
 			c = 0
@@ -539,7 +539,7 @@ func (l *Link) verify() {
 			return
 		}
 		l.m.mu.Lock()
-		l.progress.Compared = l.progress.Total * int64(i+1) / probes
+		l.progress.Compared = l.progress.Total * (i + 1) / min(probes, chunks)
 		l.m.mu.Unlock()
 	}
 	l.synced()

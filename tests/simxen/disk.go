@@ -20,7 +20,7 @@ import (
 const (
 	diskBlocks = 24
 	blockSize  = 512
-	diskChunks = 12 // of the first copy, so that it has something to leave out
+	diskChunks = 6 // of the first copy, so that it has something to leave out
 	diskVDev   = "xvda"
 )
 
