@@ -31,11 +31,12 @@ type storage string
 const (
 	mirror storage = "mirror" // each host has its own copy
 	shared storage = "shared" // both hosts see the lab's SAN, and fence each other
+	mixed  storage = "mixed"  // xvda is shared, and there is a mirrored xvdc
 )
 
-// eachStorage runs a test with both kinds; what is not asked for by the test command alone is long.
-func eachStorage(t *testing.T, usual storage, test func(*testing.T, *world)) {
-	for _, kind := range []storage{mirror, shared} {
+// eachStorage runs a test with several kinds; all but the usual one are long.
+func eachStorage(t *testing.T, usual storage, kinds []storage, test func(*testing.T, *world)) {
+	for _, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			if kind != usual {
 				lab.Long(t)
@@ -64,22 +65,31 @@ func diskWorldOn(t *testing.T, kind storage) *world {
 	})
 	s := ft.Usual
 	w.kind = kind
-	switch kind {
-	case mirror:
+	w.guest.Disks = []string{diskSpec}
+	if kind == mirror {
 		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\n", diskPath)
-	case shared:
-		s.Fence = true
+	} else {
 		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\nstorage = \"shared\"\n", lab.SAN)
-		var err error
-		w.power, err = w.ServePower(t.Context())
-		check(t, err)
+		w.fence(&s)
+	}
+	if kind == mixed {
+		s.More += fmt.Sprintf("[domain.web1.disk.xvdc]\npath = %q\n", diskPath)
+		w.guest.Disks = append(w.guest.Disks, strings.ReplaceAll(diskSpec, "xvda", "xvdc"))
 	}
 	w.install(s)
 	for _, h := range w.Hosts() {
 		w.makeDisk(h)
 	}
-	w.guest.Disks = []string{diskSpec}
 	return w
+}
+
+// fence has the hosts fence each other.
+func (w *world) fence(s *ft.Settings) {
+	w.t.Helper()
+	s.Fence = true
+	var err error
+	w.power, err = w.ServePower(w.t.Context())
+	check(w.t, err)
 }
 
 // makeDisk gives a host an empty disk for the guest, unless it sees the other one's.
@@ -191,7 +201,7 @@ func (s *scribe) written() int {
 // a disk that was an empty file before. Then the other way round, with the disk of the host that came back copied anew.
 func TestDiskTakeover(t *testing.T) {
 	lab.Long(t)
-	eachStorage(t, mirror, testDiskTakeover)
+	eachStorage(t, mirror, []storage{mirror, shared}, testDiskTakeover)
 }
 
 func testDiskTakeover(t *testing.T, w *world) {
@@ -280,7 +290,7 @@ func testDiskTakeover(t *testing.T, w *world) {
 // is lost, and the protection comes back by itself.
 func TestDiskServerDies(t *testing.T) {
 	lab.Long(t)
-	eachStorage(t, mirror, testDiskServerDies)
+	eachStorage(t, mirror, []storage{mirror, shared}, testDiskServerDies)
 }
 
 func testDiskServerDies(t *testing.T, w *world) {
@@ -415,7 +425,9 @@ func TestDiskErrors(t *testing.T) {
 // The host dies while the guest runs fio and SQLite on an ext4 file system: fio goes on and verifies all that it wrote,
 // no commit that a client was told of is missing and none is there by half, and the file system is clean. Each host that
 // dies comes back with an empty disk.
-func TestDiskPrograms(t *testing.T) { eachStorage(t, mirror, testDiskPrograms) }
+func TestDiskPrograms(t *testing.T) {
+	eachStorage(t, mixed, []storage{mirror, shared, mixed}, testDiskPrograms)
+}
 
 func testDiskPrograms(t *testing.T, w *world) {
 	if *seed == 0 {
@@ -434,7 +446,11 @@ func testDiskPrograms(t *testing.T, w *world) {
 		for _, c := range []*probe.Client{fio, db} {
 			check(t, c.SetDeadline(time.Now().Add(3*patience)))
 		}
-		check(t, fio.FioStart(probe.FioVerify("fio", 4, 3, "--rate_iops=,100")...))
+		file := "fio"
+		if w.kind == mixed {
+			file = "/dev/xvdc"
+		}
+		check(t, fio.FioStart(probe.FioVerify(file, 4, 3, "--rate_iops=,100")...))
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- ledger.Run(ctx, db) }()
