@@ -35,6 +35,7 @@ var (
 	rounds  = flag.Int("rounds", 3, "how many turns each server has")
 	seconds = flag.Float64("seconds", 3, "how long each measurement is")
 	dir     = flag.String("dir", os.TempDir(), "where the disks are")
+	direct  = flag.Bool("direct", false, "pass the page cache by (O_DIRECT); the backup's disk is in memory then, so that the two do not share one")
 	only    = flag.String("only", "", "servers whose name has this alone")
 )
 
@@ -51,16 +52,24 @@ type contender struct {
 }
 
 func contenders(self string) []contender {
-	return []contender{
+	cache, us := "writeback", []string{self}
+	if *direct {
+		cache, us = "none", append(us, "-direct")
+	}
+	cs := []contender{
 		{"qemu-nbd", func(s, f, _ string) []string {
-			return []string{"qemu-nbd", "-f", "raw", "-k", s, "-x", "disk", "-t", "-e", "8", "--cache=writeback", f}
+			return []string{"qemu-nbd", "-f", "raw", "-k", s, "-x", "disk", "-t", "-e", "8", "--cache=" + cache, f}
 		}},
 		{"nbdkit file", func(s, f, _ string) []string {
 			return []string{"nbdkit", "-f", "-U", s, "-e", "disk", "file", f}
 		}},
-		{"xlft", func(s, f, _ string) []string { return []string{self, "serve", s, f} }},
-		{"xlft, protected", func(s, f, spare string) []string { return []string{self, "serve", s, f, spare} }},
+		{"xlft", func(s, f, _ string) []string { return append(us, "serve", s, f) }},
+		{"xlft, protected", func(s, f, spare string) []string { return append(us, "serve", s, f, spare) }},
 	}
+	if *direct { // nbdkit can't
+		cs = slices.Delete(cs, 1, 2)
+	}
+	return cs
 }
 
 var jobs = []struct {
@@ -113,6 +122,14 @@ func bench() error {
 	}
 	defer os.RemoveAll(work)
 	file, spare := filepath.Join(work, "disk"), filepath.Join(work, "spare")
+	if *direct {
+		other, err := os.MkdirTemp("/dev/shm", "diskbench-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(other)
+		spare = filepath.Join(other, "spare")
+	}
 	for _, f := range []string{file, spare} {
 		if err := fill(f); err != nil {
 			return err
@@ -252,7 +269,11 @@ func print(cs []contender, all map[string]map[string][]figure) {
 		return v[len(v)/2]
 	}
 	mbs := func(c, j string) float64 { return median(all[c][j], func(f figure) float64 { return f.mbs }) }
-	fmt.Printf("%-18s", "disk server, MB/s")
+	what := "disk server, MB/s"
+	if *direct {
+		what = "O_DIRECT, MB/s"
+	}
+	fmt.Printf("%-18s", what)
 	for _, j := range jobs {
 		fmt.Printf(" %18s", j.name)
 	}
@@ -268,7 +289,7 @@ func print(cs []contender, all map[string]map[string][]figure) {
 		}
 		fmt.Println()
 	}
-	if len(cs) < 4 {
+	if *only != "" {
 		return
 	}
 	ratio := func(name string, of func(j string) float64) {
@@ -278,14 +299,22 @@ func print(cs []contender, all map[string]map[string][]figure) {
 		}
 		fmt.Println()
 	}
-	ratio("xlft / the better", func(j string) float64 { return mbs("xlft", j) / max(mbs("qemu-nbd", j), mbs("nbdkit file", j)) })
+	ratio("xlft / the better", func(j string) float64 {
+		best := 0.0
+		for _, c := range cs {
+			if !strings.HasPrefix(c.name, "xlft") {
+				best = max(best, mbs(c.name, j))
+			}
+		}
+		return mbs("xlft", j) / best
+	})
 	ratio("protected / xlft", func(j string) float64 { return mbs("xlft, protected", j) / mbs("xlft", j) })
 }
 
 // serve serves a file; with a spare file it replicates to a process that has
 // that.
 func serve(socket, file string, spare []string) error {
-	f, err := nbd.OpenFile(file, false)
+	f, err := nbd.OpenFile(file, *direct)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -177,6 +178,9 @@ const againFor = 15 * time.Second
 
 // decide says what is to become of writes that are held.
 func (c *Client) decide(what string) error {
+	if !c.holds() {
+		return nil
+	}
 	begun := time.Now()
 	for {
 		err := c.say(what)
@@ -187,6 +191,11 @@ func (c *Client) decide(what string) error {
 	}
 }
 
+// holds reports whether there is a disk whose writes are held.
+func (c *Client) holds() bool {
+	return slices.ContainsFunc(c.order.Disks, func(d wire.Disk) bool { return d.Shared })
+}
+
 // Abandon lets writes that are held go to shared storage.
 func (c *Client) Abandon() error { return c.decide("/abandon") }
 
@@ -195,6 +204,9 @@ func (c *Client) Discard() error { return c.decide("/discard") }
 
 // Drain waits until shared storage has all that was released.
 func (c *Client) Drain(ctx context.Context) error {
+	if !c.holds() {
+		return nil
+	}
 	if err := c.c.Call(ctx, http.MethodPost, "/drain", nil, nil); err != nil {
 		return fmt.Errorf("disk server: %w", err)
 	}
