@@ -37,20 +37,25 @@ func (s *sharedPair) join(t testing.TB, m *Mirror, there *memory, limit, file in
 	p := &pair{t: t, there: there, m: m, r: NewReplica(there, b), ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
 	s.pair = p
 	p.r.Share()
-	if file > 0 {
-		f, err := os.Create(filepath.Join(t.TempDir(), "spill"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		p.r.SpillTo(f, file, limit-file)
-	}
+	p.spill(limit, file)
 	go func() { p.ended <- p.r.Run() }()
 	var err error
 	if p.link, err = p.m.Attach(a, Options{Limit: limit, Lost: func(err error) { p.lost <- err }}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Close(); b.Close(); m.Stop() })
+}
+
+// holding gives a pair in a session: what is written is held.
+func holding(t testing.TB, disk *memory, limit int64) *sharedPair {
+	t.Helper()
+	s := newSharedPair(t, disk, limit, 0)
+	if err := s.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	s.seal(1)
+	s.commit(1)
+	return s
 }
 
 // step does something to the disk and to the model, and looks at a part of it.
@@ -267,12 +272,7 @@ func TestNotTheSameStorage(t *testing.T) {
 // is written to when it works again.
 func TestSharedStorageFails(t *testing.T) {
 	disk := newMemory(1 << 20)
-	s := newSharedPair(t, disk, 64<<10, 0)
-	if err := s.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
-	s.seal(1)
-	s.commit(1)
+	s := holding(t, disk, 64<<10)
 	disk.mu.Lock()
 	disk.fail = errors.New("path down")
 	disk.mu.Unlock()
@@ -319,12 +319,7 @@ func TestSharedStorageFails(t *testing.T) {
 // answered; one that is damaged elsewhere is not gone on with.
 func TestTornLayer(t *testing.T) {
 	disk := newMemory(64 << 10)
-	s := newSharedPair(t, disk, 1<<20, 0)
-	if err := s.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
-	s.seal(1)
-	s.commit(1)
+	s := holding(t, disk, 1<<20)
 	for i := range 3 {
 		b := bytes.Repeat([]byte{byte(i + 1)}, 4096)
 		copy(s.model[i*8192:], b)
@@ -372,12 +367,7 @@ func TestTornLayer(t *testing.T) {
 // What was free to go when the process was killed goes with the next one.
 func TestFreeIsRemembered(t *testing.T) {
 	disk := newMemory(64 << 10)
-	s := newSharedPair(t, disk, 1<<20, 0)
-	if err := s.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
-	s.seal(1)
-	s.commit(1)
+	s := holding(t, disk, 1<<20)
 	copy(s.model, "held")
 	s.m.WriteAt([]byte("held"), 0, false)
 	disk.mu.Lock()

@@ -54,14 +54,7 @@ func newSpillingPair(t testing.TB, here, there *memory, limit, file int64) *pair
 	a, b := net.Pipe()
 	p := &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(there, b),
 		ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
-	if file > 0 {
-		f, err := os.Create(filepath.Join(t.TempDir(), "spill"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		p.r.SpillTo(f, file, limit-file)
-	}
+	p.spill(limit, file)
 	go func() { p.ended <- p.r.Run() }()
 	var err error
 	if p.link, err = p.m.Attach(a, Options{Limit: limit, Lost: func(err error) { p.lost <- err }}); err != nil {
@@ -69,6 +62,20 @@ func newSpillingPair(t testing.TB, here, there *memory, limit, file int64) *pair
 	}
 	t.Cleanup(func() { a.Close(); b.Close() })
 	return p
+}
+
+// spill has the replica hold a part of the limit in a file.
+func (p *pair) spill(limit, file int64) {
+	p.t.Helper()
+	if file == 0 {
+		return
+	}
+	f, err := os.Create(filepath.Join(p.t.TempDir(), "spill"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { f.Close() })
+	p.r.SpillTo(f, file, limit-file)
 }
 
 func within(t testing.TB) context.Context {

@@ -54,15 +54,7 @@ func diskWorld(t *testing.T) *world {
 
 func diskWorldOn(t *testing.T, kind storage) *world {
 	t.Helper()
-	standing = nil // its hosts are taken
-	w := &world{t: t, guest: lab.NewGuest("web1", 10), saved: map[*lab.Host][]byte{}, over: true}
-	w.Lab = lab.Start(t)
-	w.home = w.A
-	t.Cleanup(func() {
-		if t.Failed() {
-			w.report()
-		}
-	})
+	w := fresh(t)
 	s := ft.Usual
 	w.kind = kind
 	w.guest.Disks = []string{diskSpec}

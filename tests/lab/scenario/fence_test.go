@@ -16,15 +16,7 @@ import (
 // other one, without a lie.
 func TestFence(t *testing.T) {
 	lab.Long(t)
-	standing = nil // its hosts are taken
-	w := &world{t: t, guest: lab.NewGuest("web1", 10), saved: map[*lab.Host][]byte{}, over: true}
-	w.Lab = lab.Start(t)
-	w.home = w.A
-	t.Cleanup(func() {
-		if t.Failed() {
-			w.report()
-		}
-	})
+	w := fresh(t)
 	s := ft.Usual
 	w.fence(&s)
 	w.install(s)

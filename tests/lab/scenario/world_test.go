@@ -83,6 +83,21 @@ func running(t *testing.T) *world {
 	return w
 }
 
+// fresh gives a world of one's own: fresh hosts, nothing on them.
+func fresh(t *testing.T) *world {
+	t.Helper()
+	standing = nil // its hosts are taken
+	w := &world{t: t, guest: lab.NewGuest("web1", 10), saved: map[*lab.Host][]byte{}, over: true}
+	w.Lab = lab.Start(t)
+	w.home = w.A
+	t.Cleanup(func() {
+		if t.Failed() {
+			w.report()
+		}
+	})
+	return w
+}
+
 // install puts xlft on both hosts.
 func (w *world) install(s ft.Settings) {
 	w.t.Helper()
