@@ -238,7 +238,11 @@ func (r row) print(out io.Writer) error {
 		}
 		for _, d := range s.Disks {
 			word := "in sync"
-			if !d.Synced {
+			switch {
+			case d.Synced:
+			case d.Known:
+				word = fmt.Sprintf("sending what was written since, %d of %d MiB", d.Compared>>20, d.Total>>20)
+			default:
 				word = fmt.Sprintf("copying, %d of %d MiB compared, %d MiB differed", d.Compared>>20, d.Total>>20, d.Sent>>20)
 			}
 			line("Disk "+d.VDev, "%s", word)
