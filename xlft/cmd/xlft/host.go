@@ -55,7 +55,7 @@ func arbiter(c *config.Config, id *wire.Identity, log *zap.Logger) xlft.Arbiter 
 	if c.Arbiter.Type != "fence" {
 		return xlft.None{}
 	}
-	return &fence.Arbiter{Peers: c.Peers, Log: log, Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
+	return &fence.Arbiter{Peers: c.Peers, Log: log, AskTimeout: 2 * c.Default.FailureTimeout, Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
 		p, ok := c.Peers[peer]
 		if !ok {
 			return r, fmt.Errorf("no [peer.%s] in the configuration", peer)

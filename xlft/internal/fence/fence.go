@@ -31,7 +31,9 @@ type Arbiter struct {
 	// Ask asks the other host about a domain that this one wants to keep; nil
 	// to fence at once.
 	Ask func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error)
-	Log *zap.Logger
+	// AskTimeout is how long it has to answer before it is fenced.
+	AskTimeout time.Duration
+	Log        *zap.Logger
 
 	mu   sync.Mutex
 	turn map[string]*turn
@@ -42,9 +44,6 @@ type turn struct {
 	mu  sync.Mutex
 	off time.Time // when it was last known to be
 }
-
-// askTimeout is how long a peer has to answer before it is fenced.
-const askTimeout = 2 * time.Second
 
 // errHanded: nobody may fence a host that has been told to run the domain.
 var errHanded = errors.New("the domain was handed over to the other host, which does not answer: it may run there. It is asked again; bring that host's receiver back")
@@ -60,7 +59,7 @@ func (a *Arbiter) Claim(ctx context.Context, q xlft.ArbiterQuery) (bool, error) 
 		return false, errHanded
 	}
 	if q.Asker == xlft.AskerPrimary && a.Ask != nil {
-		ask, cancel := context.WithTimeout(ctx, askTimeout)
+		ask, cancel := context.WithTimeout(ctx, a.AskTimeout)
 		r, err := a.Ask(ask, q.Peer, wire.OwnerQuery{Domain: q.Domain, Generation: q.Generation, Reclaim: true})
 		cancel()
 		switch {

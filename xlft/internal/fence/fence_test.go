@@ -32,7 +32,7 @@ func agent(t *testing.T, script string) (f config.Fence, told func() string) {
 }
 
 func arbiter(f config.Fence) *Arbiter {
-	return &Arbiter{Peers: map[string]config.Peer{"beta": {Name: "beta", Fence: &f}}, Log: zap.NewNop()}
+	return &Arbiter{Peers: map[string]config.Peer{"beta": {Name: "beta", Fence: &f}}, AskTimeout: time.Second, Log: zap.NewNop()}
 }
 
 func TestClaim(t *testing.T) {
