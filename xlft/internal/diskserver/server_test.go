@@ -444,7 +444,6 @@ func TestSharedStorage(t *testing.T) {
 	}
 
 	// The disk is taken away while the last epoch is held: it goes to the storage when the protector says so.
-	was = r.a.image()
 	write("last", 99999)
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)
