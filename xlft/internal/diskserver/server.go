@@ -310,6 +310,10 @@ func (s *Server) closeLater(d *disk) {
 	}
 }
 
+// lastWrites bounds how long the end waits for writes that are on their way to
+// shared storage: the host may be about to go down, and what is held with it.
+const lastWrites = 45 * time.Second
+
 // Close ends the work of this process. What is attached stays so: the kernel
 // waits for a successor, who finds it by Recover.
 func (s *Server) Close() {
@@ -319,7 +323,14 @@ func (s *Server) Close() {
 	if s.session != nil {
 		s.session.end(diskrepl.ErrDetached)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), lastWrites)
+	defer cancel()
 	for _, d := range s.open {
+		if h, _ := d.mirror.Holding(); h.On && h.Freed {
+			if err := d.mirror.AwaitUnheld(ctx); err != nil {
+				s.Log.Error("the storage has not got all that was held; the next server goes on", zap.String("vdev", d.vdev), zap.Error(err))
+			}
+		}
 		s.closeDisk(d)
 	}
 }

@@ -443,6 +443,22 @@ func TestSharedStorage(t *testing.T) {
 		t.Error("the storage lacks what was held when the server died")
 	}
 
+	// A server that ends when all may go waits for that: its host may be going down.
+	at := r.session.Status().Generation
+	write("host goes down", 4096)
+	if err := r.client.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	if !bytes.Equal(r.a.image(), want) {
+		t.Error("the storage lacks what was let go before the server ended")
+	}
+	r.server, r.stop = r.a.serve(r.dial)
+	if err := r.client.Open(ctx, "xvda"); err != nil {
+		t.Fatal(err)
+	}
+	r.await("protected once more", func(st xlft.Status) bool { return st.Protected && st.Generation > at })
+
 	// The disk is taken away while the last epoch is held: it goes to the storage when the protector says so.
 	write("last", 99999)
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
