@@ -22,8 +22,8 @@ import (
 
 // Version range of the protocol that this package speaks.
 const (
-	VersionMin = 1
-	VersionMax = 1
+	VersionMin = 2 // 1 had other records of disks
+	VersionMax = 2
 )
 
 // MaxBody is the longest body of a frame, in bytes.
