@@ -1,6 +1,7 @@
 package diskrepl
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 )
@@ -58,22 +59,27 @@ func newDirtyLog(mem []byte, disk int64) *dirtyLog {
 	}
 	if d.session() != "" {
 		// The process before this one may have been killed between two epochs.
-		newest := uint64(0)
-		for s := range dirtySlots {
-			newest = max(newest, d.epoch(s))
-		}
+		_, newest := d.span()
 		d.begin(newest + 1)
 	}
 	return d
 }
 
 func (d *dirtyLog) session() string {
-	b := d.mem[16 : 16+maxSession]
-	n := 0
-	for n < len(b) && b[n] != 0 {
-		n++
+	return string(bytes.TrimRight(d.mem[16:16+maxSession], "\x00"))
+}
+
+// span returns the oldest and the newest epoch that have slots; 0: none has.
+func (d *dirtyLog) span() (oldest, newest uint64) {
+	for s := range dirtySlots {
+		if e := d.epoch(s); e > 0 {
+			if oldest == 0 || e < oldest {
+				oldest = e
+			}
+			newest = max(newest, e)
+		}
 	}
-	return string(b[:n])
+	return oldest, newest
 }
 
 func (d *dirtyLog) epoch(slot int) uint64 { return binary.LittleEndian.Uint64(d.mem[80+8*slot:]) }
@@ -135,9 +141,9 @@ func (d *dirtyLog) acked(e uint64) {
 	}
 }
 
-// mark notes that a range is changed.
+// mark notes that a range is changed, if there is a log.
 func (d *dirtyLog) mark(off, n int64) {
-	if d.open < 0 || n <= 0 {
+	if d == nil || d.open < 0 || n <= 0 {
 		return
 	}
 	b := d.bitmap(d.open)
@@ -152,15 +158,7 @@ func (d *dirtyLog) since(m Mark) (bitmap []byte, ok bool) {
 	if m.Session == "" || m.Session != d.session() || d.open < 0 {
 		return nil, false
 	}
-	oldest, newest := uint64(0), uint64(0)
-	for s := range dirtySlots {
-		if e := d.epoch(s); e > 0 {
-			if oldest == 0 || e < oldest {
-				oldest = e
-			}
-			newest = max(newest, e)
-		}
-	}
+	oldest, newest := d.span()
 	if m.Epoch+1 < oldest || m.Epoch >= newest {
 		return nil, false
 	}

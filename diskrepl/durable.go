@@ -3,7 +3,7 @@ package diskrepl
 import (
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"slices"
 )
 
@@ -14,6 +14,7 @@ type durableLog struct {
 	open  Layer // of the epoch that comes in; nil before its first record
 	size  int64
 	buf   []byte
+	sum   sum
 	held  map[uint64]Layer // sealed ones that the disk may not have
 }
 
@@ -35,16 +36,23 @@ func (r *Replica) Durable(store Layers) error {
 	return nil
 }
 
+func (d *durableLog) begin(epoch uint64) (err error) {
+	if d.open, err = d.store.Create(epoch); err != nil {
+		return fmt.Errorf("diskrepl: durable journal: %w", err)
+	}
+	d.size, d.sum = 0, sum{}
+	return nil
+}
+
 // add notes a record; the receiver alone calls it.
 func (d *durableLog) add(rec record, body []byte) error {
 	if d.open == nil {
-		var err error
-		if d.open, err = d.store.Create(rec.epoch); err != nil {
-			return fmt.Errorf("diskrepl: durable journal: %w", err)
+		if err := d.begin(rec.epoch); err != nil {
+			return err
 		}
-		d.size = 0
 	}
 	d.buf = append(rec.append(d.buf), body...)
+	d.sum.records++
 	if len(d.buf) >= durablePiece {
 		return d.flush()
 	}
@@ -56,17 +64,25 @@ func (d *durableLog) flush() error {
 		return fmt.Errorf("diskrepl: durable journal: %w", err)
 	}
 	d.size += int64(len(d.buf))
+	d.sum.add(0, d.buf)
 	d.buf = d.buf[:0]
 	return nil
 }
 
-// seal returns when the epoch is on stable storage, and its layer.
-func (d *durableLog) seal(rec record, sum []byte) (Layer, error) {
-	err := d.add(rec, sum)
-	if err == nil && len(d.buf) > 0 {
+// seal returns when the epoch is on stable storage, and its layer. Its sum is of
+// what the layer has: a stream has records of other kinds too.
+func (d *durableLog) seal(epoch uint64) (Layer, error) {
+	var err error
+	if d.open == nil {
+		err = d.begin(epoch)
+	} else {
 		err = d.flush()
 	}
 	if err != nil {
+		return nil, err
+	}
+	d.buf = d.sum.append(record{typ: recSeal, n: sealSize, epoch: epoch}.append(d.buf))
+	if err := d.flush(); err != nil {
 		return nil, err
 	}
 	l := d.open
@@ -77,33 +93,28 @@ func (d *durableLog) seal(rec record, sum []byte) (Layer, error) {
 	return l, nil
 }
 
-// durableDone forgets an epoch that the disk has on stable storage.
-func (r *Replica) durableDone(epoch uint64) error {
-	if r.durable == nil {
+// done forgets an epoch that the disk has on stable storage. It is called with
+// the Replica's lock; nil has nothing.
+func (d *durableLog) done(epoch uint64) error {
+	if d == nil || d.held[epoch] == nil {
 		return nil
 	}
-	r.mu.Lock()
-	l := r.durable.held[epoch]
-	delete(r.durable.held, epoch)
-	r.mu.Unlock()
-	if l == nil {
-		return nil
-	}
+	l := d.held[epoch]
+	delete(d.held, epoch)
 	return l.Remove()
 }
 
-// durableEnd forgets all: the session is over, and the disk is what it is.
-func (r *Replica) durableEnd() {
-	if r.durable == nil {
+// end forgets all: the session is over, and the disk is what it is.
+func (d *durableLog) end() {
+	if d == nil {
 		return
 	}
-	for _, l := range r.durable.held {
+	for _, l := range d.held {
 		l.Remove()
 	}
-	if r.durable.open != nil {
-		r.durable.open.Remove()
+	if d.open != nil {
+		d.open.Remove()
 	}
-	r.durable = nil
 }
 
 // Replay brings a replica's disk to the newest epoch that a durable journal has
@@ -114,11 +125,7 @@ func Replay(dev Device, store Layers) (newest uint64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("diskrepl: durable journal: %w", err)
 	}
-	epochs := make([]uint64, 0, len(left))
-	for e := range left {
-		epochs = append(epochs, e)
-	}
-	slices.Sort(epochs)
+	epochs := slices.Sorted(maps.Keys(left))
 	r := &Replica{dev: dev}
 	for i, e := range epochs {
 		if i > 0 && e != epochs[i-1]+1 {
@@ -151,22 +158,21 @@ func Replay(dev Device, store Layers) (newest uint64, err error) {
 
 // readEpoch reads a layer that has all of an epoch, up to its seal.
 func readEpoch(l Layer, epoch uint64, disk int64) (recs []logged, err error) {
-	d := newReader(io.NewSectionReader(l, 0, 1<<62))
-	for {
-		rec, body, err := d.next(func(n int) []byte { return make([]byte, n) })
-		if err != nil {
-			return nil, err
+	whole, get := false, func(n int) []byte { return make([]byte, n) }
+	err = readLayer(l, epoch, disk, get, func(d *reader, rec record, body []byte) (bool, error) {
+		if rec.typ != recSeal {
+			recs = append(recs, logged{record: rec, body: body})
+			return true, nil
 		}
-		if rec.epoch != epoch || int64(rec.off) < 0 || int64(rec.off)+int64(rec.n) > disk && rec.typ != recSeal {
-			return nil, fmt.Errorf("%v of epoch %d, range %d+%d of %d bytes", rec.typ, rec.epoch, rec.off, rec.n, disk)
+		whole = true
+		want, err := parseSum(body)
+		if err == nil && want != d.sum {
+			err = fmt.Errorf("%d records with CRC-32C %08x, want %d with %08x", d.sum.records, d.sum.crc, want.records, want.crc)
 		}
-		if rec.typ == recSeal {
-			want, err := parseSum(body)
-			if err == nil && want != d.sum {
-				err = fmt.Errorf("%d records with CRC-32C %08x, want %d with %08x", d.sum.records, d.sum.crc, want.records, want.crc)
-			}
-			return recs, err
-		}
-		recs = append(recs, logged{record: rec, body: body})
+		return false, err
+	})
+	if err == nil && !whole {
+		err = fmt.Errorf("%w: no seal", ErrLost)
 	}
+	return recs, err
 }

@@ -2,6 +2,7 @@ package diskrepl
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -137,14 +138,12 @@ func TestDurableTorn(t *testing.T) {
 		if err := d.add(rec, []byte("data")); err != nil {
 			t.Fatal(err)
 		}
-		var s sum
-		s.add(1, append(rec.append(nil), "data"...))
-		l, err := d.seal(record{typ: recSeal, n: sealSize, epoch: epoch}, s.append(nil))
+		l, err := d.seal(epoch)
 		if err != nil {
 			t.Fatal(err)
 		}
 		l.Close()
-		name := filepath.Join(string(dir), layerPrefix+string('0'+rune(epoch)))
+		name := filepath.Join(string(dir), fmt.Sprint(layerPrefix, epoch))
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -164,8 +163,7 @@ func TestDurableTorn(t *testing.T) {
 	if n, err := Replay(disk, dir); err == nil || disk.b[500] != 0 || disk.b[600] != 0 {
 		t.Errorf("damaged: epoch %d, %v", n, err)
 	}
-	write2 := LayerDir(t.TempDir())
-	if n, err := Replay(disk, write2); n != 0 || err != nil {
+	if n, err := Replay(disk, LayerDir(t.TempDir())); n != 0 || err != nil {
 		t.Errorf("empty: epoch %d, %v", n, err)
 	}
 }

@@ -62,6 +62,16 @@ func (x *extents) put(e extent) {
 	*x = slices.Replace(*x, from, to, in...)
 }
 
+// do adds what a record does to a disk, if it does anything; its data is in mem,
+// or in a file from at on.
+func (x *extents) do(rec record, mem []byte, at int64) {
+	switch rec.typ {
+	case recWrite, recZero, recTrim:
+		off := int64(rec.off)
+		x.put(extent{off: off, end: off + int64(rec.n), typ: rec.typ, keep: rec.flags&flagKeep != 0, mem: mem, at: at})
+	}
+}
+
 const (
 	writersOut = 16      // writes that a disk has at a time from writeOut
 	writeRun   = 1 << 20 // bytes of each, at most, if they are put together

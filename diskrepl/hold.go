@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -18,11 +19,10 @@ import (
 type Layers interface {
 	// Create makes the layer of an epoch.
 	Create(epoch uint64) (Layer, error)
-	// Left returns what an earlier process left, and whether SetFree was called
-	// for it.
+	// Left returns what an earlier process left, and what SetFree recorded.
 	Left() (layers map[uint64]Layer, free bool, err error)
-	// SetFree records that all layers there are may go to the storage.
-	SetFree() error
+	// SetFree records whether all layers there are may go to the storage.
+	SetFree(free bool) error
 }
 
 // A Layer is a file.
@@ -82,18 +82,14 @@ const heldAlone = 256 << 20
 // left.
 func NewShared(dev Device, store Layers) (*Mirror, error) {
 	m := NewMirror(dev)
-	m.quick, m.dirty = nil, nil
+	m.quick = nil
 	h := &hold{store: store, limit: heldAlone}
 	m.hold = h
 	left, free, err := store.Left()
 	if err != nil {
 		return nil, fmt.Errorf("diskrepl: writes held by an earlier process: %w", err)
 	}
-	epochs := make([]uint64, 0, len(left))
-	for e := range left {
-		epochs = append(epochs, e)
-	}
-	slices.Sort(epochs)
+	epochs := slices.Sorted(maps.Keys(left))
 	for i, e := range epochs {
 		l := &layer{epoch: e, f: left[e], refs: 1}
 		// The process may have been killed inside the last record, which was
@@ -113,35 +109,44 @@ func NewShared(dev Device, store Layers) (*Mirror, error) {
 
 // recover finds out what a layer's file has.
 func (l *layer) recover(disk int64) error {
-	d := newReader(io.NewSectionReader(l.f, 0, 1<<62))
-	var body []byte
-	for {
-		rec, _, err := d.next(func(n int) []byte {
-			if cap(body) < n {
-				body = make([]byte, n)
-			}
-			return body[:n]
-		})
-		if err != nil {
-			if errors.Is(err, io.EOF) && d.off == l.size && !errors.Is(err, io.ErrUnexpectedEOF) {
-				return nil
-			}
-			return err
+	var body []byte // of which only the place is kept
+	get := func(n int) []byte {
+		if cap(body) < n {
+			body = make([]byte, n)
 		}
-		if rec.epoch != l.epoch || int64(rec.off) < 0 || int64(rec.off)+int64(rec.n) > disk {
-			return fmt.Errorf("%v of epoch %d, range %d+%d of %d bytes", rec.typ, rec.epoch, rec.off, rec.n, disk)
-		}
-		l.add(rec, l.size)
-		l.size = d.off
+		return body[:n]
 	}
+	return readLayer(l.f, l.epoch, disk, get, func(d *reader, rec record, _ []byte) (bool, error) {
+		l.add(rec, d.off)
+		return true, nil
+	})
 }
 
-// add notes a record that is at a place in the file.
-func (l *layer) add(rec record, at int64) {
-	switch rec.typ {
-	case recWrite, recZero, recTrim:
-		l.x.put(extent{off: int64(rec.off), end: int64(rec.off) + int64(rec.n), typ: rec.typ,
-			keep: rec.flags&flagKeep != 0, at: at + headerSize})
+// add notes a record that follows the others in the file, which then has so
+// many bytes.
+func (l *layer) add(rec record, size int64) {
+	l.x.do(rec, nil, l.size+headerSize)
+	l.size = size
+}
+
+// readLayer reads the records of a layer, with bodies in memory that get gives,
+// until f says that it has enough, or to the end.
+func readLayer(l Layer, epoch uint64, disk int64, get func(int) []byte, f func(d *reader, rec record, body []byte) (more bool, err error)) error {
+	d := newReader(io.NewSectionReader(l, 0, 1<<62))
+	for {
+		rec, body, err := d.next(get)
+		if errors.Is(err, io.EOF) { // inside a record it is io.ErrUnexpectedEOF
+			return nil
+		}
+		if err == nil && (rec.epoch != epoch || rec.typ != recSeal && !rec.fits(disk)) {
+			err = fmt.Errorf("%v of epoch %d, range %d+%d of %d bytes", rec.typ, rec.epoch, rec.off, rec.n, disk)
+		}
+		if err != nil {
+			return err
+		}
+		if more, err := f(d, rec, body); err != nil || !more {
+			return err
+		}
 	}
 }
 
@@ -172,6 +177,11 @@ func (h *hold) top(epoch uint64) error {
 
 // seal ends the epoch, and begins to hold with the first one.
 func (h *hold) seal(m *Mirror, epoch uint64) error {
+	if !h.on {
+		if err := h.store.SetFree(false); err != nil {
+			return fmt.Errorf("diskrepl: hold writes back: %w", err)
+		}
+	}
 	if err := h.top(epoch + 1); err != nil {
 		return err
 	}
@@ -225,13 +235,38 @@ func (m *Mirror) holdBack(typ recordType, flags uint8, off, n int64, body []byte
 	if _, err := top.f.WriteAt(h.scratch, top.size); err != nil {
 		return true, fmt.Errorf("diskrepl: hold a write back: %w", err)
 	}
-	top.add(rec, top.size)
-	top.size += size
+	top.add(rec, top.size+size)
 	h.bytes += size
 	if l := m.link; l != nil {
 		l.append(rec, body)
 	}
 	return true, nil
+}
+
+// A piece is a part of what is read.
+type piece struct {
+	extent
+	l *layer // which has it; nil: the disk has it
+}
+
+// pieces adds to a list where a range is, looking at so many layers, and holds
+// on to those that are in it.
+func (h *hold) pieces(list []piece, off, end int64, layers int) []piece {
+	if off >= end {
+		return list
+	}
+	if layers == 0 {
+		return append(list, piece{extent{off: off, end: end}, nil})
+	}
+	l := h.layers[layers-1]
+	from, to := l.x.over(off, end)
+	for _, e := range l.x[from:to] {
+		e = e.cut(max(e.off, off), min(e.end, end))
+		list = append(h.pieces(list, off, e.off, layers-1), piece{e, l})
+		l.refs++
+		off = e.end
+	}
+	return h.pieces(list, off, end, layers-1)
 }
 
 // readHeld reads through what is held.
@@ -246,34 +281,7 @@ func (m *Mirror) readHeld(p []byte, off int64) error {
 		m.mu.Unlock()
 		return m.dev.ReadAt(p, off)
 	}
-	type piece struct {
-		extent
-		l *layer // nil: the disk has it
-	}
-	var pieces []piece
-	var find func(off, end int64, below int)
-	find = func(off, end int64, below int) {
-		for i := below - 1; i >= 0 && off < end; i-- {
-			l := h.layers[i]
-			from, to := l.x.over(off, end)
-			if from == to {
-				continue
-			}
-			for _, e := range l.x[from:to] {
-				e = e.cut(max(e.off, off), min(e.end, end))
-				find(off, e.off, i)
-				pieces = append(pieces, piece{e, l})
-				l.refs++
-				off = e.end
-			}
-			find(off, end, i)
-			return
-		}
-		if off < end {
-			pieces = append(pieces, piece{extent{off: off, end: end}, nil})
-		}
-	}
-	find(off, off+int64(len(p)), len(h.layers))
+	pieces := h.pieces(nil, off, off+int64(len(p)), len(h.layers))
 	m.mu.Unlock()
 
 	var err error
@@ -356,24 +364,32 @@ func (m *Mirror) flusher() {
 		if h.dropped {
 			return
 		}
-		if link := m.link; link != nil && !h.free {
-			if !h.checked && len(l.x) > 0 {
-				m.mu.Unlock()
-				err := link.probe(l.x[0].off &^ (ChunkSize - 1))
-				if err != nil {
-					link.fail(err)
-				}
-				m.mu.Lock()
-				h.checked = err == nil
-			}
-			if m.link == link {
-				link.append(record{typ: recApplied, off: l.epoch, epoch: link.epoch}, nil)
-			}
+		if m.link != nil && !h.free {
+			m.link.applied(l)
 		}
 		h.layers = h.layers[1:]
 		h.bytes -= l.size
 		l.unref()
 		m.cond.Broadcast()
+	}
+}
+
+// applied tells the backup that the storage has a layer; of the first writes in
+// a session the backup is asked what it reads there. It is called with the lock,
+// which it gives up meanwhile.
+func (l *Link) applied(done *layer) {
+	m, h := l.m, l.m.hold
+	if !h.checked && len(done.x) > 0 {
+		m.mu.Unlock()
+		err := l.probe(done.x[0].off &^ (ChunkSize - 1))
+		if err != nil {
+			l.fail(err)
+		}
+		m.mu.Lock()
+		h.checked = err == nil
+	}
+	if m.link == l {
+		l.append(record{typ: recApplied, off: done.epoch, epoch: l.epoch}, nil)
 	}
 }
 
@@ -395,7 +411,7 @@ func (m *Mirror) Unhold() error {
 	if !h.on || h.dropped {
 		return nil
 	}
-	err := h.store.SetFree()
+	err := h.store.SetFree(true)
 	h.free = true
 	m.cond.Broadcast()
 	return err

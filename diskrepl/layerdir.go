@@ -24,11 +24,6 @@ func (d LayerDir) Create(epoch uint64) (Layer, error) {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return nil, err
 	}
-	if epoch == 2 { // of a new session: what the mark was for is gone
-		if err := os.Remove(filepath.Join(string(d), freeMark)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
 	f, err := os.OpenFile(filepath.Join(string(d), fmt.Sprint(layerPrefix, epoch)), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -78,8 +73,15 @@ func (d LayerDir) Any() (bool, error) {
 }
 
 // SetFree is Layers'.
-func (d LayerDir) SetFree() error {
-	return os.WriteFile(filepath.Join(string(d), freeMark), nil, 0o600)
+func (d LayerDir) SetFree(free bool) error {
+	mark := filepath.Join(string(d), freeMark)
+	if free {
+		return os.WriteFile(mark, nil, 0o600)
+	}
+	if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Room is how many bytes the layers can have.

@@ -42,7 +42,7 @@ type Mirror struct {
 	dev   Device
 	quick quick     // nil if dev is none
 	hold  *hold     // nil unless both hosts see the storage
-	dirty *dirtyLog // nil if they do; guarded by mu
+	dirty *dirtyLog // nil if they do, and before it is needed; guarded by mu
 	lock  rangeLock
 
 	mu   sync.Mutex
@@ -53,7 +53,7 @@ type Mirror struct {
 
 // NewMirror returns a Mirror without a link: a disk as it is.
 func NewMirror(dev Device) *Mirror {
-	m := &Mirror{dev: dev, dirty: newDirtyLog(make([]byte, DirtySize(dev.Size())), dev.Size())}
+	m := &Mirror{dev: dev}
 	m.quick, _ = dev.(quick)
 	m.cond.L = &m.mu
 	return m
@@ -141,6 +141,9 @@ func (m *Mirror) Attach(conn io.ReadWriteCloser, o Options) (*Link, error) {
 		l.wg.Go(l.verify)
 	}
 	if m.hold == nil {
+		if m.dirty == nil {
+			m.Track(make([]byte, DirtySize(m.dev.Size())))
+		}
 		if bitmap, ok := m.dirty.since(o.Mark); ok {
 			l.progress.Total, l.progress.Known = count(bitmap)*ChunkSize, true
 			l.wg.Go(func() { l.resend(bitmap) })

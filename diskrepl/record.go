@@ -74,6 +74,11 @@ type record struct {
 	epoch uint64
 }
 
+// fits reports whether the range lies on a disk of that size.
+func (r record) fits(disk int64) bool {
+	return r.off <= uint64(disk) && uint64(r.n) <= uint64(disk)-r.off
+}
+
 func (r record) append(b []byte) []byte {
 	b = append(b, byte(r.typ), r.flags, 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, r.n)

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"sync"
 )
@@ -230,7 +229,6 @@ func (r *Replica) receive(compare func()) error {
 	size := r.dev.Size()
 	log, direct, synced, compared := new(epochLog), !r.shared, false, false
 	epoch := uint64(1)
-	var sealed sum // of the records that are durable
 	var scratch []byte
 	spilled := false // the last body is in scratch
 	get := func(n int) []byte {
@@ -257,7 +255,7 @@ func (r *Replica) receive(compare func()) error {
 		}
 		switch rec.typ {
 		case recWrite, recZero, recTrim, recProbe:
-			if rec.off > uint64(size) || uint64(rec.n) > uint64(size)-rec.off {
+			if !rec.fits(size) {
 				return bad("range %d+%d of a disk of %d bytes", rec.off, rec.n, size)
 			}
 		case recFlush:
@@ -284,14 +282,13 @@ func (r *Replica) receive(compare func()) error {
 			}
 			d.sum = sum{}
 			if epoch > 1 && r.durable != nil {
-				l, err := r.durable.seal(rec, sealed.append(nil))
+				l, err := r.durable.seal(epoch)
 				if err != nil {
 					return &diskError{err}
 				}
 				r.mu.Lock()
 				r.durable.held[epoch] = l
 				r.mu.Unlock()
-				sealed = sum{}
 			}
 			if err := r.seal(epoch, log); err != nil {
 				return err
@@ -330,8 +327,6 @@ func (r *Replica) receive(compare func()) error {
 			if err := r.durable.add(rec, body); err != nil {
 				return &diskError{err}
 			}
-			sealed.add(1, rec.append(nil))
-			sealed.crc = crc32.Update(sealed.crc, castagnoli, body)
 		}
 		l, held := logged{record: rec, body: body}, headerSize+int64(len(body))
 		if spilled {
@@ -385,13 +380,7 @@ func (r *Replica) applied(epoch uint64) error {
 	}
 	r.forget(r.kept[0].log)
 	r.kept = r.kept[1:]
-	if r.durable != nil {
-		if l := r.durable.held[epoch]; l != nil {
-			delete(r.durable.held, epoch)
-			return l.Remove()
-		}
-	}
-	return nil
+	return r.durable.done(epoch)
 }
 
 // forget frees what a log has. It is called with the lock.
@@ -506,11 +495,12 @@ func (r *Replica) Commit(epoch uint64) error {
 
 	err := r.applyAll(log)
 	if err == nil && r.durable != nil {
-		if err = r.dev.Flush(); err == nil {
-			err = r.durableDone(epoch)
-		}
+		err = r.dev.Flush()
 	}
 	r.mu.Lock()
+	if err == nil {
+		err = r.durable.done(epoch)
+	}
 	r.forget(log)
 	if err == nil {
 		r.committed = epoch
@@ -595,10 +585,7 @@ func (r *Replica) replay(kept []keptLog) error {
 	var x extents
 	for _, k := range kept {
 		for _, l := range k.log.recs {
-			switch l.typ {
-			case recWrite, recZero, recTrim:
-				x.put(extent{off: int64(l.off), end: int64(l.off) + int64(l.n), typ: l.typ, keep: l.flags&flagKeep != 0, mem: l.body, at: l.at})
-			}
+			x.do(l.record, l.body, l.at)
 		}
 	}
 	load := func(b []byte, at int64) error { return r.spill.get(at, b) }
@@ -619,7 +606,8 @@ func (r *Replica) Close() {
 	for r.running || r.committed < r.wanted && r.diskErr == nil {
 		r.cond.Wait()
 	}
-	r.durableEnd()
+	r.durable.end()
+	r.durable = nil
 }
 
 // Committed returns the newest epoch that the disk has, exactly; false if the

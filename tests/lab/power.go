@@ -5,7 +5,6 @@ package lab
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"sync"
 )
@@ -17,8 +16,6 @@ const PowerAddress = "10.21.0.1:16992"
 // A Power is the switch of both hosts, as a board management controller has it:
 // hosts use it to fence each other.
 type Power struct {
-	srv *http.Server
-
 	mu  sync.Mutex
 	off []string
 }
@@ -27,11 +24,7 @@ type Power struct {
 // dead, and POST /status/NAME, which answers 200 if the host is up and 410 if
 // not. It ends with ctx.
 func (l *Lab) ServePower(ctx context.Context) (*Power, error) {
-	var ln net.Listener
-	var err error
-	if enter := l.net.ns.enter(func() { ln, err = net.Listen("tcp", PowerAddress) }); enter != nil {
-		return nil, enter
-	}
+	ln, err := l.Listen(ctx, "tcp", PowerAddress)
 	if err != nil {
 		return nil, fmt.Errorf("lab: power switch: %w", err)
 	}
@@ -59,9 +52,9 @@ func (l *Lab) ServePower(ctx context.Context) (*Power, error) {
 			w.WriteHeader(http.StatusGone)
 		}
 	})
-	p.srv = &http.Server{Handler: mux}
-	go p.srv.Serve(ln)
-	context.AfterFunc(ctx, func() { p.srv.Close() })
+	srv := &http.Server{Handler: mux}
+	go srv.Serve(ln)
+	context.AfterFunc(ctx, func() { srv.Close() })
 	return p, nil
 }
 
@@ -78,7 +71,8 @@ const FenceAgent = `#!/bin/bash
 while IFS== read -r key value; do
 	case $key in action) action=$value ;; plug) plug=$value ;; esac
 done
-exec 3<>/dev/tcp/` + "10.21.0.1/16992" + ` || exit 1
+switch=` + PowerAddress + `
+exec 3<>/dev/tcp/${switch/://} || exit 1
 printf 'POST /%s/%s HTTP/1.0\r\n\r\n' "$action" "$plug" >&3
 read -r _ code _ <&3
 case $code in

@@ -127,7 +127,6 @@ func (s *shared) Create(epoch uint64) (diskrepl.Layer, error) {
 	if s.layers[epoch] != nil {
 		return nil, fmt.Errorf("simxen: a layer of epoch %d is there", epoch)
 	}
-	s.free = false
 	s.layers[epoch] = &layer{s: s, epoch: epoch}
 	return s.layers[epoch], nil
 }
@@ -142,10 +141,10 @@ func (s *shared) Left() (map[uint64]diskrepl.Layer, bool, error) {
 	return left, s.free, nil
 }
 
-func (s *shared) SetFree() error {
+func (s *shared) SetFree(free bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.free = true
+	s.free = free
 	return nil
 }
 

@@ -75,7 +75,11 @@ func Handle(mux *http.ServeMux, pattern string, f func(*http.Request) (any, erro
 		v, err := f(r)
 		w.Header().Set("Content-Type", "application/json")
 		if err != nil {
-			w.WriteHeader(http.StatusConflict)
+			status := http.StatusConflict
+			if errors.Is(err, ErrEnding) {
+				status = http.StatusGone
+			}
+			w.WriteHeader(status)
 			v = failure{err.Error()}
 		}
 		json.NewEncoder(w).Encode(v)
@@ -86,7 +90,11 @@ type failure struct {
 	Error string `json:"error"`
 }
 
-// ErrDown: no daemon listens there.
+// ErrEnding is a daemon's answer when it has ended its work and is about to go.
+// Who asked gets ErrDown.
+var ErrEnding = errors.New("about to end")
+
+// ErrDown: no daemon listens there, or one that is about to end.
 var ErrDown = errors.New("not running")
 
 // A Client asks one daemon, again and again over the same connection.
@@ -134,6 +142,9 @@ func (c *Client) Open(ctx context.Context, method, what string, in any) (io.Read
 	var f failure
 	if json.NewDecoder(resp.Body).Decode(&f) != nil || f.Error == "" {
 		f.Error = resp.Status
+	}
+	if resp.StatusCode == http.StatusGone {
+		return nil, fmt.Errorf("%w: %s", ErrDown, f.Error)
 	}
 	return nil, errors.New(f.Error)
 }

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -57,11 +56,7 @@ func NewClient(path, peer string, disks []wire.Disk) *Client {
 }
 
 func (c *Client) post(ctx context.Context, what string, out any) error {
-	err := control.Call(ctx, c.path, http.MethodPost, what, nil, out)
-	if err != nil && strings.HasSuffix(err.Error(), errRetired.Error()) {
-		err = fmt.Errorf("%w any more", control.ErrDown)
-	}
-	if err != nil {
+	if err := control.Call(ctx, c.path, http.MethodPost, what, nil, out); err != nil {
 		return fmt.Errorf("disk server: %w", err)
 	}
 	return nil

@@ -64,7 +64,6 @@ type disk struct {
 	vdev   string
 	file   *nbd.File
 	mirror *diskrepl.Mirror
-	shared bool
 	dirty  *dirtyFile // nil if there is none
 	kernel *nbd.KernelDevice
 	unused bool // detached, and kept open for what is held
@@ -112,8 +111,8 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &disk{vdev: vdev, file: f, mirror: diskrepl.NewMirror(f), shared: conf.Shared}
-	if d.shared {
+	d := &disk{vdev: vdev, file: f, mirror: diskrepl.NewMirror(f)}
+	if conf.Shared {
 		if d.mirror, err = diskrepl.NewShared(f, s.layers(vdev)); err != nil {
 			f.Close()
 			return nil, err
@@ -122,7 +121,7 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 			s.Log.Warn("going on with writes that an earlier process held", zap.String("vdev", vdev), zap.Int64("bytes", h.Bytes), zap.Bool("freed", h.Freed))
 		}
 	}
-	if s.Dirty != "" && !d.shared {
+	if s.Dirty != "" && !conf.Shared {
 		if d.dirty, err = openDirty(s.Dirty, vdev, diskrepl.DirtySize(f.Size()), again); err != nil {
 			f.Close()
 			return nil, err
@@ -154,7 +153,7 @@ func (s *Server) closeDisk(d *disk) error {
 	return err
 }
 
-var errRetired = errors.New("this server has ended its work: ask its successor")
+var errRetired = fmt.Errorf("this server is %w: ask its successor", control.ErrEnding)
 
 // Attach makes a disk a block device of this host, or finds the one it is.
 func (s *Server) Attach(vdev string) (device string, err error) {
@@ -352,9 +351,9 @@ func (s *Server) Status() []DiskStatus {
 	defer s.mu.Unlock()
 	all := make([]DiskStatus, 0, len(s.open))
 	for _, d := range s.open {
-		st := DiskStatus{VDev: d.vdev, Path: d.file.Name(), Size: d.file.Size(), Shared: d.shared}
+		st := DiskStatus{VDev: d.vdev, Path: d.file.Name(), Size: d.file.Size()}
 		if h, ok := d.mirror.Holding(); ok {
-			st.Holding = &h
+			st.Shared, st.Holding = true, &h
 		}
 		if d.kernel != nil {
 			st.Device = d.kernel.Path()
@@ -536,7 +535,7 @@ func (s *Server) link(ctx context.Context, v *session, dial xlft.Dialer, id stri
 	if err != nil {
 		return err
 	}
-	if d.shared {
+	if _, shared := d.mirror.Holding(); shared {
 		room, err := s.layers(want.VDev).Room()
 		if err == nil && room < heldRoom {
 			err = fmt.Errorf("%s has %d MiB free, and writes that are held need %d at least", s.Held, room>>20, heldRoom>>20)
