@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -120,13 +121,14 @@ func (p *pair) same(what string, want []byte) {
 	p.t.Errorf("%s: the backup's disk differs in %d bytes, the first at %d: %#x, want %#x", what, n, first, got[first], want[first])
 }
 
-// scribble changes the disk at random, as several users at once do, until stop.
-func scribble(m *Mirror, r *rand.Rand, stop <-chan struct{}) *sync.WaitGroup {
+// scribble changes the disk at random, as several users at once do, until stop,
+// each so many times at most.
+func scribble(m *Mirror, r *rand.Rand, most int, stop <-chan struct{}) *sync.WaitGroup {
 	var wg sync.WaitGroup
 	for range 4 {
 		own := rand.New(rand.NewPCG(r.Uint64(), 1))
 		wg.Go(func() {
-			for {
+			for range most {
 				select {
 				case <-stop:
 					return
@@ -175,7 +177,7 @@ func TestHistories(t *testing.T) {
 		// Every other time most of what is held back is in a file.
 		p := newSpillingPair(t, here, there, 4<<20, int64(round%2)*(4<<20-100<<10))
 		stop := make(chan struct{})
-		wg := scribble(p.m, r, stop)
+		wg := scribble(p.m, r, math.MaxInt, stop)
 		if err := p.link.AwaitSync(); err != nil {
 			t.Fatal(err)
 		}
@@ -186,8 +188,9 @@ func TestHistories(t *testing.T) {
 			wg.Wait()
 			want := here.image()
 			p.seal(e)
+			// No more than an epoch has room for: they are waited for before its seal.
 			stop = make(chan struct{})
-			wg = scribble(p.m, r, stop)
+			wg = scribble(p.m, r, 10, stop)
 			if e == uint64(epochs) && e > 1 && r.IntN(2) == 0 {
 				break // sealed, whole, and never committed
 			}
