@@ -806,7 +806,7 @@ func TestLabBypassIsNoticed(t *testing.T) {
 
 // TestLabCost says what Seal and Release cost when nothing else runs.
 func TestLabCost(t *testing.T) {
-	const n = 200
+	const n = 50
 	for _, vifs := range []int{1, 4} {
 		t.Run(fmt.Sprintf("%dVifs", vifs), func(t *testing.T) {
 			w := newWorld(t, vifs)

@@ -226,11 +226,7 @@ func TestLabListen(t *testing.T) {
 func TestLabGuest(t *testing.T) {
 	l := lab.Start(t)
 	g := lab.NewGuest("web1", 10)
-	begin := time.Now()
 	c := bootGuest(t, l, l.A, g)
-	if took := time.Since(begin); took > 15*time.Second {
-		t.Errorf("guest took %v to boot, want 15 s at most", took)
-	}
 	var want probe.State
 	for n := uint64(1); n <= 5; n++ {
 		want = probe.State{Count: n, Sum: probe.Fold(want.Sum, n*n)}
@@ -259,7 +255,7 @@ func TestLabGuest(t *testing.T) {
 
 	id, err := l.A.Domid(t.Context(), g.Name)
 	check(t, err)
-	begin = time.Now()
+	begin := time.Now()
 	l.A.Must(t, "xl", "save", g.Name, "/root/web1")
 	saved := time.Since(begin)
 	l.A.Must(t, "xl", "restore", "/root/web1")
