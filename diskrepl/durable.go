@@ -104,13 +104,18 @@ func (d *durableLog) done(epoch uint64) error {
 	return l.Remove()
 }
 
-// end forgets all: the session is over, and the disk is what it is.
-func (d *durableLog) end() {
+// end ends the session. What the disk has exactly, or what is not of it, is
+// forgotten; if the disk failed, it is not: what is held may be half there.
+func (d *durableLog) end(failed bool) {
 	if d == nil {
 		return
 	}
 	for _, l := range d.held {
-		l.Remove()
+		if failed {
+			l.Close()
+		} else {
+			l.Remove()
+		}
 	}
 	if d.open != nil {
 		d.open.Remove()

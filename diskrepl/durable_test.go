@@ -2,6 +2,7 @@ package diskrepl
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -124,6 +125,44 @@ func TestDurable(t *testing.T) {
 		if es, _ := os.ReadDir(left); len(es) > 0 {
 			t.Errorf("%d layers are left after the replay", len(es))
 		}
+	}
+}
+
+// The disk fails while it takes an epoch in: the journal stays, and brings it to
+// that epoch when it works again.
+func TestDurableDiskFails(t *testing.T) {
+	here, there := newMemory(1<<20), newMemory(1<<20)
+	dir := LayerDir(filepath.Join(t.TempDir(), "journal"))
+	a, b := net.Pipe()
+	p := &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(there, b), ended: make(chan error, 1)}
+	if err := p.r.Durable(dir); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.ended <- p.r.Run() }()
+	var err error
+	if p.link, err = p.m.Attach(a, Options{Limit: 8 << 20, Lost: func(error) {}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	p.seal(1)
+	p.commit(1)
+	r := newRand(t)
+	for range 8 {
+		change(p.m, r)
+	}
+	want := here.image()
+	p.seal(2)
+	there.fail = errors.New("medium error")
+	if err := p.r.Commit(2); err == nil {
+		t.Error("a disk that fails took an epoch in")
+	}
+	<-p.ended
+	p.r.Close()
+	there.fail = nil
+	if n, err := Replay(there, dir); n != 2 || err != nil || !bytes.Equal(there.b, want) {
+		t.Errorf("brought to epoch %d, %v", n, err)
 	}
 }
 

@@ -21,6 +21,8 @@ const (
 
 // Create is Layers'.
 func (d LayerDir) Create(epoch uint64) (Layer, error) {
+	_, err := os.Stat(string(d))
+	fresh := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return nil, err
 	}
@@ -29,15 +31,34 @@ func (d LayerDir) Create(epoch uint64) (Layer, error) {
 		return nil, err
 	}
 	// The name too is to be there after a Sync.
-	if dir, err := os.Open(string(d)); err == nil {
-		err = dir.Sync()
-		dir.Close()
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
+	err = syncDir(string(d))
+	if err == nil && fresh {
+		err = syncDir(filepath.Dir(string(d)))
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
 	}
 	return layerFile{f}, nil
+}
+
+// Clear removes all layers, durably.
+func (d LayerDir) Clear() error {
+	if _, err := os.Stat(string(d)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.RemoveAll(string(d)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(string(d)))
+}
+
+func syncDir(name string) error {
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Left is Layers'.

@@ -2,6 +2,7 @@ package xlft
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -54,9 +55,8 @@ func DialDisk(ctx context.Context, dial Dialer, software, session string, d wire
 
 // A DiskHost has the backup's copies of disks.
 type DiskHost interface {
-	// Open opens the copy of a domain's disk, for nobody else. The copy counts
-	// as inconsistent from here on; storage that the primary sees too counts as
-	// a replica.
+	// Open opens the copy of a domain's disk, for nobody else, and leaves it as
+	// it is.
 	Open(domain string, d wire.Disk) (DiskCopy, error)
 	// Journal is how many bytes of writes to hold back for each disk, at most:
 	// in memory, and beyond that in a DiskCopy's SpillFile.
@@ -68,6 +68,10 @@ type DiskCopy interface {
 	diskrepl.Device
 	// Was returns what the copy was when it was opened.
 	Was() DiskRecord
+	// Begin comes before the first write of a session. The copy counts as
+	// inconsistent from here on, durably, and what a journal on stable storage
+	// had of it is gone; storage that the primary sees too counts as a replica.
+	Begin() error
 	// Record records durably what it is.
 	Record(DiskRecord) error
 	// SpillFile is where the part of the journal goes that has no room in
@@ -156,24 +160,14 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 	if d.Shared {
 		repl.Share()
 	}
-	if l := d.copy.Durable(); l != nil {
-		if err := repl.Durable(l); err != nil {
-			return refuse(c, wire.CodeUnfit, nil, err)
-		}
-	}
 	memory, file := s.r.Disks.Journal()
 	if file > 0 {
 		repl.SpillTo(d.copy.SpillFile(), file, memory)
 	}
-	d.mu.Lock()
-	taken := d.repl != nil || d.over
-	if !taken {
-		d.repl = repl
-		close(d.joined)
-	}
-	d.mu.Unlock()
-	if taken {
-		return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("disk %s has its connection, or its session is over", d.VDev))
+	if err := d.begin(repl); errors.Is(err, errTaken) {
+		return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("disk %s: %w", d.VDev, err))
+	} else if err != nil {
+		return refuse(c, wire.CodeUnfit, nil, fmt.Errorf("disk %s: %w", d.VDev, err))
 	}
 	ready := wire.DiskReady{Journal: memory + file}
 	if was := d.copy.Was(); was.State == DiskReplica && !d.Shared {
@@ -185,6 +179,29 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 	}
 	c.SetDeadline(time.Time{})
 	return repl.Run()
+}
+
+var errTaken = errors.New("it has its connection, or its session is over")
+
+// begin makes repl the one that writes to the copy. Before that, the copy is
+// what it was.
+func (d *standbyDisk) begin(repl *diskrepl.Replica) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.repl != nil || d.over {
+		return errTaken
+	}
+	if err := d.copy.Begin(); err != nil {
+		return err
+	}
+	if l := d.copy.Durable(); l != nil {
+		if err := repl.Durable(l); err != nil {
+			return err
+		}
+	}
+	d.repl = repl
+	close(d.joined)
+	return nil
 }
 
 // awaitDisks waits until all of an epoch's writes are here.
@@ -242,7 +259,7 @@ func (s *standby) finishDisks(epoch uint64) error {
 // the next one need not compare all of it.
 func (s *standby) leave(d *standbyDisk, repl *diskrepl.Replica) error {
 	if repl == nil {
-		return d.copy.Record(d.copy.Was()) // nothing came
+		return nil // nothing came
 	}
 	repl.Close()
 	epoch, ok := repl.Committed()

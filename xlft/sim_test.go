@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"xlft/diskrepl"
 	"xlft/tests/simxen"
 	"xlft/xlft"
 	"xlft/xlft/wire"
@@ -138,6 +139,7 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 		s.shared = true
 		simxen.Share(s.a, s.b)
 	}
+	s.b.DurableAck = !s.shared && seed%4 == 0
 	s.domain = s.a.Boot(simDomain, 12)
 	if v.leak {
 		s.domain.LeakTo(s.b.Disk())
@@ -246,6 +248,9 @@ func (s *sim) run() {
 	s.protect()
 	stopLooking := make(chan struct{})
 	s.wg.Go(func() { s.look(stopLooking) })
+	if s.b.DurableAck {
+		s.wg.Go(func() { s.cutPower(stopLooking) })
+	}
 
 	s.oneFault = s.rng.IntN(3) == 0
 	faults := 1
@@ -277,8 +282,11 @@ func (s *sim) run() {
 	s.end()
 }
 
-// switchOver is the fault that is none.
-const switchOver = 12
+// Some of the faults.
+const (
+	powerCutB  = 2
+	switchOver = 12 // is none
+)
 
 func (s *sim) fault(begun time.Time) {
 	at := time.Since(begun).Round(time.Millisecond)
@@ -298,7 +306,7 @@ func (s *sim) fault(begun time.Time) {
 	case 0, 1:
 		s.tell("%v power cut at A", at)
 		s.a.Crash()
-	case 2:
+	case powerCutB:
 		s.tell("%v power cut at B", at)
 		s.b.Crash()
 	case 3, 4:
@@ -398,6 +406,19 @@ func (s *sim) look(stop <-chan struct{}) {
 			s.w.Violate("P6", "\"protected\" is said, but nobody could take over, for %v", time.Since(s.unhappy))
 		}
 		s.mu.Unlock()
+	}
+}
+
+// cutPower is P2 of a backup with durable_ack: what a power cut at any moment
+// would leave of its disk can be promoted.
+func (s *sim) cutPower(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Duration(s.w.Rand() % uint64(4*simEpoch))):
+		}
+		s.b.CheckPromoted()
 	}
 }
 
@@ -505,7 +526,7 @@ func TestSimulation(t *testing.T) {
 	}
 	first := uint64(time.Now().UnixNano())%1e9 + 1
 	t.Logf("%d schedules from seed %d on", *simSeeds, first)
-	var next, takeovers, heard, bad atomic.Int64
+	var next, takeovers, promoted, heard, bad atomic.Int64
 	t.Run("seeds", func(t *testing.T) {
 		for worker := range runtime.GOMAXPROCS(0) {
 			t.Run(fmt.Sprint("worker", worker), func(t *testing.T) {
@@ -518,6 +539,7 @@ func TestSimulation(t *testing.T) {
 					seed := first + uint64(i)
 					v, story, w := runSim(t, seed, variant{}, zap.NewNop())
 					takeovers.Add(int64(w.Takeovers))
+					promoted.Add(int64(w.Promoted))
 					heard.Add(int64(w.Delivered))
 					for _, x := range v {
 						bad.Add(1)
@@ -527,7 +549,7 @@ func TestSimulation(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d schedules, %d violations; %d takeovers, %d packets heard outside", min(next.Load(), int64(*simSeeds)), bad.Load(), takeovers.Load(), heard.Load())
+	t.Logf("%d schedules, %d violations; %d takeovers, %d looks at what a power cut leaves, %d packets heard outside", min(next.Load(), int64(*simSeeds)), bad.Load(), takeovers.Load(), promoted.Load(), heard.Load())
 }
 
 // earlyOutput breaks P1: an epoch is let out when it is sealed, not acked.
@@ -595,6 +617,27 @@ func (c boastfulCopy) Record(r xlft.DiskRecord) error {
 	}
 	return c.DiskCopy.Record(r)
 }
+
+// hastyCopy breaks P2: its journal is not on stable storage when it says so.
+type hastyCopy struct{ xlft.DiskCopy }
+
+func (c hastyCopy) Durable() diskrepl.Layers {
+	if l := c.DiskCopy.Durable(); l != nil {
+		return hastyLayers{l}
+	}
+	return nil
+}
+
+type hastyLayers struct{ diskrepl.Layers }
+
+func (s hastyLayers) Create(epoch uint64) (diskrepl.Layer, error) {
+	l, err := s.Layers.Create(epoch)
+	return hastyLayer{l}, err
+}
+
+type hastyLayer struct{ diskrepl.Layer }
+
+func (hastyLayer) Sync() error { return nil }
 
 // deafCopy breaks P2: what the primary may not have written is not written.
 type deafCopy struct{ xlft.DiskCopy }
@@ -668,6 +711,7 @@ func TestSimulationCatches(t *testing.T) {
 		{"P2", "writes out of order", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return &swappingCopy{DiskCopy: c} }, storage: mirrored}},
 		{"P2", "flush lost", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
 		{"P2", "copy older than it says", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return boastfulCopy{c} }, storage: mirrored}},
+		{"P2", "journal not on stable storage", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return hastyCopy{c} }, storage: mirrored, only: powerCutB}},
 		{"P2", "shared disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: shared}},
 		{"P2", "held writes leave at the seal", variant{gates: func(g simGates) xlft.Output { return eagerGates{g} }, storage: shared}},
 		{"P2", "shared storage not replayed", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return deafCopy{c} }, storage: shared}},

@@ -1,11 +1,13 @@
 package simxen
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -29,39 +31,48 @@ func place(block int) int64 {
 	return int64(block%diskChunks)*diskrepl.ChunkSize + int64(block/diskChunks)*blockSize
 }
 
-// A Platter is a host's disk. What was not flushed is gone when the power fails.
+// A Platter is a host's disk. Of what was not flushed any part is gone when the
+// power fails.
 type Platter struct {
 	*medium
-	users int
-	state xlft.DiskState
-	mark  diskrepl.Mark
+	users   int
+	state   xlft.DiskState
+	mark    diskrepl.Mark
+	session string // of which a DiskReplica is
+	journal *layers
 }
 
+const sectorSize = 512
+
 type medium struct {
-	mu      sync.Mutex
-	b       []byte
-	unsaved bool
-	fail    bool
+	mu   sync.Mutex
+	b    []byte
+	was  map[int64][][]byte // what unsaved sectors may have when the power fails, but for b
+	fail bool
 }
 
 func newPlatter() *Platter {
-	return &Platter{medium: &medium{b: make([]byte, diskChunks*diskrepl.ChunkSize)}}
+	return &Platter{medium: newMedium(), journal: newLayers()}
+}
+
+func newMedium() *medium {
+	return &medium{b: make([]byte, diskChunks*diskrepl.ChunkSize), was: map[int64][][]byte{}}
 }
 
 // Share makes the hosts' disks one that all of them see.
 func Share(hosts ...*Host) {
 	for _, h := range hosts {
-		h.platter = &Platter{medium: hosts[0].platter.medium}
-		h.shared = &shared{h: h, layers: map[uint64]*layer{}}
+		h.platter = &Platter{medium: hosts[0].platter.medium, journal: newLayers()}
+		h.held = newLayers()
 	}
 }
 
 // newMirror returns the host's disk in the hands of a new disk server.
 func (h *Host) newMirror() *diskrepl.Mirror {
-	if h.shared == nil {
+	if h.held == nil {
 		return diskrepl.NewMirror(h.platter)
 	}
-	m, err := diskrepl.NewShared(powered{h.platter, h}, h.shared)
+	m, err := diskrepl.NewShared(powered{h.platter, h}, h.held)
 	if err != nil {
 		panic(err)
 	}
@@ -96,58 +107,6 @@ func (d powered) WriteAt(b []byte, off int64, fua bool) error {
 func (d powered) Zero(off, n int64, _, fua bool) error { return d.WriteAt(make([]byte, n), off, fua) }
 func (d powered) Trim(off, n int64, fua bool) error    { return d.WriteAt(make([]byte, n), off, fua) }
 
-// shared is what a host remembers for its disk server of writes that are held.
-type shared struct {
-	h *Host
-
-	mu     sync.Mutex
-	layers map[uint64]*layer
-	free   bool
-}
-
-type layer struct {
-	ramFile
-	s     *shared
-	epoch uint64
-}
-
-func (l *layer) Close() error { return nil }
-func (l *layer) Sync() error  { return nil }
-
-func (l *layer) Remove() error {
-	l.s.mu.Lock()
-	defer l.s.mu.Unlock()
-	delete(l.s.layers, l.epoch)
-	return nil
-}
-
-func (s *shared) Create(epoch uint64) (diskrepl.Layer, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.layers[epoch] != nil {
-		return nil, fmt.Errorf("simxen: a layer of epoch %d is there", epoch)
-	}
-	s.layers[epoch] = &layer{s: s, epoch: epoch}
-	return s.layers[epoch], nil
-}
-
-func (s *shared) Left() (map[uint64]diskrepl.Layer, bool, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	left := map[uint64]diskrepl.Layer{}
-	for e, l := range s.layers {
-		left[e] = l
-	}
-	return left, s.free, nil
-}
-
-func (s *shared) SetFree(free bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.free = free
-	return nil
-}
-
 // disk returns the domain's disk as its disk server has it now.
 func (d *Domain) disk() *diskrepl.Mirror {
 	d.mu.Lock()
@@ -162,6 +121,9 @@ func (d *Domain) RestartDisk() {
 	defer d.mu.Unlock()
 	if d.gone {
 		return
+	}
+	if d.host.held != nil {
+		d.host.held.interrupt(d.host.w)
 	}
 	d.mirror = d.host.newMirror()
 	if lost := d.diskLost; lost != nil {
@@ -192,9 +154,28 @@ func (p *Platter) WriteAt(b []byte, off int64, fua bool) error {
 	if p.fail {
 		return syscall.EIO
 	}
+	for at := off - off%sectorSize; at < off+int64(len(b)); at += sectorSize {
+		if fua {
+			delete(p.was, at)
+		} else {
+			p.was[at] = append(p.was[at], bytes.Clone(p.b[at:at+sectorSize]))
+		}
+	}
 	copy(p.b[off:], b)
-	p.unsaved = p.unsaved || !fua
 	return nil
+}
+
+// afterPowerCut is what the disk may be when the power came back. It is called
+// with the lock.
+func (p *medium) afterPowerCut(w *World) *medium {
+	m := newMedium()
+	copy(m.b, p.b)
+	for _, at := range slices.Sorted(maps.Keys(p.was)) {
+		if n := w.Rand() % uint64(len(p.was[at])+1); n > 0 {
+			copy(m.b[at:], p.was[at][n-1])
+		}
+	}
+	return m
 }
 
 func (p *Platter) Zero(off, n int64, _, fua bool) error { return p.WriteAt(make([]byte, n), off, fua) }
@@ -203,7 +184,7 @@ func (p *Platter) Trim(off, n int64, fua bool) error    { return p.WriteAt(make(
 func (p *Platter) Flush() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.unsaved = false
+	clear(p.was)
 	return nil
 }
 
@@ -315,30 +296,123 @@ func (d *Domain) takeAnswer() {
 	d.issued, d.answered = false, false
 }
 
-// checkDisk is P2: a state that is about to run finds the disk as it left it.
-// A write that was under way may be there or not: it will be given again.
-func (w *World) checkDisk(page []byte, p *Platter) {
-	if page == nil {
-		return
-	}
+// fits says in what a disk is not as a state left it. A write that was under
+// way then may be there or not: it will be given again.
+func (p *Platter) fits(page []byte) error {
 	busy, value := binary.LittleEndian.Uint64(page[memBusy:]), binary.LittleEndian.Uint64(page[memValue:])
 	for i := range diskBlocks {
 		want := binary.LittleEndian.Uint64(page[memTable+8*i:])
 		got, whole := p.block(i)
 		switch {
 		case !whole:
-			w.Violate("P2", "block %d of the disk is torn", i)
+			return fmt.Errorf("block %d of the disk is torn", i)
 		case got != want && (busy != uint64(i)+1 || got != value):
-			w.Violate("P2", "block %d of the disk has %#x, the state that is to run on knows %#x (write under way: block %d, %#x)", i, got, want, int(busy)-1, value)
+			return fmt.Errorf("block %d of the disk has %#x, the state knows %#x (write under way: block %d, %#x)", i, got, want, int(busy)-1, value)
 		}
+	}
+	return nil
+}
+
+// checkDisk is P2: a state that is about to run finds the disk as it left it.
+func (w *World) checkDisk(page []byte, p *Platter) {
+	if page == nil {
+		return
+	}
+	if err := p.fits(page); err != nil {
+		w.Violate("P2", "the state that is to run on: %v", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.unsaved {
+	if len(p.was) > 0 {
 		w.Violate("P2", "a domain runs from a disk that would forget a part if the power failed")
 	}
 	if p.users > 0 || p.state != xlft.DiskActive {
 		w.Violate("P2", "a domain runs from a disk that is a copy (%q) with %d users", p.state, p.users)
+	}
+}
+
+// A diskHistory is what a domain knew of its disk at the end of each epoch of a
+// session: its page 0.
+type diskHistory struct {
+	session  string
+	epochs   map[uint64][]byte
+	released uint64
+}
+
+func (w *World) sessionBegins(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.disks = append(w.disks, &diskHistory{session: id, epochs: map[uint64][]byte{}})
+}
+
+func (w *World) epochEnds(epoch uint64, page []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.disks[len(w.disks)-1].epochs[epoch] = page
+}
+
+func (w *World) epochReleased(epoch uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.disks[len(w.disks)-1].released = epoch
+}
+
+// session returns the newest one.
+func (w *World) session() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.disks) == 0 {
+		return ""
+	}
+	return w.disks[len(w.disks)-1].session
+}
+
+// CheckPromoted is P2 for durable_ack: both hosts lost their power just now, and
+// the copy that this one has is made the domain's disk when it is back. It is
+// that of an epoch that was released, or of a newer one.
+func (h *Host) CheckPromoted() {
+	w, p := h.w, h.platter
+	w.mu.Lock()
+	n := len(w.disks)
+	released := make([]uint64, n)
+	for i, d := range w.disks {
+		released[i] = d.released
+	}
+	w.mu.Unlock()
+
+	p.mu.Lock()
+	p.journal.mu.Lock()
+	state, session := p.state, p.session
+	var after *Platter
+	var left *layers
+	if h.DurableAck && state == xlft.DiskReplica {
+		after, left = &Platter{medium: p.afterPowerCut(w)}, p.journal.afterPowerCut(w)
+	}
+	p.journal.mu.Unlock()
+	p.mu.Unlock()
+	if after == nil {
+		return
+	}
+	newest, err := diskrepl.Replay(after, left)
+	if err != nil {
+		w.Violate("P2", "promote after a power cut: %v", err)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.Promoted++
+	for i, d := range w.disks[:n] {
+		if d.session != session {
+			continue
+		}
+		for e, page := range d.epochs {
+			if e >= released[i] && (newest == 0 || e == newest) {
+				if err = after.fits(page); err == nil {
+					return
+				}
+			}
+		}
+		w.violate("P2", "promoted after a power cut, to epoch %d: not the disk of an epoch from %d on, the newest one released: %v", newest, released[i], err)
 	}
 }
 
@@ -364,6 +438,7 @@ func (s *Disks) Replicate(ctx context.Context, session string, lost func(error))
 	if err != nil {
 		return err
 	}
+	s.P.h.w.sessionBegins(session)
 	l, err := m.Attach(conn, diskrepl.Options{Session: session, Mark: diskrepl.Mark{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Lost: lost})
 	if err != nil {
 		conn.Close()
@@ -402,6 +477,10 @@ func (s *Disks) Seal(epoch uint64) error {
 	if s.P.Dead() {
 		return errDead
 	}
+	s.Domain.mu.Lock()
+	page := bytes.Clone(s.Domain.page(0))
+	s.Domain.mu.Unlock()
+	s.P.h.w.epochEnds(epoch, page)
 	return s.now().Seal(epoch)
 }
 
@@ -409,6 +488,7 @@ func (s *Disks) Release(epoch uint64) error {
 	if s.P.Dead() {
 		return errDead
 	}
+	s.P.h.w.epochReleased(epoch)
 	s.now().Release(epoch)
 	return nil
 }
@@ -438,7 +518,7 @@ func (s *Disks) Discard() error {
 
 // OfferedDisks is what the protector offers.
 func (d *Domain) OfferedDisks() []wire.Disk {
-	return []wire.Disk{{VDev: diskVDev, Size: d.disk().Size(), Shared: d.host.shared != nil}}
+	return []wire.Disk{{VDev: diskVDev, Size: d.disk().Size(), Shared: d.host.held != nil}}
 }
 
 // DiskHost is the backup's disk, as a receiver has it.
@@ -462,12 +542,7 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 		return nil, fmt.Errorf("simxen: %s runs from it", domain)
 	}
 	p.users++
-	was := xlft.DiskRecord{State: p.state, Mark: p.mark}
-	p.state, p.mark = xlft.DiskCopying, diskrepl.Mark{}
-	if d.Shared {
-		p.state = xlft.DiskReplica
-	}
-	c := xlft.DiskCopy(&platterCopy{p, h.P, was, sync.Once{}})
+	c := xlft.DiskCopy(&platterCopy{Platter: p, proc: h.P, shared: d.Shared, was: xlft.DiskRecord{State: p.state, Mark: p.mark}})
 	h.P.onKill(func() { c.Close() })
 	if h.Broken != nil {
 		return h.Broken(c), nil
@@ -479,12 +554,16 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 // after its death has an effect.
 type platterCopy struct {
 	*Platter
-	proc *Process
-	was  xlft.DiskRecord
-	once sync.Once
+	proc   *Process
+	shared bool
+	was    xlft.DiskRecord
+	once   sync.Once
 }
 
 func (c *platterCopy) WriteAt(b []byte, off int64, fua bool) error {
+	if c.proc.h.DurableAck { // a commit takes time then, and may be cut short
+		time.Sleep(time.Duration(c.proc.h.w.Rand()%2000) * time.Microsecond)
+	}
 	if c.proc.Dead() {
 		return errDead
 	}
@@ -498,41 +577,39 @@ func (c *platterCopy) Zero(off, n int64, _, fua bool) error {
 // SpillFile is a file in memory.
 func (c *platterCopy) SpillFile() diskrepl.SpillFile { return new(ramFile) }
 
-type ramFile struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (f *ramFile) WriteAt(p []byte, off int64) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if grow := off + int64(len(p)) - int64(len(f.b)); grow > 0 {
-		f.b = append(f.b, make([]byte, grow)...)
+// Durable is the journal, in the hand of the process.
+func (c *platterCopy) Durable() diskrepl.Layers {
+	if !c.proc.h.DurableAck {
+		return nil
 	}
-	return copy(f.b[off:], p), nil
+	return handLayers{c.journal, c.proc}
 }
-
-func (f *ramFile) ReadAt(p []byte, off int64) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := copy(p, f.b[min(off, int64(len(f.b))):])
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-func (c *platterCopy) Durable() diskrepl.Layers { return nil }
 
 func (c *platterCopy) Was() xlft.DiskRecord { return c.was }
+
+func (c *platterCopy) Begin() error {
+	st := xlft.DiskCopying
+	if c.shared {
+		st = xlft.DiskReplica
+	}
+	if err := c.Record(xlft.DiskRecord{State: st}); err != nil {
+		return err
+	}
+	c.journal.clear()
+	return nil
+}
 
 func (c *platterCopy) Record(r xlft.DiskRecord) error {
 	if c.proc.Dead() {
 		return errDead
 	}
+	now := c.proc.h.w.session()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state, c.mark = r.State, r.Mark
+	if c.session = r.Mark.Session; c.session == "" {
+		c.session = now
+	}
 	return nil
 }
 

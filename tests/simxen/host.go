@@ -16,9 +16,11 @@ var errDead = errors.New("simxen: this process is dead")
 // A Host runs domains and processes, and can lose power.
 type Host struct {
 	Name string
-	w    *World
-	net  *Net
-	wg   sync.WaitGroup
+	// DurableAck: what the host acks as a backup, it has on stable storage.
+	DurableAck bool
+	w          *World
+	net        *Net
+	wg         sync.WaitGroup
 
 	mu      sync.Mutex
 	down    bool
@@ -26,7 +28,7 @@ type Host struct {
 	procs   []*Process
 	disk    map[string]xlft.Record
 	platter *Platter // the domain's disk
-	shared  *shared  // of a disk that other hosts see too; nil: the platter is the host's own
+	held    *layers  // writes to a disk that other hosts see too; nil: the platter is the host's own
 }
 
 // NewHost adds a host to the world.

@@ -37,7 +37,9 @@ type World struct {
 	violations []string
 	seen       map[string]bool
 	began      time.Time
+	disks      []*diskHistory // of each session, oldest first
 	Takeovers  int
+	Promoted   int // looks at what a power cut leaves of a copy that a domain could be run from
 	Delivered  int
 }
 

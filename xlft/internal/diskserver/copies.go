@@ -33,8 +33,10 @@ type diskCopy struct {
 	store        store.Dir
 	domain, vdev string
 	was          xlft.DiskRecord
-	durable      diskrepl.LayerDir // "" if it is not asked for
-	spill        *os.File          // without a name; nil if there is none
+	journal      diskrepl.LayerDir
+	sync         bool     // journal is to be kept
+	shared       bool     // the primary sees the storage too
+	spill        *os.File // without a name; nil if there is none
 }
 
 func (c *diskCopy) SpillFile() diskrepl.SpillFile { return c.spill }
@@ -66,10 +68,23 @@ func (c *Copies) spillFile() (*os.File, error) {
 }
 
 func (c *diskCopy) Durable() diskrepl.Layers {
-	if c.durable == "" {
+	if !c.sync {
 		return nil
 	}
-	return c.durable
+	return c.journal
+}
+
+// Begin is xlft.DiskCopy's. The record comes first: a replica without the
+// journal that it needs would be torn.
+func (c *diskCopy) Begin() error {
+	st := xlft.DiskCopying
+	if c.shared {
+		st = xlft.DiskReplica // nothing is copied
+	}
+	if err := c.Record(xlft.DiskRecord{State: st}); err != nil {
+		return err
+	}
+	return c.journal.Clear()
 }
 
 func (c *diskCopy) Was() xlft.DiskRecord { return c.was }
@@ -123,22 +138,9 @@ func (c *Copies) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 			return nil, err
 		}
 	}
-	st := xlft.DiskCopying
-	if d.Shared {
-		st = xlft.DiskReplica // nothing is copied
-	}
-	if c.Config.DurableAck {
-		v.durable = c.durable(domain, d.VDev)
-	}
-	// What an earlier session left is not of this one.
-	if err := os.RemoveAll(string(c.durable(domain, d.VDev))); err != nil {
-		v.Close()
-		return nil, err
-	}
-	if err := v.Record(xlft.DiskRecord{State: st}); err != nil {
-		v.Close()
-		return nil, err
-	}
+	v.journal = c.durable(domain, d.VDev)
+	v.sync = c.Config.DurableAck
+	v.shared = d.Shared
 	return v, nil
 }
 

@@ -3,6 +3,7 @@ package diskserver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -45,7 +46,7 @@ func TestPromote(t *testing.T) {
 	defer here.Close()
 	a, b := net.Pipe()
 	m, r := diskrepl.NewMirror(here), diskrepl.NewReplica(there, b)
-	if err := r.Durable(there.Durable()); err != nil {
+	if err := errors.Join(there.Begin(), r.Durable(there.Durable())); err != nil {
 		t.Fatal(err)
 	}
 	go r.Run()
@@ -91,6 +92,13 @@ func TestPromote(t *testing.T) {
 	if err := os.CopyFS(string(journal), os.DirFS(saved)); err != nil {
 		t.Fatal(err)
 	}
+
+	// Nothing comes over the next session's connection.
+	again, err := c.Open("web1", wire.Disk{VDev: "xvda", Size: size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
 
 	epoch, err := c.Promote("web1", "xvda")
 	if err != nil || epoch != 2 {
