@@ -112,6 +112,7 @@ type standbyDisk struct {
 	copy DiskCopy
 
 	joined chan struct{} // closed when repl is there
+	usable chan struct{} // closed when the copy is recorded as one that a domain can run from
 
 	mu   sync.Mutex
 	repl *diskrepl.Replica
@@ -130,7 +131,7 @@ func (s *standby) openDisks() error {
 			s.closeDisks()
 			return fmt.Errorf("disk %s: %w", d.VDev, err)
 		}
-		s.disks = append(s.disks, &standbyDisk{Disk: d, copy: c, joined: make(chan struct{})})
+		s.disks = append(s.disks, &standbyDisk{Disk: d, copy: c, joined: make(chan struct{}), usable: make(chan struct{})})
 	}
 	return nil
 }
@@ -204,7 +205,8 @@ func (d *standbyDisk) begin(repl *diskrepl.Replica) error {
 	return nil
 }
 
-// awaitDisks waits until all of an epoch's writes are here.
+// awaitDisks waits until all of an epoch's writes are here. If they are to
+// outlive this host, so has the disk that they belong to.
 func (s *standby) awaitDisks(ctx context.Context, epoch uint64) error {
 	for _, d := range s.disks {
 		select {
@@ -214,6 +216,14 @@ func (s *standby) awaitDisks(ctx context.Context, epoch uint64) error {
 		}
 		if err := d.repl.AwaitSealed(ctx, epoch); err != nil {
 			return fmt.Errorf("disk %s: %w", d.VDev, err)
+		}
+		if epoch == 1 || d.Shared || d.copy.Durable() == nil {
+			continue
+		}
+		select {
+		case <-d.usable:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 	return nil
@@ -226,7 +236,7 @@ func (s *standby) commitDisks(epoch uint64) error {
 		err := d.repl.Commit(epoch)
 		if err == nil && epoch == 1 && !d.Shared {
 			if err = d.copy.Flush(); err == nil {
-				err = d.copy.Record(DiskRecord{State: DiskReplica})
+				err = d.becomeUsable()
 			}
 		}
 		if err != nil {
@@ -236,16 +246,31 @@ func (s *standby) commitDisks(epoch uint64) error {
 	return nil
 }
 
+// becomeUsable records that a domain can run from the copy. The flush before it
+// may have taken so long that it is the domain's disk by now.
+func (d *standbyDisk) becomeUsable() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ours || d.over {
+		return nil
+	}
+	if err := d.copy.Record(DiskRecord{State: DiskReplica}); err != nil {
+		return err
+	}
+	close(d.usable)
+	return nil
+}
+
 // finishDisks makes the disks those of an acked epoch, for the domain to run
 // from, and lets go of them.
 func (s *standby) finishDisks(epoch uint64) error {
 	for _, d := range s.disks {
 		err := d.repl.Finish(epoch)
+		d.mu.Lock()
+		d.ours = true // or half of it
 		if err == nil {
 			err = d.copy.Record(DiskRecord{State: DiskActive})
 		}
-		d.mu.Lock()
-		d.ours = true // or half of it
 		d.mu.Unlock()
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.VDev, err)

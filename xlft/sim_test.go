@@ -698,6 +698,93 @@ func TestFalseSuspicion(t *testing.T) {
 	})
 }
 
+// A lazyCopy does not come back from its first flush, the one of the first copy,
+// before it may, and remembers what it was recorded as.
+type lazyCopy struct {
+	xlft.DiskCopy
+	flush   chan struct{}
+	durable diskrepl.Layers
+	began   atomic.Bool
+	last    atomic.Value // xlft.DiskState
+}
+
+func (c *lazyCopy) Flush() error {
+	if c.began.CompareAndSwap(false, true) {
+		<-c.flush
+	}
+	return c.DiskCopy.Flush()
+}
+
+func (c *lazyCopy) Record(r xlft.DiskRecord) error {
+	c.last.Store(r.State)
+	return c.DiskCopy.Record(r)
+}
+
+func (c *lazyCopy) Durable() diskrepl.Layers { return c.durable }
+
+// lazySim runs until the domain is protected, with a copy that is not flushed
+// yet.
+func lazySim(t *testing.T, durable diskrepl.Layers) (*sim, *lazyCopy) {
+	c := &lazyCopy{flush: make(chan struct{}), durable: durable}
+	s := newSim(t, 2, variant{storage: mirrored, copy: func(inner xlft.DiskCopy) xlft.DiskCopy {
+		c.DiskCopy = inner
+		return c
+	}}, zap.NewNop())
+	s.receive()
+	s.protect()
+	for waited := 0; !s.session.Status().Protected; waited++ {
+		if waited == 100 {
+			t.Fatalf("not protected: %+v", s.session.Status())
+		}
+		time.Sleep(simEpoch)
+	}
+	return s, c
+}
+
+// TestTakeoverInFirstFlush: the domain is taken over while the first copy is
+// still on its way to stable storage. The record that it is a copy must not
+// come after the one that it is the domain's disk.
+func TestTakeoverInFirstFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := lazySim(t, nil)
+		s.a.Crash()
+		time.Sleep(4 * simSilence)
+		close(c.flush)
+		time.Sleep(simHeal)
+		if d := s.b.Domain(simDomain); d == nil || !d.Runs() {
+			t.Error("the domain does not run on B")
+		}
+		if st := c.last.Load(); st != xlft.DiskActive {
+			t.Errorf("the disk of a domain that runs is recorded as %q", st)
+		}
+		s.end()
+		for _, v := range s.w.Violations() {
+			t.Error(v)
+		}
+	})
+}
+
+// TestDurableAckWaitsForCopy: nothing counts as durable on a copy that the host
+// would not know as usable after a power cut.
+func TestDurableAckWaitsForCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := lazySim(t, diskrepl.LayerDir(t.TempDir()))
+		time.Sleep(10 * simEpoch)
+		if e := s.session.Status().Epoch; e != 1 {
+			t.Errorf("epoch %d was acked, and the copy is known as %q", e, c.last.Load())
+		}
+		close(c.flush)
+		time.Sleep(10 * simEpoch)
+		if st := s.session.Status(); !st.Protected || st.Epoch < 2 {
+			t.Errorf("after the flush: %+v", st)
+		}
+		s.end()
+		for _, v := range s.w.Violations() {
+			t.Error(v)
+		}
+	})
+}
+
 // TestSimulationCatches breaks each promise on purpose, and wants the checks to
 // notice.
 func TestSimulationCatches(t *testing.T) {
