@@ -15,7 +15,10 @@ type durableLog struct {
 	size  int64
 	buf   []byte
 	sum   sum
-	held  map[uint64]Layer // sealed ones that the disk may not have
+
+	// Guarded by the Replica's lock.
+	held map[uint64]Layer // sealed ones that the disk may not have, and the newest: it says of which epoch the disk is
+	have uint64           // newest epoch that the disk has on stable storage
 }
 
 // durablePiece is what is written to a layer at once.
@@ -93,15 +96,30 @@ func (d *durableLog) seal(epoch uint64) (Layer, error) {
 	return l, nil
 }
 
-// done forgets an epoch that the disk has on stable storage. It is called with
-// the Replica's lock; nil has nothing.
+// keep takes a sealed layer in. It is called with the Replica's lock.
+func (d *durableLog) keep(epoch uint64, l Layer) error {
+	d.held[epoch] = l
+	return d.tidy(epoch)
+}
+
+// done says that the disk has an epoch on stable storage. It is called with the
+// Replica's lock; nil has nothing.
 func (d *durableLog) done(epoch uint64) error {
-	if d == nil || d.held[epoch] == nil {
+	if d == nil || len(d.held) == 0 {
 		return nil
 	}
-	l := d.held[epoch]
-	delete(d.held, epoch)
-	return l.Remove()
+	d.have = epoch
+	return d.tidy(slices.Max(slices.Collect(maps.Keys(d.held))))
+}
+
+func (d *durableLog) tidy(newest uint64) (err error) {
+	for _, e := range slices.Sorted(maps.Keys(d.held)) {
+		if e <= d.have && e < newest {
+			err = errors.Join(err, d.held[e].Remove())
+			delete(d.held, e)
+		}
+	}
+	return err
 }
 
 // end ends the session. What the disk has exactly, or what is not of it, is
@@ -122,43 +140,77 @@ func (d *durableLog) end(failed bool) {
 	}
 }
 
-// Replay brings a replica's disk to the newest epoch that a durable journal has
-// whole, after a crash of its host, and empties the journal. It returns that
-// epoch; 0: the journal had none, and the disk is left as it is.
-func Replay(dev Device, store Layers) (newest uint64, err error) {
-	left, _, err := store.Left()
-	if err != nil {
-		return 0, fmt.Errorf("diskrepl: durable journal: %w", err)
+// Newest returns the newest epoch that a durable journal has whole, and the
+// oldest one, after a crash of its host; 0: it has none. The disk has all epochs
+// before the oldest. It has size bytes.
+func Newest(store Layers, size int64) (oldest, newest uint64, err error) {
+	epochs, left, err := journal(store)
+	if err != nil || len(epochs) == 0 {
+		return 0, 0, err
 	}
-	epochs := slices.Sorted(maps.Keys(left))
+	top := len(epochs) - 1
+	if _, err = readEpoch(left[epochs[top]], epochs[top], size); err != nil {
+		// The host died while it came.
+		if top--; top < 0 {
+			return 0, 0, nil
+		}
+		if _, err = readEpoch(left[epochs[top]], epochs[top], size); err != nil {
+			return 0, 0, fmt.Errorf("diskrepl: durable journal, epoch %d: %w", epochs[top], err)
+		}
+	}
+	return epochs[0], epochs[top], nil
+}
+
+// Cut removes what a durable journal has after an epoch.
+func Cut(store Layers, epoch uint64) error {
+	epochs, left, err := journal(store)
+	for _, e := range epochs {
+		if e > epoch {
+			err = errors.Join(err, left[e].Remove())
+		}
+	}
+	return err
+}
+
+// Replay brings a replica's disk to an epoch that [Newest] has found, or to one
+// before that, after a crash of its host. The journal stays.
+func Replay(dev Device, store Layers, epoch uint64) error {
+	epochs, left, err := journal(store)
+	if err != nil {
+		return err
+	}
+	if len(epochs) == 0 || epoch < epochs[0]-1 || epoch > epochs[len(epochs)-1] {
+		return fmt.Errorf("diskrepl: durable journal: it has epochs %v, not %d", epochs, epoch)
+	}
 	r := &Replica{dev: dev}
-	for i, e := range epochs {
-		if i > 0 && e != epochs[i-1]+1 {
-			return newest, fmt.Errorf("diskrepl: durable journal: epoch %d after epoch %d", e, epochs[i-1])
+	for _, e := range epochs {
+		if e > epoch {
+			break
 		}
 		recs, err := readEpoch(left[e], e, dev.Size())
 		if err != nil {
-			if i == len(epochs)-1 {
-				break // the host died while it came
-			}
-			return newest, fmt.Errorf("diskrepl: durable journal, epoch %d: %w", e, err)
+			return fmt.Errorf("diskrepl: durable journal, epoch %d: %w", e, err)
 		}
-		for _, l := range recs {
-			if err := r.apply(l.record, l.body); err != nil {
-				return newest, err
-			}
-		}
-		newest = e
-	}
-	if newest > 0 {
-		if err := dev.Flush(); err != nil {
-			return newest, err
+		if err := r.applyAll(&epochLog{recs: recs}); err != nil {
+			return err
 		}
 	}
-	for _, e := range epochs {
-		err = errors.Join(err, left[e].Remove())
+	return dev.Flush()
+}
+
+// journal returns what a durable journal has, in order.
+func journal(store Layers) (epochs []uint64, left map[uint64]Layer, err error) {
+	left, _, err = store.Left()
+	if err != nil {
+		return nil, nil, fmt.Errorf("diskrepl: durable journal: %w", err)
 	}
-	return newest, err
+	epochs = slices.Sorted(maps.Keys(left))
+	for i, e := range epochs[:max(len(epochs)-1, 0)] {
+		if epochs[i+1] != e+1 {
+			return nil, nil, fmt.Errorf("diskrepl: durable journal: epoch %d after epoch %d", epochs[i+1], e)
+		}
+	}
+	return epochs, left, nil
 }
 
 // readEpoch reads a layer that has all of an epoch, up to its seal.

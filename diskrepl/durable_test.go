@@ -112,20 +112,26 @@ func TestDurable(t *testing.T) {
 			t.Errorf("%d layers are left after an end in order", len(es))
 		}
 
-		n, err := Replay(after, LayerDir(left))
+		n, err := replay(after, LayerDir(left))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if n == 0 {
-			n = acked // all of it was on the disk
+			n = 1 // the first copy is in no journal
 		}
 		if n < acked || !bytes.Equal(after.b, at[n]) {
 			t.Errorf("round %d: %d epochs were acked; after the crash the disk is not that of epoch %d", round, acked, n)
 		}
-		if es, _ := os.ReadDir(left); len(es) > 0 {
-			t.Errorf("%d layers are left after the replay", len(es))
-		}
 	}
+}
+
+// replay brings a disk to the newest epoch that is there.
+func replay(disk Device, store Layers) (uint64, error) {
+	_, n, err := Newest(store, disk.Size())
+	if err != nil || n == 0 {
+		return n, err
+	}
+	return n, Replay(disk, store, n)
 }
 
 // The disk fails while it takes an epoch in: the journal stays, and brings it to
@@ -161,7 +167,7 @@ func TestDurableDiskFails(t *testing.T) {
 	<-p.ended
 	p.r.Close()
 	there.fail = nil
-	if n, err := Replay(there, dir); n != 2 || err != nil || !bytes.Equal(there.b, want) {
+	if n, err := replay(there, dir); n != 2 || err != nil || !bytes.Equal(there.b, want) {
 		t.Errorf("brought to epoch %d, %v", n, err)
 	}
 }
@@ -193,16 +199,19 @@ func TestDurableTorn(t *testing.T) {
 	write(5, whole)
 	write(6, func(b []byte) []byte { return b[:len(b)-1] })
 	disk := newMemory(4096)
-	if n, err := Replay(disk, dir); n != 5 || err != nil || string(disk.b[500:504]) != "data" || disk.b[600] != 0 {
+	if n, err := replay(disk, dir); n != 5 || err != nil || string(disk.b[500:504]) != "data" || disk.b[600] != 0 {
 		t.Errorf("torn: epoch %d, %v", n, err)
+	}
+	if err := dir.Clear(); err != nil {
+		t.Fatal(err)
 	}
 	write(5, func(b []byte) []byte { b[30] ^= 1; return b })
 	write(6, whole)
 	disk = newMemory(4096)
-	if n, err := Replay(disk, dir); err == nil || disk.b[500] != 0 || disk.b[600] != 0 {
+	if n, err := replay(disk, dir); err == nil || disk.b[500] != 0 || disk.b[600] != 0 {
 		t.Errorf("damaged: epoch %d, %v", n, err)
 	}
-	if n, err := Replay(disk, LayerDir(t.TempDir())); n != 0 || err != nil {
+	if n, err := replay(disk, LayerDir(t.TempDir())); n != 0 || err != nil {
 		t.Errorf("empty: epoch %d, %v", n, err)
 	}
 }

@@ -287,8 +287,11 @@ func (r *Replica) receive(compare func()) error {
 					return &diskError{err}
 				}
 				r.mu.Lock()
-				r.durable.held[epoch] = l
+				err = r.durable.keep(epoch, l)
 				r.mu.Unlock()
+				if err != nil {
+					return &diskError{fmt.Errorf("diskrepl: durable journal: %w", err)}
+				}
 			}
 			if err := r.seal(epoch, log); err != nil {
 				return err
@@ -611,7 +614,7 @@ func (r *Replica) Close() {
 }
 
 // Committed returns the newest epoch that the disk has, exactly; false if the
-// disk failed, or is not of one moment. It is asked after Close.
+// disk failed, or is not of one moment. After Close it does not change.
 func (r *Replica) Committed() (uint64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

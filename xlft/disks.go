@@ -286,6 +286,13 @@ func (s *standby) leave(d *standbyDisk, repl *diskrepl.Replica) error {
 	if repl == nil {
 		return nil // nothing came
 	}
+	// What was acked is to be there, though nobody may have begun with it.
+	s.mu.Lock()
+	acked := s.acked
+	s.mu.Unlock()
+	if at, _ := repl.Committed(); at < acked {
+		repl.Commit(acked)
+	}
 	repl.Close()
 	epoch, ok := repl.Committed()
 	if !ok {

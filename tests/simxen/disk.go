@@ -393,7 +393,10 @@ func (h *Host) CheckPromoted() {
 	if after == nil {
 		return
 	}
-	newest, err := diskrepl.Replay(after, left)
+	_, newest, err := diskrepl.Newest(left, after.Size())
+	if err == nil && newest > 0 {
+		err = diskrepl.Replay(after, left, newest)
+	}
 	if err != nil {
 		w.Violate("P2", "promote after a power cut: %v", err)
 		return

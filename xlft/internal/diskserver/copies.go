@@ -148,41 +148,6 @@ func (c *Copies) durable(domain, vdev string) diskrepl.LayerDir {
 	return diskrepl.LayerDir(filepath.Join(c.Config.StateDir, "journal", url.PathEscape(domain)+","+url.PathEscape(vdev)))
 }
 
-// Promote makes a copy the disk that the domain runs from, as it was at the
-// newest checkpoint that is here. replayed is the epoch that it was brought to
-// by a durable journal; 0 if there was none, or nothing in it.
-func (c *Copies) Promote(domain, vdev string) (replayed uint64, err error) {
-	conf, err := c.Config.For(domain).Disk(vdev)
-	if err != nil {
-		return 0, err
-	}
-	r, err := c.Store.LoadDisk(domain, vdev)
-	switch {
-	case err != nil:
-		return 0, err
-	case r.State == xlft.DiskCopying:
-		return 0, errors.New("its first copy was never completed: it is of no moment")
-	case r.State == xlft.DiskActive || r.State == "":
-		return 0, errors.New("it is the disk that the domain runs from already")
-	}
-	journal := c.durable(domain, vdev)
-	left, err := journal.Any()
-	if err != nil {
-		return 0, err
-	}
-	if left && r.State == xlft.DiskReplica {
-		f, err := openConfigured(conf)
-		if err != nil {
-			return 0, err
-		}
-		replayed, err = diskrepl.Replay(f, journal)
-		if err = errors.Join(err, f.Close()); err != nil {
-			return replayed, err
-		}
-	}
-	return replayed, c.Store.SaveDisk(domain, vdev, xlft.DiskRecord{State: xlft.DiskActive})
-}
-
 // Check says why a disk could not be opened now; nil if it could.
 func (c *Copies) Check(domain string, d wire.Disk) error {
 	f, err := c.find(domain, d)
