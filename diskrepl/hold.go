@@ -132,7 +132,7 @@ func (l *layer) add(rec record, size int64) {
 // readLayer reads the records of a layer, with bodies in memory that get gives,
 // until f says that it has enough, or to the end.
 func readLayer(l Layer, epoch uint64, disk int64, get func(int) []byte, f func(d *reader, rec record, body []byte) (more bool, err error)) error {
-	d := newReader(io.NewSectionReader(l, 0, 1<<62))
+	d := newReader(io.NewSectionReader(l, 0, 1<<62), 64<<10)
 	for {
 		rec, body, err := d.next(get)
 		if errors.Is(err, io.EOF) { // inside a record it is io.ErrUnexpectedEOF

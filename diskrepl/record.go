@@ -137,7 +137,7 @@ type reader struct {
 	sum sum
 }
 
-func newReader(r io.Reader) *reader { return &reader{r: bufio.NewReaderSize(r, 1<<20)} }
+func newReader(r io.Reader, buffer int) *reader { return &reader{r: bufio.NewReaderSize(r, buffer)} }
 
 // ErrLost: the connection broke, or ended; the other side may say why elsewhere.
 var ErrLost = errors.New("connection lost")

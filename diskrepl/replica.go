@@ -84,12 +84,10 @@ type logged struct {
 type slabs struct {
 	mu   sync.Mutex
 	free [][]byte
+	keep int // slabs that the epochs of late have used: new ones would have to be zeroed
 }
 
-const (
-	slabSize = 1 << 20
-	slabKeep = 64 // slabs kept for the next epoch
-)
+const slabSize = 1 << 20
 
 // body returns n bytes that live as long as the log.
 func (s *slabs) body(log *epochLog, n int) []byte {
@@ -117,10 +115,15 @@ func (s *slabs) body(log *epochLog, n int) []byte {
 func (s *slabs) release(log *epochLog) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.keep = max(2*len(log.slabs), s.keep-s.keep/8)
 	for _, b := range log.slabs {
-		if cap(b) == slabSize && len(s.free) < slabKeep {
+		if cap(b) == slabSize {
 			s.free = append(s.free, b[:0])
 		}
+	}
+	if len(s.free) > s.keep {
+		clear(s.free[s.keep:])
+		s.free = s.free[:s.keep]
 	}
 	log.slabs, log.recs = nil, nil
 }
@@ -225,7 +228,7 @@ func (r *Replica) hash() error {
 // receive reads the stream to its end; compare is called when the primary asks
 // for hashes.
 func (r *Replica) receive(compare func()) error {
-	d := newReader(r.conn)
+	d := newReader(r.conn, 1<<20)
 	size := r.dev.Size()
 	log, direct, synced, compared := new(epochLog), !r.shared, false, false
 	epoch := uint64(1)

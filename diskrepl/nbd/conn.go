@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
@@ -25,7 +26,7 @@ const (
 //
 // Its reader serves requests that need no wait itself, and batches their
 // replies: while more requests stand in its buffer, nobody waits for a system
-// call. All others get a goroutine each.
+// call. All others are done by workers.
 type conn struct {
 	nc         net.Conn
 	export     *Export
@@ -39,7 +40,7 @@ type conn struct {
 	in   []byte
 	r, w int
 
-	work   sync.WaitGroup
+	work   *workers
 	memory *semaphore.Weighted
 
 	mu      sync.Mutex
@@ -53,7 +54,7 @@ type conn struct {
 func newConn(nc net.Conn, e *Export, structured bool) *conn {
 	c := &conn{
 		nc: nc, export: e, dev: e.Device, size: uint64(e.Device.Size()), structured: structured,
-		done: make(chan struct{}), in: make([]byte, inSize), memory: semaphore.NewWeighted(inFlight),
+		done: make(chan struct{}), in: make([]byte, inSize), work: newWorkers(), memory: semaphore.NewWeighted(inFlight),
 	}
 	c.quick, _ = e.Device.(QuickDevice)
 	c.cond = sync.NewCond(&c.mu)
@@ -80,7 +81,7 @@ var errDisconnect = errors.New("disconnect")
 // with the client.
 func (c *conn) run() error {
 	err := c.read()
-	c.work.Wait()
+	c.work.end()
 	c.flush()
 	if errors.Is(err, errDisconnect) || errors.Is(err, io.EOF) && c.r == c.w || errors.Is(err, net.ErrClosed) {
 		return nil
@@ -143,7 +144,7 @@ func (c *conn) serve(q request) error {
 			if err != nil {
 				return err
 			}
-			c.work.Go(func() { c.slowRead(q, p) })
+			c.work.run(func() { c.slowRead(q, p) })
 		}
 		return nil
 	case cmdWrite:
@@ -159,7 +160,7 @@ func (c *conn) serve(q request) error {
 	if err := c.acquire(requestCost); err != nil {
 		return err
 	}
-	c.work.Go(func() {
+	c.work.run(func() {
 		defer c.memory.Release(requestCost)
 		var err error
 		switch q.cmd {
@@ -171,7 +172,7 @@ func (c *conn) serve(q request) error {
 			err = c.dev.Zero(off, int64(q.n), q.flags&cmdFlagNoHole != 0, fua)
 		}
 		c.answer(q, err)
-		c.flush()
+		c.flushSoon()
 	})
 	return nil
 }
@@ -243,11 +244,11 @@ func (c *conn) write(q request, bad uint32, fua bool) error {
 		c.fail(q, bad, "")
 		return nil
 	}
-	c.work.Go(func() {
+	c.work.run(func() {
 		err := c.dev.WriteAt(p, int64(q.off), fua)
 		c.release(p)
 		c.answer(q, err)
-		c.flush()
+		c.flushSoon()
 	})
 	return nil
 }
@@ -328,7 +329,7 @@ func (c *conn) slowRead(q request, p []byte) {
 	defer c.release(p)
 	if err := c.dev.ReadAt(p, int64(q.off)); err != nil {
 		c.answer(q, err)
-		c.flush()
+		c.flushSoon()
 		return
 	}
 	h := c.dataHeader()
@@ -337,8 +338,11 @@ func (c *conn) slowRead(q request, p []byte) {
 	c.out = grow(c.out, h+len(p))
 	c.putDataHeader(c.out[was:], q)
 	copy(c.out[was+h:], p)
-	c.send()
+	if len(c.out) >= outSoon {
+		c.send()
+	}
 	c.mu.Unlock()
+	c.flushSoon()
 }
 
 // grow makes b n bytes longer.
@@ -392,6 +396,12 @@ func (c *conn) flush() error {
 	defer c.mu.Unlock()
 	c.send()
 	return c.failed
+}
+
+// flushSoon is flush, once those who have an answer too have put it there.
+func (c *conn) flushSoon() {
+	runtime.Gosched()
+	c.flush()
 }
 
 // send is flush with the lock, which it gives up meanwhile. If somebody else

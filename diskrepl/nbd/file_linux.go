@@ -20,6 +20,7 @@ type File struct {
 	size   int64
 	direct bool
 	block  bool // a block device
+	aio    *aio // nil: a thread for each request
 
 	// part is held by a write of a part of a block, which must read the rest
 	// first, against all others.
@@ -73,11 +74,19 @@ func openFile(name string, direct, lock bool) (*File, error) {
 		f.Close()
 		return nil, err
 	}
+	if direct {
+		d.aio = newAIO(f)
+	}
 	return d, nil
 }
 
 // Close closes it. What was not flushed is the kernel's to write.
-func (d *File) Close() error { return d.f.Close() }
+func (d *File) Close() error {
+	if d.aio != nil {
+		d.aio.close()
+	}
+	return d.f.Close()
+}
 
 // Name is the name it was opened by.
 func (d *File) Name() string { return d.f.Name() }
@@ -98,7 +107,25 @@ func (d *File) ReadAt(p []byte, off int64) error {
 			return nil
 		})
 	}
-	_, err := d.f.ReadAt(p, off)
+	_, err := d.read(p, off)
+	return err
+}
+
+// read is ReadAt with all that O_DIRECT wants.
+func (d *File) read(p []byte, off int64) (int, error) {
+	if d.aio != nil {
+		n, err := d.aio.do(aioRead, p, off, 0)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return n, d.named("read", off, err)
+		}
+	}
+	return d.f.ReadAt(p, off)
+}
+
+func (d *File) named(what string, off int64, err error) error {
+	if err != nil {
+		err = fmt.Errorf("%s %s at %d: %w", what, d.f.Name(), off, err)
+	}
 	return err
 }
 
@@ -108,7 +135,7 @@ func (d *File) around(p []byte, off int64, use func(b []byte, from int64) error)
 	to := (off + int64(len(p)) + Align - 1) &^ (Align - 1)
 	b := AlignedBuffer(int(to - from))
 	defer FreeBuffer(b)
-	n, err := d.f.ReadAt(b, from)
+	n, err := d.read(b, from)
 	if int64(n) < off-from+int64(len(p)) {
 		return fmt.Errorf("read %s at %d: %w", d.f.Name(), from, err)
 	}
@@ -152,6 +179,16 @@ func (d *File) WriteAt(p []byte, off int64, fua bool) error {
 }
 
 func (d *File) write(p []byte, off int64, fua bool) error {
+	if d.aio != nil {
+		var flags uint32
+		if fua {
+			flags = unix.RWF_DSYNC
+		}
+		_, err := d.aio.do(aioWrite, p, off, flags)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return d.named("write", off, err)
+		}
+	}
 	if !fua {
 		_, err := d.f.WriteAt(p, off)
 		return err
@@ -162,7 +199,7 @@ func (d *File) write(p []byte, off int64, fua bool) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("write %s at %d: %w", d.f.Name(), off, err)
+			return d.named("write", off, err)
 		}
 		p, off = p[n:], off+int64(n)
 	}

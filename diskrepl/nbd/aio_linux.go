@@ -1,0 +1,169 @@
+package nbd
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// An aio has the kernel do requests that pass the page cache by, without a
+// thread for each: io_submit(2). Its callers wait on channels.
+type aio struct {
+	ctx   uintptr  // aio_context_t
+	event *os.File // eventfd: something was done
+	fd    uint32
+	free  chan *aioSlot
+	slots [aioDepth]aioSlot
+
+	mu         sync.Mutex
+	queue      []*iocb // to be submitted
+	spare      []*iocb
+	submitting bool // somebody is at it, and takes what comes meanwhile
+}
+
+const aioDepth = 128 // requests of a file at once; more wait
+
+// An iocb is that of linux/aio_abi.h, on a little-endian machine.
+type iocb struct {
+	data     uint64
+	key      uint32
+	rwFlags  uint32
+	opcode   uint16
+	priority int16
+	fd       uint32
+	buf      uint64
+	bytes    uint64
+	offset   int64
+	_        uint64
+	flags    uint32
+	resFD    uint32
+}
+
+// An ioEvent is an io_event of linux/aio_abi.h.
+type ioEvent struct {
+	data   uint64
+	obj    uint64
+	result int64
+	_      int64
+}
+
+const (
+	aioRead       = 0      // IOCB_CMD_PREAD
+	aioWrite      = 1      // IOCB_CMD_PWRITE
+	aioFlagResFD  = 1 << 0 // IOCB_FLAG_RESFD
+	eventsAtOnce  = 64
+	bytesOfSignal = 8
+)
+
+type aioSlot struct {
+	cb   iocb
+	done chan int64 // bytes, or a negative errno
+}
+
+// newAIO returns nil where the kernel has none, or none left
+// (/proc/sys/fs/aio-max-nr): then a thread waits for each request.
+func newAIO(f *os.File) *aio {
+	a := &aio{fd: uint32(f.Fd()), free: make(chan *aioSlot, aioDepth)}
+	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, aioDepth, uintptr(unsafe.Pointer(&a.ctx)), 0); errno != 0 {
+		return nil
+	}
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		unix.Syscall(unix.SYS_IO_DESTROY, a.ctx, 0, 0)
+		return nil
+	}
+	for i := range a.slots {
+		s := &a.slots[i]
+		s.done = make(chan int64, 1)
+		s.cb = iocb{data: uint64(i), fd: a.fd, flags: aioFlagResFD, resFD: uint32(fd)}
+		a.free <- s
+	}
+	a.event = os.NewFile(uintptr(fd), "eventfd") // the runtime's poller waits for it
+	go a.reap()
+	return a
+}
+
+// close ends it, with no request under way.
+func (a *aio) close() {
+	unix.Syscall(unix.SYS_IO_DESTROY, a.ctx, 0, 0)
+	a.event.Close()
+}
+
+// do reads or writes all of p, unless an error stops it.
+func (a *aio) do(opcode uint16, p []byte, off int64, rwFlags uint32) (n int, err error) {
+	var pin runtime.Pinner
+	pin.Pin(unsafe.SliceData(p))
+	defer pin.Unpin()
+	s := <-a.free
+	defer func() { a.free <- s }()
+	for n < len(p) {
+		s.cb.opcode, s.cb.rwFlags = opcode, rwFlags
+		s.cb.buf, s.cb.bytes, s.cb.offset = uint64(addressOf(p[n:])), uint64(len(p)-n), off+int64(n)
+		a.submit(&s.cb)
+		got := <-s.done
+		switch {
+		case got < 0:
+			return n, syscall.Errno(-got)
+		case got == 0:
+			return n, fmt.Errorf("ends at %d", off+int64(n))
+		}
+		n += int(got)
+	}
+	return n, nil
+}
+
+// submit hands a request to the kernel, with others if there are any.
+func (a *aio) submit(cb *iocb) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.queue = append(a.queue, cb)
+	if a.submitting {
+		return
+	}
+	a.submitting = true
+	a.mu.Unlock()
+	runtime.Gosched() // others may be about to
+	a.mu.Lock()
+	for len(a.queue) > 0 {
+		q := a.queue
+		a.queue, a.spare = a.spare[:0], nil
+		a.mu.Unlock()
+		for left := q; len(left) > 0; {
+			n, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, a.ctx, uintptr(len(left)), uintptr(unsafe.Pointer(unsafe.SliceData(left))))
+			if errno != 0 { // of the first one
+				a.slots[left[0].data].done <- -int64(errno)
+				n = 1
+			}
+			left = left[n:]
+		}
+		a.mu.Lock()
+		a.spare = q
+	}
+	a.submitting = false
+}
+
+// reap tells callers that their requests are done.
+func (a *aio) reap() {
+	var events [eventsAtOnce]ioEvent
+	var signal [bytesOfSignal]byte
+	var now unix.Timespec
+	for {
+		if _, err := a.event.Read(signal[:]); err != nil {
+			return // closed
+		}
+		for {
+			n, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, a.ctx, 0, eventsAtOnce, uintptr(unsafe.Pointer(&events)), uintptr(unsafe.Pointer(&now)), 0)
+			if errno != 0 || n == 0 {
+				break
+			}
+			for _, e := range events[:n] {
+				a.slots[e.data].done <- e.result
+			}
+		}
+	}
+}
