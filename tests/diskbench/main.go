@@ -3,7 +3,9 @@
 // Diskbench measures the disk server beside others that serve the same file:
 // fio's nbd engine, one connection on a unix socket, all in one run and in
 // turns, and prints a table of medians and ratios. With "xlft, protected" every
-// write also goes to a second process, over TLS on the loopback, by epochs.
+// write also goes to a second process, over TLS on the loopback, by epochs. With
+// "qemu mirror" QEMU does what it has for that: each write is answered when the
+// second process has it, over TLS too.
 package main
 
 import (
@@ -42,6 +44,7 @@ var (
 const (
 	diskSize = 512 << 20
 	epoch    = 100 * time.Millisecond
+	mirror   = "qemu mirror"
 	journal  = 256 << 20
 )
 
@@ -63,6 +66,7 @@ func contenders(self string) []contender {
 		{"nbdkit file", func(s, f, _ string) []string {
 			return []string{"nbdkit", "-f", "-U", s, "-e", "disk", "file", f}
 		}},
+		{mirror, func(s, f, spare string) []string { return []string{self, "qemu-mirror", s, f, spare, cache} }},
 		{"xlft", func(s, f, _ string) []string { return append(us, "serve", s, f) }},
 		{"xlft, protected", func(s, f, spare string) []string { return append(us, "serve", s, f, spare) }},
 	}
@@ -90,6 +94,8 @@ func main() {
 	switch args := flag.Args(); {
 	case len(args) >= 3 && args[0] == "serve":
 		err = serve(args[1], args[2], args[3:])
+	case len(args) == 5 && args[0] == "qemu-mirror":
+		err = qemuMirror(args[1], args[2], args[3], args[4] == "none")
 	case len(args) == 2 && args[0] == "backup":
 		err = backup(args[1])
 	default:
@@ -111,7 +117,7 @@ func bench() error {
 	if err != nil {
 		return err
 	}
-	for _, tool := range []string{"fio", "qemu-nbd", "nbdkit"} {
+	for _, tool := range []string{"fio", "qemu-nbd", "qemu-storage-daemon", "nbdkit"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return fmt.Errorf("%w: make setup installs it", err)
 		}
@@ -171,6 +177,7 @@ func fill(name string) error {
 func (c contender) measure(work, file, spare string, into map[string][]figure) error {
 	socket := filepath.Join(work, "socket")
 	os.Remove(socket)
+	os.Remove(socket + ".pid")
 	argv := c.argv(socket, file, spare)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stderr = os.Stderr
@@ -192,8 +199,14 @@ func (c contender) measure(work, file, spare string, into map[string][]figure) e
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+	pid := cmd.Process.Pid
+	if b, err := os.ReadFile(socket + ".pid"); err == nil { // the server is a child
+		if pid, err = strconv.Atoi(string(b)); err != nil {
+			return err
+		}
+	}
 	for _, j := range jobs {
-		before, err := cpuTime(cmd.Process.Pid)
+		before, err := cpuTime(pid)
 		if err != nil {
 			return err
 		}
@@ -203,7 +216,7 @@ func (c contender) measure(work, file, spare string, into map[string][]figure) e
 		if err != nil {
 			return fmt.Errorf("fio %s: %w", j.name, err)
 		}
-		after, err := cpuTime(cmd.Process.Pid)
+		after, err := cpuTime(pid)
 		if err != nil {
 			return err
 		}
@@ -302,13 +315,15 @@ func print(cs []contender, all map[string]map[string][]figure) {
 	ratio("xlft / the better", func(j string) float64 {
 		best := 0.0
 		for _, c := range cs {
-			if !strings.HasPrefix(c.name, "xlft") {
+			if !strings.HasPrefix(c.name, "xlft") && c.name != mirror {
 				best = max(best, mbs(c.name, j))
 			}
 		}
 		return mbs("xlft", j) / best
 	})
 	ratio("protected / xlft", func(j string) float64 { return mbs("xlft, protected", j) / mbs("xlft", j) })
+	ratio("mirror / qemu-nbd", func(j string) float64 { return mbs(mirror, j) / mbs("qemu-nbd", j) })
+	ratio("protected / mirror", func(j string) float64 { return mbs("xlft, protected", j) / mbs(mirror, j) })
 }
 
 // serve serves a file; with a spare file it replicates to a process that has
