@@ -368,7 +368,7 @@ func (l *Link) write() {
 
 // listen hears the replica: hashes of what it has, or why it can't go on.
 func (l *Link) listen() {
-	r := newReader(l.conn, 1<<20)
+	r := newReader(l.conn, tlsRecord)
 	var body []byte
 	get := func(n int) []byte {
 		if cap(body) < n {

@@ -137,6 +137,10 @@ type reader struct {
 	sum sum
 }
 
+// tlsRecord is what a connection gives at once: a larger buffer would only be one
+// more copy of what is longer.
+const tlsRecord = 16 << 10
+
 func newReader(r io.Reader, buffer int) *reader { return &reader{r: bufio.NewReaderSize(r, buffer)} }
 
 // ErrLost: the connection broke, or ended; the other side may say why elsewhere.

@@ -228,7 +228,7 @@ func (r *Replica) hash() error {
 // receive reads the stream to its end; compare is called when the primary asks
 // for hashes.
 func (r *Replica) receive(compare func()) error {
-	d := newReader(r.conn, 1<<20)
+	d := newReader(r.conn, tlsRecord)
 	size := r.dev.Size()
 	log, direct, synced, compared := new(epochLog), !r.shared, false, false
 	epoch := uint64(1)

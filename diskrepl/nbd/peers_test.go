@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -39,14 +40,47 @@ func run(t testing.TB, name string, args ...string) string {
 
 func uri(socket, export string) string { return "nbd+unix:///" + export + "?socket=" + socket }
 
-// eachWay runs a test on a disk through the page cache and past it.
+// eachWay runs a test on a file and on a block device, through the page cache and past it.
 func eachWay(t *testing.T, n int64, f func(t *testing.T, d *File, socket string)) {
-	for _, direct := range []bool{false, true} {
-		t.Run(map[bool]string{false: "cached", true: "direct"}[direct], func(t *testing.T) {
-			d := open(t, n, direct)
-			f(t, d, serve(t, d))
-		})
+	for _, on := range []struct {
+		name string
+		open func(testing.TB, int64, bool) *File
+	}{{"file", open}, {"block device", openLoop}} {
+		for _, direct := range []bool{false, true} {
+			t.Run(on.name+map[bool]string{false: " cached", true: " direct"}[direct], func(t *testing.T) {
+				d := on.open(t, n, direct)
+				f(t, d, serve(t, d))
+			})
+		}
 	}
+}
+
+// openLoop returns a block device of n bytes.
+func openLoop(t testing.TB, n int64, direct bool) *File {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("a block device for the test needs root")
+	}
+	name := filepath.Join(t.TempDir(), "backing")
+	if err := errors.Join(os.WriteFile(name, nil, 0o600), os.Truncate(name, n)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", name).CombinedOutput()
+	if err != nil {
+		t.Skipf("no loop device: %v: %s", err, out)
+	}
+	loop := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", loop).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	d, err := OpenFile(loop, direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
 }
 
 func noise(t testing.TB, n int) (name string, b []byte) {
