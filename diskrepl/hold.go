@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -227,20 +228,24 @@ func (m *Mirror) holdBack(typ recordType, flags uint8, off, n int64, body []byte
 			m.cond.Wait()
 			continue
 		}
-		break
+		top := h.layers[len(h.layers)-1]
+		rec := record{typ, flags, uint32(n), uint64(off), top.epoch}
+		h.scratch = append(rec.append(h.scratch[:0]), body...)
+		_, err := top.f.WriteAt(h.scratch, top.size)
+		if errors.Is(err, syscall.ENOSPC) && h.bytes > 0 {
+			h.limit = h.bytes // there is no more room than this: wait for what is held to leave
+			continue
+		}
+		if err != nil {
+			return true, fmt.Errorf("diskrepl: hold a write back: %w", err)
+		}
+		top.add(rec, top.size+size)
+		h.bytes += size
+		if l := m.link; l != nil {
+			l.append(rec, body)
+		}
+		return true, nil
 	}
-	top := h.layers[len(h.layers)-1]
-	rec := record{typ, flags, uint32(n), uint64(off), top.epoch}
-	h.scratch = append(rec.append(h.scratch[:0]), body...)
-	if _, err := top.f.WriteAt(h.scratch, top.size); err != nil {
-		return true, fmt.Errorf("diskrepl: hold a write back: %w", err)
-	}
-	top.add(rec, top.size+size)
-	h.bytes += size
-	if l := m.link; l != nil {
-		l.append(rec, body)
-	}
-	return true, nil
 }
 
 // A piece is a part of what is read.

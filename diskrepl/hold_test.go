@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -264,6 +265,98 @@ func TestNotTheSameStorage(t *testing.T) {
 		s.commit(2)
 		if err := <-s.lost; !errors.Is(err, ErrOtherStorage) {
 			t.Errorf("blank disks: %v", err)
+		}
+	}
+}
+
+// crampedLayers have room for so many bytes.
+type crampedLayers struct {
+	LayerDir
+	room int64
+}
+
+func (c *crampedLayers) Create(epoch uint64) (Layer, error) {
+	l, err := c.LayerDir.Create(epoch)
+	return &crampedLayer{l, c, 0}, err
+}
+
+type crampedLayer struct {
+	Layer
+	in   *crampedLayers
+	size int64
+}
+
+func (l *crampedLayer) WriteAt(p []byte, off int64) (int, error) {
+	n := min(int64(len(p)), max(l.in.room+l.size-off, 0))
+	if _, err := l.Layer.WriteAt(p[:n], off); err != nil {
+		return 0, err
+	}
+	grown := max(off+n, l.size)
+	l.in.room -= grown - l.size
+	l.size = grown
+	if n < int64(len(p)) {
+		return int(n), syscall.ENOSPC
+	}
+	return int(n), nil
+}
+
+func (l *crampedLayer) Remove() error {
+	l.in.room += l.size
+	return l.Layer.Remove()
+}
+
+// Held writes fill the memory that was thought to be there: the domain's writes wait, none fails, none is lost.
+func TestHeldWritesHaveNoRoom(t *testing.T) {
+	disk := newMemory(1 << 20)
+	layers := &crampedLayers{LayerDir(filepath.Join(t.TempDir(), "xvda")), 100 << 10}
+	s := &sharedPair{layers: layers.LayerDir, model: disk.image()}
+	m, err := NewShared(disk, layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.join(t, m, disk, 1<<30, 0)
+	if err := s.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	s.seal(1)
+	s.commit(1)
+	r := newRand(t)
+	wrote := make(chan error, 1)
+	go func() {
+		for range 60 {
+			b := make([]byte, 9000)
+			for i := range b {
+				b[i] = byte(r.Uint32())
+			}
+			off := r.Int64N(1<<20 - 9000)
+			copy(s.model[off:], b)
+			if err := s.m.WriteAt(b, off, false); err != nil {
+				wrote <- err
+				return
+			}
+		}
+		wrote <- nil
+	}()
+	full := 0
+	for epoch := uint64(2); ; {
+		select {
+		case err := <-wrote:
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.looks(0, 1<<20)
+			if full == 0 {
+				t.Error("there was room all the time")
+			}
+			return
+		default:
+		}
+		// As a session does: a gate that is half full has a checkpoint taken.
+		if held, limit := s.link.Unacked(); held > limit/2 {
+			full++
+			s.seal(epoch)
+			s.commit(epoch)
+			epoch++
 		}
 	}
 }
