@@ -271,10 +271,13 @@ func Start(t testing.TB) *Lab {
 // Long skips a test that the test command has no time for; XLFT_LAB_LONG=1 runs it.
 func Long(t testing.TB) {
 	t.Helper()
-	if os.Getenv("XLFT_LAB_LONG") == "" {
+	if !HasTime() {
 		t.Skip("takes long: XLFT_LAB_LONG=1 runs it")
 	}
 }
+
+// HasTime reports whether what takes long is to be done.
+func HasTime() bool { return os.Getenv("XLFT_LAB_LONG") != "" }
 
 // Continue gives the test both hosts as the test before it left them.
 func Continue(t testing.TB) *Lab {
