@@ -56,6 +56,25 @@ func (v *volatile) crash(r *rand.Rand) *memory {
 	return m
 }
 
+// durablePair is two disks in sync, of which one has its journal in dir.
+func durablePair(t *testing.T, here *memory, there Device, dir LayerDir) *pair {
+	t.Helper()
+	a, b := net.Pipe()
+	p := &pair{t: t, here: here, m: NewMirror(here), r: NewReplica(there, b), ended: make(chan error, 1), breaker: a}
+	if err := p.r.Durable(dir); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.ended <- p.r.Run() }()
+	var err error
+	if p.link, err = p.m.Attach(a, Options{Limit: 8 << 20, Lost: func(error) {}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // The backup's host dies at any moment: with a durable journal its disk can be
 // brought to the newest epoch that was acked, or one after it, exactly.
 func TestDurable(t *testing.T) {
@@ -64,19 +83,7 @@ func TestDurable(t *testing.T) {
 		here, there := newMemory(1<<20), newMemory(1<<20)
 		disk := newVolatile(there)
 		dir := filepath.Join(t.TempDir(), "journal")
-		a, b := net.Pipe()
-		p := &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(disk, b), ended: make(chan error, 1)}
-		if err := p.r.Durable(LayerDir(dir)); err != nil {
-			t.Fatal(err)
-		}
-		go func() { p.ended <- p.r.Run() }()
-		var err error
-		if p.link, err = p.m.Attach(a, Options{Limit: 8 << 20, Lost: func(error) {}}); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.link.AwaitSync(); err != nil {
-			t.Fatal(err)
-		}
+		p := durablePair(t, here, disk, LayerDir(dir))
 		some := func() {
 			for range r.IntN(6) {
 				change(p.m, r)
@@ -105,7 +112,7 @@ func TestDurable(t *testing.T) {
 			t.Fatal(err)
 		}
 		after := disk.crash(r)
-		a.Close()
+		p.breaker.Close()
 		<-p.ended
 		p.r.Close()
 		if es, _ := os.ReadDir(dir); len(es) > 0 {
@@ -139,19 +146,7 @@ func replay(disk Device, store Layers) (uint64, error) {
 func TestDurableDiskFails(t *testing.T) {
 	here, there := newMemory(1<<20), newMemory(1<<20)
 	dir := LayerDir(filepath.Join(t.TempDir(), "journal"))
-	a, b := net.Pipe()
-	p := &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(there, b), ended: make(chan error, 1)}
-	if err := p.r.Durable(dir); err != nil {
-		t.Fatal(err)
-	}
-	go func() { p.ended <- p.r.Run() }()
-	var err error
-	if p.link, err = p.m.Attach(a, Options{Limit: 8 << 20, Lost: func(error) {}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
+	p := durablePair(t, here, there, dir)
 	p.seal(1)
 	p.commit(1)
 	r := newRand(t)
