@@ -57,6 +57,7 @@ type variant struct {
 	lateSeal time.Duration // the disk's epoch ends that much after the memory's
 	copy     func(xlft.DiskCopy) xlft.DiskCopy
 	leak     bool // the backup's disk has every write at once
+	twice    bool // a journal is replayed twice, out of order
 	storage  storage
 	gates    func(simGates) xlft.Output
 	only     int // the one fault there is, if not 0
@@ -139,7 +140,7 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 		s.shared = true
 		simxen.Share(s.a, s.b)
 	}
-	s.b.DurableAck = !s.shared && seed%4 == 0
+	s.b.DurableAck, s.b.ReplayTwice = !s.shared && seed%4 == 0, v.twice
 	s.domain = s.a.Boot(simDomain, 12)
 	if v.leak {
 		s.domain.LeakTo(s.b.Disk())
@@ -799,6 +800,7 @@ func TestSimulationCatches(t *testing.T) {
 		{"P2", "flush lost", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
 		{"P2", "copy older than it says", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return boastfulCopy{c} }, storage: mirrored}},
 		{"P2", "journal not on stable storage", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return hastyCopy{c} }, storage: mirrored, only: powerCutB}},
+		{"P2", "journal replayed twice, out of order", variant{twice: true, storage: mirrored}},
 		{"P2", "shared disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: shared}},
 		{"P2", "held writes leave at the seal", variant{gates: func(g simGates) xlft.Output { return eagerGates{g} }, storage: shared}},
 		{"P2", "shared storage not replayed", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return deafCopy{c} }, storage: shared}},

@@ -393,9 +393,12 @@ func (h *Host) CheckPromoted() {
 	if after == nil {
 		return
 	}
-	_, newest, err := diskrepl.Newest(left, after.Size())
+	oldest, newest, err := diskrepl.Newest(left, after.Size())
 	if err == nil && newest > 0 {
 		err = diskrepl.Replay(after, left, newest)
+		if h.ReplayTwice {
+			diskrepl.Replay(after, left, oldest)
+		}
 	}
 	if err != nil {
 		w.Violate("P2", "promote after a power cut: %v", err)

@@ -18,9 +18,12 @@ type Host struct {
 	Name string
 	// DurableAck: what the host acks as a backup, it has on stable storage.
 	DurableAck bool
-	w          *World
-	net        *Net
-	wg         sync.WaitGroup
+	// ReplayTwice is the broken variant that replays an old part of the journal again.
+	ReplayTwice bool
+
+	w   *World
+	net *Net
+	wg  sync.WaitGroup
 
 	mu      sync.Mutex
 	down    bool
