@@ -95,7 +95,7 @@ func (w *world) stalledReceiver(normal []time.Duration) {
 	longest, before := all[len(all)-1], normal[len(normal)-1]
 	w.t.Logf("the backup stopped reading for %v, %d times, with %d pages written a second: the guest's longest standstill was %v (median %v); before %v",
 		stop, times, 10*dirtyRate, round(longest), round(middle(all)), round(before))
-	if longest > stop/2 && longest > 2*before {
+	if longest > stop*3/4 && longest > 2*before {
 		w.t.Errorf("the guest stood still for %v while the backup did not read; otherwise at most %v", longest, before)
 	}
 	if r := w.status(w.home); !r.Protected {
