@@ -36,6 +36,7 @@ type promotion struct {
 	file    *nbd.File // nil if it has no journal
 	oldest  uint64    // epochs in the journal
 	newest  uint64    // that the journal, or the record, knows it by; 0: none
+	discard bool      // the journal is forgotten
 }
 
 // Promote makes copies the disks that the domain runs from: the one that is
@@ -130,8 +131,9 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 		return p, nil
 	}
 	p.newest = p.record.Mark.Epoch
+	p.discard = disk.Shared && shared == DiscardShared
 	left, err := p.journal.Any()
-	if err != nil || !left || disk.Shared && shared == DiscardShared {
+	if err != nil || !left || p.discard {
 		return p, err
 	}
 	if p.file, err = openConfigured(disk); err != nil {
@@ -164,7 +166,7 @@ func common(all []*promotion) (epoch uint64, err error) {
 		return 0, nil
 	}
 	for _, p := range all {
-		if p.record.State == xlft.DiskReplica && p.newest == 0 {
+		if p.record.State == xlft.DiskReplica && p.newest == 0 && !p.discard {
 			epoch = 1 // whose journal has nothing has the first copy
 		}
 	}

@@ -262,20 +262,25 @@ func TestPromoteShared(t *testing.T) {
 		p.conf.DurableAck = true
 		p.more("xvdb", 'b', true)
 		primary.more("xvdb", 'a', true)
-		d := p.protect(primary, "xvdb")
-		d.write("acked", 4711)
-		d.seal(2)
-		d.die()
-		_, err := d.copies.Promote("web1", "xvdb", AskShared)
+		mirrored, d := p.protect(primary, "xvda"), p.protect(primary, "xvdb")
+		for _, d := range []*dying{mirrored, d} {
+			d.write("acked", 4711)
+			d.seal(2)
+			d.die()
+		}
+		_, err := d.copies.Promote("web1", "", AskShared)
 		refused(t, "a journal of shared storage", err, "--replay")
 		if got := p.at("xvdb", 4711, 5); got != "bbbbb" || p.states("xvdb")[0] != xlft.DiskReplica {
 			t.Errorf("refused, and the disk has %q, %v", got, p.states("xvdb"))
 		}
-		if _, err := d.copies.Promote("web1", "xvdb", how); err != nil {
+		if _, err := d.copies.Promote("web1", "", how); err != nil {
 			t.Error(err)
 		}
 		if got := p.at("xvdb", 4711, 5); got != want {
 			t.Errorf("the disk has %q, want %q", got, want)
+		}
+		if got := p.at("xvda", 4711, 5); got != "acked" {
+			t.Errorf("the mirrored disk has %q", got)
 		}
 	}
 }
