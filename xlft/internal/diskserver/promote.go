@@ -33,10 +33,10 @@ type promotion struct {
 	config.Disk
 	record  xlft.DiskRecord
 	journal diskrepl.LayerDir
-	file    *nbd.File // nil if it has no journal
-	oldest  uint64    // epochs in the journal
-	newest  uint64    // that the journal, or the record, knows it by; 0: none
-	discard bool      // the journal is forgotten
+	file    *nbd.File
+	oldest  uint64 // epoch in the journal
+	newest  uint64 // epoch in the journal, or of the record; 0: none
+	discard bool   // the journal is forgotten
 }
 
 // Promote makes copies the disks that the domain runs from: the one that is
@@ -52,22 +52,17 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 	var all []*promotion
 	defer func() {
 		for _, p := range all {
-			if p.file != nil {
-				err = errors.Join(err, p.file.Close())
-			}
+			err = errors.Join(err, p.file.Close())
 		}
 	}()
-	active := 0
 	for _, v := range vdevs {
 		p, err := c.promotion(conf, v, shared)
 		if err != nil {
 			return nil, fmt.Errorf("disk %s: %w", v, err)
 		}
-		if p == nil {
-			active++
-			continue
+		if p != nil {
+			all = append(all, p)
 		}
-		all = append(all, p)
 	}
 	switch {
 	case len(vdevs) == 0:
@@ -126,31 +121,37 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 		return nil, errors.New("its first copy was never completed: it is of no moment")
 	case xlft.DiskActive, "":
 		return nil, nil
-	case xlft.DiskReplica:
-	default:
-		return p, nil
 	}
-	p.newest = p.record.Mark.Epoch
-	p.discard = disk.Shared && shared == DiscardShared
-	left, err := p.journal.Any()
-	if err != nil || !left || p.discard {
-		return p, err
-	}
+	// A session that has it, or a domain, is in the way.
 	if p.file, err = openConfigured(disk); err != nil {
 		return nil, err
 	}
-	oldest, newest, err := diskrepl.Newest(p.journal, p.file.Size())
-	if err == nil && newest > 0 && disk.Shared && shared == AskShared {
-		err = fmt.Errorf("its storage is shared, and the journal here has checkpoint %d. If the other host ran the domain on alone after that, to write it now would damage the disk: say --replay if it did not, --discard if it did", newest)
-	}
-	if err != nil {
-		p.file.Close()
-		return nil, err
-	}
-	if newest > 0 {
-		p.oldest, p.newest = oldest, newest
+	if err := p.look(shared); err != nil {
+		return nil, errors.Join(err, p.file.Close())
 	}
 	return p, nil
+}
+
+// look finds out of which epoch a replica is.
+func (p *promotion) look(shared SharedJournal) error {
+	if p.record.State != xlft.DiskReplica {
+		return nil
+	}
+	p.newest = p.record.Mark.Epoch
+	p.discard = p.Shared && shared == DiscardShared
+	left, err := p.journal.Any()
+	if err != nil || !left || p.discard {
+		return err
+	}
+	oldest, newest, err := diskrepl.Newest(p.journal, p.file.Size())
+	if err != nil || newest == 0 {
+		return err
+	}
+	if p.Shared && shared == AskShared {
+		return fmt.Errorf("its storage is shared, and the journal here has checkpoint %d. If the other host ran the domain on alone after that, to write it now would damage the disk: say --replay if it did not, --discard if it did", newest)
+	}
+	p.oldest, p.newest = oldest, newest
+	return nil
 }
 
 // common returns the newest epoch that all copies can be brought to; 0 if none

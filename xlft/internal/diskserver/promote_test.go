@@ -176,6 +176,8 @@ func TestPromote(t *testing.T) {
 	want := primary.image()
 	d.seal(2)
 	d.write("never sealed", 8000)
+	_, err = c.Promote("web1", "", AskShared)
+	refused(t, "in a session", err, "in use")
 	d.die()
 
 	// Nothing comes over the next session's connection.
