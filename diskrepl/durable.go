@@ -122,21 +122,17 @@ func (d *durableLog) tidy(newest uint64) (err error) {
 	return err
 }
 
-// end ends the session. What the disk has exactly, or what is not of it, is
-// forgotten; if the disk failed, it is not: what is held may be half there.
-func (d *durableLog) end(failed bool) {
+// end closes what is there. It is needed until it is known otherwise of which
+// epoch the disk is.
+func (d *durableLog) end() {
 	if d == nil {
 		return
 	}
 	for _, l := range d.held {
-		if failed {
-			l.Close()
-		} else {
-			l.Remove()
-		}
+		l.Close()
 	}
 	if d.open != nil {
-		d.open.Remove()
+		d.open.Close()
 	}
 }
 

@@ -612,7 +612,7 @@ func (r *Replica) Close() {
 	for r.running || r.committed < r.wanted && r.diskErr == nil {
 		r.cond.Wait()
 	}
-	r.durable.end(r.diskErr != nil)
+	r.durable.end()
 	r.durable = nil
 }
 

@@ -72,7 +72,8 @@ type DiskCopy interface {
 	// inconsistent from here on, durably, and what a journal on stable storage
 	// had of it is gone; storage that the primary sees too counts as a replica.
 	Begin() error
-	// Record records durably what it is.
+	// Record records durably what it is. One that has a Mark, or says that it is
+	// the domain's disk, takes the place of what Durable has, which goes then.
 	Record(DiskRecord) error
 	// SpillFile is where the part of the journal goes that has no room in
 	// memory: of diskrepl.SpillSize bytes, gone after Close. Nil if Journal has

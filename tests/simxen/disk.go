@@ -616,6 +616,9 @@ func (c *platterCopy) Record(r xlft.DiskRecord) error {
 	if c.session = r.Mark.Session; c.session == "" {
 		c.session = now
 	}
+	if r.State == xlft.DiskActive || r.Mark.Epoch > 0 {
+		c.journal.clear()
+	}
 	return nil
 }
 

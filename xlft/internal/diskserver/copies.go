@@ -90,7 +90,13 @@ func (c *diskCopy) Begin() error {
 func (c *diskCopy) Was() xlft.DiskRecord { return c.was }
 
 func (c *diskCopy) Record(r xlft.DiskRecord) error {
-	return c.store.SaveDisk(c.domain, c.vdev, r)
+	if err := c.store.SaveDisk(c.domain, c.vdev, r); err != nil {
+		return err
+	}
+	if r.State == xlft.DiskActive || r.Mark.Epoch > 0 {
+		return c.journal.Clear()
+	}
+	return nil
 }
 
 func openConfigured(d config.Disk) (*nbd.File, error) {

@@ -100,18 +100,9 @@ func (d *dying) commit(epoch uint64) {
 
 // die leaves what is on stable storage.
 func (d *dying) die() {
-	d.t.Helper()
-	journal := d.copies.durable("web1", d.vdev)
-	saved := d.t.TempDir()
-	if err := os.CopyFS(saved, os.DirFS(string(journal))); err != nil && !errors.Is(err, os.ErrNotExist) {
-		d.t.Fatal(err)
-	}
 	d.conn.Close()
 	d.replica.Close()
 	d.copy.Close()
-	if err := os.CopyFS(string(journal), os.DirFS(saved)); err != nil {
-		d.t.Fatal(err)
-	}
 }
 
 // more gives a place another disk.
