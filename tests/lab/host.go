@@ -117,10 +117,26 @@ func (h *Host) Boot(ctx context.Context) error {
 	if err := h.awaitAgent(ctx); err != nil {
 		return err
 	}
-	if _, err := h.Run(ctx, "systemctl", "is-system-running", "--wait"); err != nil {
+	if _, err := h.Run(ctx, "sh", "-c", "systemctl is-system-running --wait || { systemctl --failed --plain --no-legend >&2; exit 1; }"); err != nil {
 		return err
 	}
 	return h.net.forget()
+}
+
+// AwaitOff waits until the host has switched itself off.
+func (h *Host) AwaitOff(ctx context.Context) error {
+	h.mu.Lock()
+	q := h.qemu
+	h.mu.Unlock()
+	if q != nil {
+		select {
+		case <-q.gone:
+		case <-ctx.Done():
+			return fmt.Errorf("host %s is not off: %w", h.name, context.Cause(ctx))
+		}
+	}
+	h.Kill() // ends what still waits for it
+	return nil
 }
 
 // Pause stops the host as if it hung: it keeps its connections and says nothing. Its clock jumps when it resumes.

@@ -64,7 +64,7 @@ func Install(ctx context.Context, l *lab.Lab, s Settings) error {
 			return err
 		}
 		if s.Fence {
-			if err := h.WriteFile(ctx, fenceAgent, []byte(lab.FenceAgent), 0o755); err != nil {
+			if err := h.WriteFile(ctx, FenceAgent, []byte(lab.FenceAgent), 0o755); err != nil {
 				return err
 			}
 		}
@@ -131,6 +131,9 @@ func pack(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(stage)
+	if err := os.Chmod(stage, 0o755); err != nil { // the host's / gets the mode of this one
+		return nil, err
+	}
 	mk := exec.CommandContext(ctx, "make", "-s", "install", "DESTDIR="+stage)
 	mk.Dir = tree
 	if out, err := mk.CombinedOutput(); err != nil {
@@ -159,9 +162,9 @@ systemctl start xlft-receiver.socket xlft-receiver.service`
 	return err
 }
 
-// fenceAgent is the lab's fence agent on a host; it is kept with the
+// FenceAgent is the lab's fence agent on a host; it is kept with the
 // configuration.
-const fenceAgent = "/etc/xlft/fence_lab"
+const FenceAgent = "/etc/xlft/fence_lab"
 
 // arbiter is the tables of the configuration that say who decides.
 func (s Settings) arbiter(p *lab.Host) string {
@@ -174,7 +177,7 @@ func (s Settings) arbiter(p *lab.Host) string {
 		delay = "8s"
 	}
 	return fmt.Sprintf("[arbiter]\ntype = \"fence\"\n\n[peer.%s.fence]\nagent = %q\ndelay = %q\noptions = { plug = %q }\n",
-		p.Name(), fenceAgent, delay, p.Name())
+		p.Name(), FenceAgent, delay, p.Name())
 }
 
 // ConfigPath is xlft's configuration on a host.

@@ -35,13 +35,13 @@ const (
 )
 
 // eachStorage runs a test with several kinds; all but the usual one are long.
-func eachStorage(t *testing.T, usual storage, kinds []storage, test func(*testing.T, *world)) {
+func eachStorage(t *testing.T, usual storage, kinds []storage, test func(*testing.T, *world), set ...func(*ft.Settings)) {
 	for _, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			if kind != usual {
 				lab.Long(t)
 			}
-			test(t, diskWorldOn(t, kind))
+			test(t, diskWorldOn(t, kind, set...))
 		})
 	}
 }
@@ -52,7 +52,7 @@ func diskWorld(t *testing.T) *world {
 	return diskWorldOn(t, mirror)
 }
 
-func diskWorldOn(t *testing.T, kind storage) *world {
+func diskWorldOn(t *testing.T, kind storage, set ...func(*ft.Settings)) *world {
 	t.Helper()
 	w := fresh(t)
 	s := ft.Usual
@@ -67,6 +67,9 @@ func diskWorldOn(t *testing.T, kind storage) *world {
 	if kind == mixed {
 		s.More += fmt.Sprintf("[domain.web1.disk.xvdc]\npath = %q\n", diskPath)
 		w.guest.Disks = append(w.guest.Disks, strings.ReplaceAll(diskSpec, "xvda", "xvdc"))
+	}
+	for _, f := range set {
+		f(&s)
 	}
 	w.install(s)
 	for _, h := range w.Hosts() {
@@ -150,20 +153,26 @@ mount "$1" /mnt; cmp /usr/bin/tcpdump /mnt/tcpdump; umount /mnt`, "sh", dev)
 // A scribe is a client that has the guest write blocks of its own, one after the other, and knows what it was told is
 // durable. It goes on over its connection when the guest's host dies.
 type scribe struct {
-	c     *probe.Client
-	first int64 // of its blocks
-	stop  chan struct{}
-	done  chan error
+	c    *probe.Client
+	stop chan struct{}
+	done chan error
 
-	mu    sync.Mutex
-	acked map[int64]uint64
-	count int
+	mu     sync.Mutex
+	acked  map[int64]uint64
+	count  int
+	newest asked // it may have no answer yet
+}
+
+// asked is a write.
+type asked struct {
+	block int64
+	n     uint64
 }
 
 const scribeBlocks = 32
 
 func (w *world) scribe(first int64, random *rand.Rand) *scribe {
-	s := &scribe{c: w.dial(), first: first, stop: make(chan struct{}), done: make(chan error, 1), acked: map[int64]uint64{}}
+	s := &scribe{c: w.dial(), stop: make(chan struct{}), done: make(chan error, 1), acked: map[int64]uint64{}}
 	check(w.t, s.c.SetDeadline(time.Now().Add(2*patience)))
 	go func() {
 		for {
@@ -173,13 +182,16 @@ func (w *world) scribe(first int64, random *rand.Rand) *scribe {
 				return
 			default:
 			}
-			b, n := first+random.Int64N(scribeBlocks), random.Uint64()
-			if err := s.c.WriteBlock(b, n); err != nil {
+			a := asked{first + random.Int64N(scribeBlocks), random.Uint64()}
+			s.mu.Lock()
+			s.newest = a
+			s.mu.Unlock()
+			if err := s.c.WriteBlock(a.block, a.n); err != nil {
 				s.done <- err
 				return
 			}
 			s.mu.Lock()
-			s.acked[b] = n
+			s.acked[a.block] = a.n
 			s.count++
 			s.mu.Unlock()
 		}
@@ -193,6 +205,80 @@ func (s *scribe) written() int {
 	return s.count
 }
 
+// scribes work side by side, the first one from block 0 on.
+type scribes []*scribe
+
+func (w *world) scribes(n int, seed uint64) (all scribes) {
+	for i := range n {
+		all = append(all, w.scribe(int64(i)*scribeBlocks, rand.New(rand.NewPCG(seed, uint64(i)))))
+	}
+	return all
+}
+
+// await waits until each one has so many answers.
+func (all scribes) await(w *world, n int) {
+	w.t.Helper()
+	w.until(patience, func() error {
+		for i, s := range all {
+			select {
+			case err := <-s.done:
+				w.t.Fatalf("scribe %d: %v", i, err)
+			default:
+			}
+			if got := s.written(); got < n {
+				return fmt.Errorf("scribe %d has %d answers, of %d", i, got, n)
+			}
+		}
+		return nil
+	})
+}
+
+// more waits until each one has so many more answers than any of them has now.
+func (all scribes) more(w *world, n int) {
+	w.t.Helper()
+	most := 0
+	for _, s := range all {
+		most = max(most, s.written())
+	}
+	all.await(w, most+n)
+}
+
+func (all scribes) written() (n int) {
+	for _, s := range all {
+		n += s.written()
+	}
+	return n
+}
+
+// end has them end in order.
+func (all scribes) end(w *world) {
+	w.t.Helper()
+	for i, s := range all {
+		close(s.stop)
+		if err := <-s.done; err != nil {
+			w.t.Fatalf("scribe %d: %v", i, err)
+		}
+		s.c.Close()
+	}
+}
+
+// judge has the guest read all that was answered as durable. Of a write without an answer the disk may know or not.
+func (all scribes) judge(w *world) {
+	w.t.Helper()
+	checked := 0
+	for _, s := range all {
+		for b, want := range s.acked {
+			n, err := w.ask().ReadBlock(b)
+			check(w.t, err)
+			checked++
+			if n != want && (asked{b, n}) != s.newest {
+				w.t.Errorf("block %d has %d, but %d was answered as durable", b, n, want)
+			}
+		}
+	}
+	w.t.Logf("%d blocks are as was answered", checked)
+}
+
 // The host dies while the guest writes to its disk: every write that was answered as durable is there, none is torn, on
 // a disk that was an empty file before. Then the other way round, with the disk of the host that came back copied anew.
 func TestDiskTakeover(t *testing.T) {
@@ -201,7 +287,6 @@ func TestDiskTakeover(t *testing.T) {
 }
 
 func testDiskTakeover(t *testing.T, w *world) {
-	const scribes = 6
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
@@ -212,67 +297,27 @@ func testDiskTakeover(t *testing.T, w *world) {
 		random := rand.New(rand.NewPCG(*seed, uint64(round)))
 		from, to := w.home, w.backup()
 		w.protect()
-		var all []*scribe
-		for i := range scribes {
-			all = append(all, w.scribe(int64(i)*scribeBlocks, rand.New(rand.NewPCG(*seed, uint64(100*round+i)))))
-		}
-		await := func(n int) {
-			w.until(patience, func() error {
-				for i, s := range all {
-					select {
-					case err := <-s.done:
-						t.Fatalf("scribe %d: %v", i, err)
-					default:
-					}
-					if got := s.written(); got < n {
-						return fmt.Errorf("scribe %d has %d answers, of %d", i, got, n)
-					}
-				}
-				return nil
-			})
-		}
-		await(3)
+		all := w.scribes(6, *seed+uint64(round))
+		all.await(w, 3)
 		r := w.status(from)
 		if !r.Protected {
 			t.Fatalf("not protected any more: %s", r.State)
 		}
 		<-time.After(time.Duration(random.Int64N(int64(3 * time.Second))))
 		from.Kill()
-		before := 0
-		for _, s := range all {
-			before += s.written()
-		}
+		before := all.written()
 		p := r.Primary
 		t.Logf("round %d: killed %s after checkpoint %d and %d durable writes; pause median %v (suspend %v, seal %v, capture %v, resume %v), ack after %v",
 			round+1, from.Name(), r.Epoch, before, round2(p.PauseMedian.Total), round2(p.PauseMedian.Suspend), round2(p.PauseMedian.Seal),
 			round2(p.PauseMedian.Capture), round2(p.PauseMedian.Resume), round2(p.AckMedian))
 		w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
 		w.home = to
-		most := 0
-		for _, s := range all {
-			most = max(most, s.written())
-		}
-		await(most + 5)
-		checked := 1
-		for i, s := range all {
-			close(s.stop)
-			if err := <-s.done; err != nil {
-				t.Fatalf("scribe %d: %v", i, err)
-			}
-			s.c.Close()
-			for b, want := range s.acked {
-				n, err := w.ask().ReadBlock(b)
-				check(t, err)
-				checked++
-				if n != want {
-					t.Errorf("block %d has %d, but %d was answered as durable", b, n, want)
-				}
-			}
-		}
+		all.more(w, 5)
+		all.end(w)
+		all.judge(w)
 		if n, err := w.ask().ReadBlock(1000); err != nil || n != 1000 {
 			t.Errorf("block 1000, written before the protection: %d, %v", n, err)
 		}
-		t.Logf("%d blocks are as was answered", checked)
 		w.awaitDomains(to, w.guest.Name)
 		t.Log(to.Must(t, "xlft", "disk", "status"))
 		if round+1 < *deaths {

@@ -21,6 +21,14 @@ func TestFence(t *testing.T) {
 	w.fence(&s)
 	w.install(s)
 	w.boot()
+
+	// An agent that does not do its work is found before it is needed, on either host.
+	w.A.Must(t, "xl", "ft-check", w.guest.Name)
+	for h, who := range map[*lab.Host]string{w.A: "fence agent of B", w.B: "backup: fence agent of A"} {
+		h.Must(t, "sh", "-c", `mv "$1" "$1.real" && printf '#!/bin/sh\necho bad password >&2\nexit 1\n' >"$1" && chmod +x "$1"`, "sh", ft.FenceAgent)
+		w.refused(w.A, who+": "+ft.FenceAgent+", action status: exit status 1: bad password", "xl", "ft-check", w.guest.Name)
+		h.Must(t, "mv", ft.FenceAgent+".real", ft.FenceAgent)
+	}
 	w.protect()
 
 	w.B.Must(t, "systemctl", "kill", "--signal=KILL", "xlft-receiver.service")

@@ -1,0 +1,241 @@
+//go:build lab
+
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"xlft/diskrepl"
+	"xlft/tests/lab"
+	"xlft/tests/lab/ft"
+	"xlft/tests/lab/probe"
+)
+
+// After what both hosts lived through nothing is compared: what was written meanwhile is sent, and the backup's disk is
+// the domain's when its host dies then.
+func TestDiskResync(t *testing.T) {
+	lab.Long(t)
+	w := diskWorld(t)
+	w.boot()
+	w.protect()
+	from, to := w.home, w.backup()
+	r := w.status(from)
+	copied := func(r ft.Row) diskrepl.Progress {
+		t.Helper()
+		if r.Primary == nil || len(r.Primary.Disks) != 1 {
+			t.Fatalf("the status has no disk: %+v", r.Primary)
+		}
+		return r.Primary.Disks[0].Progress
+	}
+	if p := copied(r); p.Known || p.Total != diskMiB<<20 {
+		t.Errorf("the first copy: %+v", p)
+	}
+	block := int64(1000)
+	for _, broken := range []struct {
+		name       string
+		begin, end func()
+		writes     int64 // in between, each to a chunk of its own
+		known      int64 // of them, at least
+	}{
+		{"receiver stopped", func() {
+			to.Must(t, "systemctl", "stop", "xlft-receiver.socket", "xlft-receiver.service")
+			w.awaitUnprotected()
+		}, func() {
+			to.Must(t, "systemctl", "start", "xlft-receiver.socket", "xlft-receiver.service")
+		}, 3, 3},
+		{"disk server killed", func() {
+			from.Must(t, "systemctl", "kill", "--signal=KILL", "xlft-disk@web1.service")
+		}, func() {}, 1, 0}, // the copying may have begun
+	} {
+		before := r.Primary.Generation
+		broken.begin()
+		for range broken.writes {
+			check(t, w.ask().WriteBlock(block, uint64(block)))
+			block += 1000
+		}
+		broken.end()
+		r = w.await(from, "protected again", func(r ft.Row) bool { return r.Protected && r.Primary.Generation > before })
+		p := copied(r)
+		t.Logf("%s: %d KiB were known to differ, %d KiB were sent", broken.name, p.Total>>10, p.Sent>>10)
+		if least, most := broken.known*diskrepl.ChunkSize, broken.writes*diskrepl.ChunkSize; !p.Known || p.Sent != p.Total || p.Total < least || p.Total > most {
+			t.Errorf("%s: %+v, want %d to %d bytes", broken.name, p, least, most)
+		}
+	}
+	all := w.scribes(6, 1)
+	all.more(w, 3)
+	from.Kill()
+	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
+	w.home = to
+	all.more(w, 3)
+	all.end(w)
+	all.judge(w)
+	for b := int64(1000); b < block; b += 1000 {
+		if n, err := w.ask().ReadBlock(b); err != nil || n != uint64(b) {
+			t.Errorf("block %d, written while the backup did not hear of it: %d, %v", b, n, err)
+		}
+	}
+}
+
+// keepsAcked has backups call a checkpoint whole only when its writes are on stable storage.
+func keepsAcked(s *ft.Settings) { s.More += "[receive]\ndurable_ack = true\n" }
+
+// losePower ends both hosts at once. The backup comes back from its own disk, its copy becomes the disk that the domain
+// runs from, and the domain is started there.
+func (w *world) losePower() {
+	w.t.Helper()
+	to := w.backup()
+	var off sync.WaitGroup
+	for _, h := range w.Hosts() {
+		off.Go(h.Kill)
+	}
+	off.Wait()
+	begun := time.Now()
+	check(w.t, to.Boot(within(w.t, 2*patience)))
+	w.t.Logf("%s booted in %v", to.Name(), round(time.Since(begun)))
+	w.home = to
+	w.refused(to, "promote web1/xvda", "xlft", "disk", "attach", "web1/xvda")
+	w.t.Log(strings.TrimSpace(to.Must(w.t, "xlft", "disk", "promote", "web1/xvda")))
+	w.boot()
+}
+
+// Both hosts lose their power at once, and one of them is lost for good: every write that was answered is on the
+// backup's disk.
+func TestDiskPromote(t *testing.T) {
+	lab.Long(t)
+	eachStorage(t, mirror, []storage{mirror, shared}, testDiskPromote, keepsAcked)
+}
+
+func testDiskPromote(t *testing.T, w *world) {
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("-scenario.seed=%d", *seed)
+	random := rand.New(rand.NewPCG(*seed, 3))
+	w.boot()
+	w.protect()
+	w.backup().Must(t, "sync") // what was installed
+	all := w.scribes(6, *seed)
+	all.await(w, 3)
+	<-time.After(time.Duration(random.Int64N(int64(3 * time.Second))))
+	r := w.status(w.home)
+	if !r.Protected {
+		t.Fatalf("not protected any more: %s", r.State)
+	}
+	w.losePower()
+	t.Logf("both hosts died after checkpoint %d and %d durable writes; ack after %v", r.Epoch, all.written(), round2(r.Primary.AckMedian))
+	for _, s := range all {
+		s.c.Close()
+		if <-s.done == nil {
+			t.Error("a scribe ended without an error")
+		}
+	}
+	all.judge(w)
+}
+
+// The same with a file system and a database on it.
+func TestDiskPromotePrograms(t *testing.T) {
+	lab.Long(t)
+	w := diskWorldOn(t, mirror, keepsAcked)
+	w.guest.Tools = true
+	w.boot()
+	check(t, w.ask().Mkfs())
+	// With the journal that it deletes, SQLite does not sync the directory: a commit outlives a power cut with the next one.
+	check(t, w.ask().Journal("wal"))
+	w.protect()
+	w.backup().Must(t, "sync")
+	var ledger probe.Ledger
+	db := w.dial()
+	check(t, db.SetDeadline(time.Now().Add(2*patience)))
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- ledger.Run(ctx, db) }()
+	w.until(patience, func() error {
+		if n := ledger.Held(); n < 10 {
+			return fmt.Errorf("%d commits, of 10", n)
+		}
+		return nil
+	})
+	w.losePower()
+	db.Close()
+	t.Logf("both hosts died after %d commits: %v", ledger.Held(), <-ended)
+	check(t, w.ask().Mount())
+	rows, err := w.ask().Rows()
+	check(t, err)
+	check(t, ledger.Judge(rows))
+	check(t, w.ask().Integrity())
+	check(t, w.ask().Unmount())
+	fsck, err := w.ask().Fsck()
+	check(t, err)
+	check(t, fsck.Err())
+	t.Logf("%d commits are there; %s", rows.Count, fsck.Last)
+}
+
+// spilled reports whether a backup's journal has anything in its file, which has no name.
+func (w *world) spilled(h *lab.Host) bool {
+	w.t.Helper()
+	out := h.Must(w.t, "sh", "-c", `for f in /proc/$(systemctl show -P MainPID xlft-receiver.service)/fd/*; do
+	case $(readlink $f) in */journal/disk-*) head -c 65536 $f | tr -d '\0' | wc -c; exit ;; esac
+done
+echo "no journal file" >&2
+exit 1`)
+	n, err := strconv.Atoi(strings.TrimSpace(out))
+	check(w.t, err)
+	return n > 0
+}
+
+// The domain writes more in one epoch than the backup holds in memory, and its host dies: what went to the journal's file
+// is on the disk too.
+func TestDiskSpill(t *testing.T) {
+	lab.Long(t)
+	w := diskWorldOn(t, mirror, func(s *ft.Settings) {
+		s.AckTimeout = 3 * time.Minute
+		s.More += "[receive]\ndisk_journal = \"64MiB\"\ndisk_journal_file = \"192MiB\"\n"
+	})
+	w.guest.Tools = true
+	w.boot()
+	w.protect()
+	from, to := w.home, w.backup()
+	all := w.scribes(4, 1)
+	all.await(w, 3)
+	fio := w.dial()
+	check(t, fio.SetDeadline(time.Now().Add(3*patience)))
+
+	// A backup acks an epoch when its restore has the one before.
+	w.signal(to, "STOP", "restore-worker")
+	started := make(chan error, 1) // the answer is held like all others
+	go func() { started <- fio.FioStart(probe.FioVerify("/dev/xvda", 44, 2, "--offset=16M", "--bs=64k")...) }()
+	begun := time.Now()
+	w.until(patience, func() error {
+		if !w.spilled(to) {
+			return fmt.Errorf("nothing is in the journal's file")
+		}
+		return nil
+	})
+	r := w.status(from)
+	t.Logf("after %v the journal went on in its file; checkpoint %d was the last one", round(time.Since(begun)), r.Epoch)
+	if !r.Protected {
+		t.Fatalf("not protected any more: %s", r.State)
+	}
+	w.signal(to, "CONT", "restore-worker")
+	// The next one was under way; the one after it has the most.
+	w.await(from, "a checkpoint that spilled", func(now ft.Row) bool { return now.Epoch >= r.Epoch+2 })
+	from.Kill()
+	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
+	w.home = to
+	all.more(w, 3)
+	all.end(w)
+	all.judge(w)
+	check(t, <-started)
+	res, err := fio.FioWait()
+	check(t, err)
+	check(t, res.Err())
+	t.Logf("fio wrote %d KiB and verified %d KiB", res.Written>>10, res.Read>>10)
+}
