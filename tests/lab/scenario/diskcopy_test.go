@@ -101,7 +101,12 @@ func (w *world) losePower() {
 	w.t.Logf("%s booted in %v", to.Name(), round(time.Since(begun)))
 	w.home = to
 	w.refused(to, "promote web1/xvda", "xlft", "disk", "attach", "web1/xvda")
-	w.t.Log(strings.TrimSpace(to.Must(w.t, "xlft", "disk", "promote", "web1/xvda")))
+	promote := []string{"xlft", "disk", "promote", "web1"}
+	if w.kind != mirror {
+		w.refused(to, "say --replay if it did not", promote...)
+		promote = append(promote, "--replay")
+	}
+	w.t.Log(strings.TrimSpace(to.Must(w.t, promote...)))
 	w.boot()
 }
 
@@ -109,7 +114,7 @@ func (w *world) losePower() {
 // backup's disk.
 func TestDiskPromote(t *testing.T) {
 	lab.Long(t)
-	eachStorage(t, mirror, []storage{mirror, shared}, testDiskPromote, keepsAcked)
+	eachStorage(t, mirror, []storage{mirror, mixed}, testDiskPromote, keepsAcked)
 }
 
 func testDiskPromote(t *testing.T, w *world) {
