@@ -59,6 +59,12 @@ func (m *memory) Flush() error {
 	return m.fail
 }
 
+func (m *memory) flushed() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.syncs
+}
+
 func (m *memory) image() []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()

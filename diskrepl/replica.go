@@ -147,13 +147,16 @@ func (r *Replica) Run() error {
 	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	err := r.receive(func() {
-		wg.Go(func() {
-			if err := r.hash(); err != nil {
-				r.broken(err)
-			}
-		})
-	})
+	beside := func(f func() error) func() {
+		return func() {
+			wg.Go(func() {
+				if err := f(); err != nil {
+					r.broken(err)
+				}
+			})
+		}
+	}
+	err := r.receive(beside(r.hash), beside(r.flushSynced))
 	var de *diskError
 	if errors.As(err, &de) {
 		r.broken(err)
@@ -225,12 +228,24 @@ func (r *Replica) hash() error {
 	return nil
 }
 
+// flushSynced makes what the first copy has written durable, early: while the
+// memory is copied there is time for that, and none when the first epoch is there.
+func (r *Replica) flushSynced() error {
+	if r.shared {
+		return nil
+	}
+	if err := r.dev.Flush(); err != nil {
+		return fmt.Errorf("diskrepl: flush the first copy: %w", err)
+	}
+	return nil
+}
+
 // receive reads the stream to its end; compare is called when the primary asks
-// for hashes.
-func (r *Replica) receive(compare func()) error {
+// for hashes, synced when the first copy is here.
+func (r *Replica) receive(compare, synced func()) error {
 	d := newReader(r.conn, tlsRecord)
 	size := r.dev.Size()
-	log, direct, synced, compared := new(epochLog), !r.shared, false, false
+	log, direct, isSynced, compared := new(epochLog), !r.shared, false, false
 	epoch := uint64(1)
 	var scratch []byte
 	spilled := false // the last body is in scratch
@@ -263,14 +278,17 @@ func (r *Replica) receive(compare func()) error {
 			}
 		case recFlush:
 		case recCompare:
-			if compared || synced || r.shared {
+			if compared || isSynced || r.shared {
 				return bad("out of its place")
 			}
 			compared = true
 			compare()
 			continue
 		case recSynced:
-			synced = true
+			if !isSynced {
+				synced()
+			}
+			isSynced = true
 			continue
 		case recSeal:
 			want, err := parseSum(body)
@@ -280,7 +298,7 @@ func (r *Replica) receive(compare func()) error {
 			if want != d.sum {
 				return bad("%d records with CRC-32C %08x came, %d with %08x were sent", d.sum.records, d.sum.crc, want.records, want.crc)
 			}
-			if !synced {
+			if !isSynced {
 				return bad("before SYNCED")
 			}
 			d.sum = sum{}
