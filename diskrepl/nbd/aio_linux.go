@@ -30,24 +30,24 @@ const aioDepth = 128 // requests of a file at once; more wait
 
 // An iocb is that of linux/aio_abi.h, on a little-endian machine.
 type iocb struct {
-	data     uint64
-	key      uint32
-	rwFlags  uint32
-	opcode   uint16
-	priority int16
-	fd       uint32
-	buf      uint64
-	bytes    uint64
-	offset   int64
-	_        uint64
-	flags    uint32
-	resFD    uint32
+	data    uint64
+	_       uint32 // aio_key, the kernel's
+	rwFlags uint32
+	opcode  uint16
+	_       int16 // aio_reqprio
+	fd      uint32
+	buf     uint64
+	bytes   uint64
+	offset  int64
+	_       uint64
+	flags   uint32
+	resFD   uint32
 }
 
 // An ioEvent is an io_event of linux/aio_abi.h.
 type ioEvent struct {
 	data   uint64
-	obj    uint64
+	_      uint64 // the iocb
 	result int64
 	_      int64
 }
