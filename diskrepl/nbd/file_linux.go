@@ -113,20 +113,20 @@ func (d *File) ReadAt(p []byte, off int64) error {
 
 // read is ReadAt with all that O_DIRECT wants.
 func (d *File) read(p []byte, off int64) (int, error) {
-	if d.aio != nil {
-		n, err := d.aio.do(aioRead, p, off, 0)
-		if !errors.Is(err, syscall.EAGAIN) {
-			return n, d.named("read", off, err)
-		}
+	if d.aio == nil {
+		return d.f.ReadAt(p, off)
 	}
-	return d.f.ReadAt(p, off)
+	n, err := d.aio.do(aioRead, p, off, 0, func() (int, error) { return d.f.ReadAt(p, off) })
+	return n, d.named("read", off, err)
 }
 
+// named says of what file an error is, unless os has said so.
 func (d *File) named(what string, off int64, err error) error {
-	if err != nil {
-		err = fmt.Errorf("%s %s at %d: %w", what, d.f.Name(), off, err)
+	var pe *os.PathError
+	if err == nil || errors.As(err, &pe) {
+		return err
 	}
-	return err
+	return fmt.Errorf("%s %s at %d: %w", what, d.f.Name(), off, err)
 }
 
 // around reads the aligned range around p's, and gives it to use.
@@ -179,31 +179,34 @@ func (d *File) WriteAt(p []byte, off int64, fua bool) error {
 }
 
 func (d *File) write(p []byte, off int64, fua bool) error {
-	if d.aio != nil {
-		var flags uint32
-		if fua {
-			flags = unix.RWF_DSYNC
-		}
-		_, err := d.aio.do(aioWrite, p, off, flags)
-		if !errors.Is(err, syscall.EAGAIN) {
-			return d.named("write", off, err)
-		}
-	}
-	if !fua {
-		_, err := d.f.WriteAt(p, off)
+	if d.aio == nil {
+		_, err := d.writeAlone(p, off, fua)
 		return err
 	}
-	for len(p) > 0 {
-		n, err := unix.Pwritev2(int(d.f.Fd()), [][]byte{p}, off, unix.RWF_DSYNC)
+	var flags uint32
+	if fua {
+		flags = unix.RWF_DSYNC
+	}
+	_, err := d.aio.do(aioWrite, p, off, flags, func() (int, error) { return d.writeAlone(p, off, fua) })
+	return d.named("write", off, err)
+}
+
+// writeAlone writes with a system call that waits.
+func (d *File) writeAlone(p []byte, off int64, fua bool) (done int, err error) {
+	if !fua {
+		return d.f.WriteAt(p, off)
+	}
+	for done < len(p) {
+		n, err := unix.Pwritev2(int(d.f.Fd()), [][]byte{p[done:]}, off+int64(done), unix.RWF_DSYNC)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return d.named("write", off, err)
+			return done, &os.PathError{Op: "write", Path: d.f.Name(), Err: err}
 		}
-		p, off = p[n:], off+int64(n)
+		done += n
 	}
-	return nil
+	return done, nil
 }
 
 // Zero makes a range read as zeroes.

@@ -415,7 +415,7 @@ func TestManyRequests(t *testing.T) {
 	wg.Wait()
 	b := AlignedBuffer(2 * Align)
 	defer FreeBuffer(b)
-	if err := d.ReadAt(b, (n-1)*Align); err == nil || !strings.Contains(err.Error(), "ends at") {
+	if err := d.ReadAt(b, (n-1)*Align); err == nil || !strings.Contains(err.Error(), "EOF") {
 		t.Errorf("a read beyond the end: %v", err)
 	}
 }
