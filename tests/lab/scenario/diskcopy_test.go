@@ -100,7 +100,7 @@ func (w *world) losePower() {
 	check(w.t, to.Boot(within(w.t, 2*patience)))
 	w.t.Logf("%s booted in %v", to.Name(), round(time.Since(begun)))
 	w.home = to
-	w.refused(to, "promote web1/xvda", "xlft", "disk", "attach", "web1/xvda")
+	w.refused(to, "promote web1", "xlft", "disk", "attach", "web1/xvda")
 	promote := []string{"xlft", "disk", "promote", "web1"}
 	if w.kind != mirror {
 		w.refused(to, "say --replay if it did not", promote...)
