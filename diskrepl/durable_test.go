@@ -146,19 +146,20 @@ func TestDurableDiskFails(t *testing.T) {
 	p := durablePair(t, here, there, dir)
 	p.seal(1)
 	p.commit(1)
+	there.awaitFlush() // of the first copy
 	r := newRand(t)
 	for range 8 {
 		change(p.m, r)
 	}
 	want := here.image()
 	p.seal(2)
-	there.fail = errors.New("medium error")
+	there.setFail(errors.New("medium error"))
 	if err := p.r.Commit(2); err == nil {
 		t.Error("a disk that fails took an epoch in")
 	}
 	<-p.ended
 	p.r.Close()
-	there.fail = nil
+	there.setFail(nil)
 	if n, err := replay(there, dir); n != 2 || err != nil || !bytes.Equal(there.b, want) {
 		t.Errorf("brought to epoch %d, %v", n, err)
 	}

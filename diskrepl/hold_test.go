@@ -366,9 +366,7 @@ func TestHeldWritesHaveNoRoom(t *testing.T) {
 func TestSharedStorageFails(t *testing.T) {
 	disk := newMemory(1 << 20)
 	s := holding(t, disk, 64<<10)
-	disk.mu.Lock()
-	disk.fail = errors.New("path down")
-	disk.mu.Unlock()
+	disk.setFail(errors.New("path down"))
 	b := bytes.Repeat([]byte{7}, 40<<10)
 	copy(s.model, b)
 	if err := s.m.WriteAt(b, 0, false); err != nil {
@@ -393,9 +391,7 @@ func TestSharedStorageFails(t *testing.T) {
 		t.Errorf("a write beyond the limit: %v", err)
 	default:
 	}
-	disk.mu.Lock()
-	disk.fail = nil
-	disk.mu.Unlock()
+	disk.setFail(nil)
 	if err := <-wrote; err != nil {
 		t.Error(err)
 	}
@@ -463,15 +459,11 @@ func TestFreeIsRemembered(t *testing.T) {
 	s := holding(t, disk, 1<<20)
 	copy(s.model, "held")
 	s.m.WriteAt([]byte("held"), 0, false)
-	disk.mu.Lock()
-	disk.fail = errors.New("path down")
-	disk.mu.Unlock()
+	disk.setFail(errors.New("path down"))
 	s.link.Detach()
 	s.m.Unhold()
 	s.m.Stop()
-	disk.mu.Lock()
-	disk.fail = nil
-	disk.mu.Unlock()
+	disk.setFail(nil)
 	m, err := NewShared(disk, s.layers)
 	if err != nil {
 		t.Fatal(err)

@@ -59,10 +59,24 @@ func (m *memory) Flush() error {
 	return m.fail
 }
 
-func (m *memory) flushed() int {
+// setFail makes every change fail from now on, or ends that.
+func (m *memory) setFail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.syncs
+	m.fail = err
+}
+
+// awaitFlush waits for the first one.
+func (m *memory) awaitFlush() {
+	for {
+		m.mu.Lock()
+		n := m.syncs
+		m.mu.Unlock()
+		if n > 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (m *memory) image() []byte {

@@ -275,9 +275,7 @@ func TestHeldBack(t *testing.T) {
 	}
 	p.seal(1)
 	p.commit(1)
-	for p.there.flushed() == 0 { // the first copy
-		time.Sleep(time.Millisecond)
-	}
+	p.there.awaitFlush() // of the first copy
 	before := p.there.image()
 	p.m.WriteAt([]byte("one"), 100, false)
 	p.m.Flush()
@@ -414,9 +412,8 @@ func TestBackupDiskFails(t *testing.T) {
 	}
 	p.seal(1)
 	p.commit(1)
-	p.there.mu.Lock()
-	p.there.fail = errors.New("medium error")
-	p.there.mu.Unlock()
+	p.there.awaitFlush() // of the first copy
+	p.there.setFail(errors.New("medium error"))
 	p.m.WriteAt([]byte("x"), 0, false)
 	p.seal(2)
 	if err := p.r.Commit(2); err == nil || !strings.Contains(err.Error(), "medium error") {
@@ -442,7 +439,7 @@ func TestPrimaryDiskFails(t *testing.T) {
 	}
 	p.seal(1)
 	p.commit(1)
-	p.here.fail = errors.New("medium error")
+	p.here.setFail(errors.New("medium error"))
 	if err := p.m.WriteAt([]byte("x"), 0, false); err == nil {
 		t.Error("a failed write was answered")
 	}
