@@ -582,24 +582,28 @@ type swappingCopy struct {
 	kept []byte
 }
 
-func (c *swappingCopy) WriteAt(p []byte, off int64, fua bool) error {
+// swap keeps a write for later and returns the one that was kept. Nothing waits
+// with the lock held: the simulation's clock would stand still.
+func (c *swappingCopy) swap(p []byte, off int64) (kept []byte, at int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.kept == nil {
-		c.off, c.kept = off, bytes.Clone(p)
+	kept, at = c.kept, c.off
+	c.kept, c.off = p, off
+	return kept, at
+}
+
+func (c *swappingCopy) WriteAt(p []byte, off int64, fua bool) error {
+	kept, at := c.swap(nil, 0)
+	if kept == nil {
+		c.swap(bytes.Clone(p), off)
 		return nil
 	}
-	err := errors.Join(c.DiskCopy.WriteAt(p, off, fua), c.DiskCopy.WriteAt(c.kept, c.off, fua))
-	c.kept = nil
-	return err
+	return errors.Join(c.DiskCopy.WriteAt(p, off, fua), c.DiskCopy.WriteAt(kept, at, fua))
 }
 
 func (c *swappingCopy) Flush() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.kept != nil {
-		c.DiskCopy.WriteAt(c.kept, c.off, false)
-		c.kept = nil
+	if kept, at := c.swap(nil, 0); kept != nil {
+		c.DiskCopy.WriteAt(kept, at, false)
 	}
 	return c.DiskCopy.Flush()
 }
