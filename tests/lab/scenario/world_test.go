@@ -294,10 +294,13 @@ func (w *world) signal(h *lab.Host, sig, word string) {
 	h.Must(w.t, "pkill", "-"+sig, "-f", "/xlft "+word)
 }
 
+// report says what both hosts think, and where each protector is: its stacks are in the journal.
 func (w *world) report() {
-	ctx, cancel := context.WithTimeout(context.Background(), soon)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*soon)
 	defer cancel()
 	for _, h := range w.Hosts() {
+		out, err := h.Run(ctx, "sh", "-c", "xl list; xl ft-status --json; ip -s link; tc -s qdisc show; dmesg | tail -n 30; systemctl kill --signal=QUIT --kill-who=main 'xlft@*.service'; journalctl --sync")
+		w.t.Logf("state of %s (%v):\n%s", h.Name(), err, out)
 		w.t.Logf("journal of %s:\n%s", h.Name(), ft.Journal(ctx, h))
 	}
 }
