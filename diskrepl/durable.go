@@ -25,18 +25,10 @@ type durableLog struct {
 const durablePiece = 256 << 10
 
 // Durable makes an epoch count as whole only when it is on stable storage, in
-// store, until the disk has it there. It is called before Run, and forgets what
-// an earlier session left there.
-func (r *Replica) Durable(store Layers) error {
-	left, _, err := store.Left()
-	for _, l := range left {
-		err = errors.Join(err, l.Remove())
-	}
-	if err != nil {
-		return fmt.Errorf("diskrepl: durable journal: %w", err)
-	}
+// store, until the disk has it there. It is called before Run, with nothing of
+// an earlier session in store.
+func (r *Replica) Durable(store Layers) {
 	r.durable = &durableLog{store: store, held: map[uint64]Layer{}}
-	return nil
 }
 
 func (d *durableLog) begin(epoch uint64) (err error) {

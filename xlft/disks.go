@@ -68,10 +68,9 @@ type DiskCopy interface {
 	diskrepl.Device
 	// Was returns what the copy was when it was opened.
 	Was() DiskRecord
-	// Begin comes before the first write of a session. The copy counts as
-	// inconsistent from here on, durably, and what a journal on stable storage
-	// had of it is gone; storage that the primary sees too counts as a replica.
-	Begin() error
+	// Begin comes before the first write of a session. The copy is recorded as
+	// one in that state, and what Durable had of it is gone.
+	Begin(DiskState) error
 	// Record records durably what it is. One that has a Mark, or says that it is
 	// the domain's disk, takes the place of what Durable has, which goes then.
 	Record(DiskRecord) error
@@ -166,10 +165,12 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 	if file > 0 {
 		repl.SpillTo(d.copy.SpillFile(), file, memory)
 	}
-	if err := d.begin(repl); errors.Is(err, errTaken) {
-		return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("disk %s: %w", d.VDev, err))
-	} else if err != nil {
-		return refuse(c, wire.CodeUnfit, nil, fmt.Errorf("disk %s: %w", d.VDev, err))
+	if err := d.begin(repl); err != nil {
+		code := wire.CodeUnfit
+		if errors.Is(err, errTaken) {
+			code = wire.CodeProtocol
+		}
+		return refuse(c, code, nil, fmt.Errorf("disk %s: %w", d.VDev, err))
 	}
 	ready := wire.DiskReady{Journal: memory + file}
 	if was := d.copy.Was(); was.State == DiskReplica && !d.Shared {
@@ -193,13 +194,15 @@ func (d *standbyDisk) begin(repl *diskrepl.Replica) error {
 	if d.repl != nil || d.over {
 		return errTaken
 	}
-	if err := d.copy.Begin(); err != nil {
+	st := DiskCopying
+	if d.Shared {
+		st = DiskReplica // nothing is copied
+	}
+	if err := d.copy.Begin(st); err != nil {
 		return err
 	}
 	if l := d.copy.Durable(); l != nil {
-		if err := repl.Durable(l); err != nil {
-			return err
-		}
+		repl.Durable(l)
 	}
 	d.repl = repl
 	close(d.joined)

@@ -505,6 +505,26 @@ func (s *sim) end() {
 	s.wg.Wait()
 }
 
+// endWell is end, after which no promise was broken.
+func (s *sim) endWell() {
+	s.t.Helper()
+	s.end()
+	for _, v := range s.w.Violations() {
+		s.t.Error(v)
+	}
+}
+
+func (s *sim) awaitProtected() {
+	s.t.Helper()
+	for waited := 0; !s.session.Status().Protected; waited++ {
+		if waited == 100 {
+			s.t.Errorf("not protected: %+v", s.session.Status())
+			return
+		}
+		time.Sleep(simEpoch)
+	}
+}
+
 // runSim plays one schedule and returns what was violated, and the story.
 func runSim(t *testing.T, seed uint64, v variant, log *zap.Logger) (violations, story []string, w *simxen.World) {
 	synctest.Test(t, func(t *testing.T) {
@@ -678,13 +698,7 @@ func TestFalseSuspicion(t *testing.T) {
 		s.receive()
 		s.protect()
 		for range 20 {
-			for waited := 0; !s.session.Status().Protected; waited++ {
-				if waited == 100 {
-					t.Errorf("not protected again: %+v", s.session.Status())
-					break
-				}
-				time.Sleep(simEpoch)
-			}
+			s.awaitProtected()
 			time.Sleep(time.Duration(s.rng.Int64N(int64(2 * simEpoch))))
 			s.net.Mute("B", true)
 			time.Sleep(2 * simSilence)
@@ -693,10 +707,7 @@ func TestFalseSuspicion(t *testing.T) {
 			}
 			s.net.Mute("B", false)
 		}
-		s.end()
-		for _, v := range s.w.Violations() {
-			t.Error(v)
-		}
+		s.endWell()
 		if s.w.Takeovers > 0 {
 			t.Errorf("%d takeovers", s.w.Takeovers)
 		}
@@ -737,12 +748,7 @@ func lazySim(t *testing.T, durable diskrepl.Layers) (*sim, *lazyCopy) {
 	}}, zap.NewNop())
 	s.receive()
 	s.protect()
-	for waited := 0; !s.session.Status().Protected; waited++ {
-		if waited == 100 {
-			t.Fatalf("not protected: %+v", s.session.Status())
-		}
-		time.Sleep(simEpoch)
-	}
+	s.awaitProtected()
 	return s, c
 }
 
@@ -762,10 +768,7 @@ func TestTakeoverInFirstFlush(t *testing.T) {
 		if st := c.last.Load(); st != xlft.DiskActive {
 			t.Errorf("the disk of a domain that runs is recorded as %q", st)
 		}
-		s.end()
-		for _, v := range s.w.Violations() {
-			t.Error(v)
-		}
+		s.endWell()
 	})
 }
 
@@ -783,10 +786,7 @@ func TestDurableAckWaitsForCopy(t *testing.T) {
 		if st := s.session.Status(); !st.Protected || st.Epoch < 2 {
 			t.Errorf("after the flush: %+v", st)
 		}
-		s.end()
-		for _, v := range s.w.Violations() {
-			t.Error(v)
-		}
+		s.endWell()
 	})
 }
 

@@ -17,7 +17,6 @@ import (
 type aio struct {
 	ctx   uintptr  // aio_context_t
 	event *os.File // eventfd: something was done
-	fd    uint32
 	free  chan *aioSlot
 	slots [aioDepth]aioSlot
 	users atomic.Int32 // of do
@@ -55,11 +54,10 @@ type ioEvent struct {
 }
 
 const (
-	aioRead       = 0      // IOCB_CMD_PREAD
-	aioWrite      = 1      // IOCB_CMD_PWRITE
-	aioFlagResFD  = 1 << 0 // IOCB_FLAG_RESFD
-	eventsAtOnce  = 64
-	bytesOfSignal = 8
+	aioRead      = 0      // IOCB_CMD_PREAD
+	aioWrite     = 1      // IOCB_CMD_PWRITE
+	aioFlagResFD = 1 << 0 // IOCB_FLAG_RESFD
+	eventsAtOnce = 64
 )
 
 type aioSlot struct {
@@ -70,7 +68,7 @@ type aioSlot struct {
 // newAIO returns nil where the kernel has none, or none left
 // (/proc/sys/fs/aio-max-nr): then a thread waits for each request.
 func newAIO(f *os.File) *aio {
-	a := &aio{fd: uint32(f.Fd()), free: make(chan *aioSlot, aioDepth)}
+	a := &aio{free: make(chan *aioSlot, aioDepth)}
 	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, aioDepth, uintptr(unsafe.Pointer(&a.ctx)), 0); errno != 0 {
 		return nil
 	}
@@ -82,7 +80,7 @@ func newAIO(f *os.File) *aio {
 	for i := range a.slots {
 		s := &a.slots[i]
 		s.done = make(chan int64, 1)
-		s.cb = iocb{data: uint64(i), fd: a.fd, flags: aioFlagResFD, resFD: uint32(fd)}
+		s.cb = iocb{data: uint64(i), fd: uint32(f.Fd()), flags: aioFlagResFD, resFD: uint32(fd)}
 		a.free <- s
 	}
 	a.event = os.NewFile(uintptr(fd), "eventfd") // the runtime's poller waits for it
@@ -159,7 +157,7 @@ func (a *aio) submit(cb *iocb) {
 // reap tells callers that their requests are done.
 func (a *aio) reap() {
 	var events [eventsAtOnce]ioEvent
-	var signal [bytesOfSignal]byte
+	var signal [8]byte // an eventfd has a number to read
 	var now unix.Timespec
 	for {
 		if _, err := a.event.Read(signal[:]); err != nil {

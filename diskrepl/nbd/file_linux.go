@@ -108,7 +108,7 @@ func (d *File) ReadAt(p []byte, off int64) error {
 		})
 	}
 	_, err := d.read(p, off)
-	return err
+	return d.named("read", off, err)
 }
 
 // read is ReadAt with all that O_DIRECT wants.
@@ -116,8 +116,7 @@ func (d *File) read(p []byte, off int64) (int, error) {
 	if d.aio == nil {
 		return d.f.ReadAt(p, off)
 	}
-	n, err := d.aio.do(aioRead, p, off, 0, func() (int, error) { return d.f.ReadAt(p, off) })
-	return n, d.named("read", off, err)
+	return d.aio.do(aioRead, p, off, 0, func() (int, error) { return d.f.ReadAt(p, off) })
 }
 
 // named says of what file an error is, unless os has said so.
@@ -137,7 +136,7 @@ func (d *File) around(p []byte, off int64, use func(b []byte, from int64) error)
 	defer FreeBuffer(b)
 	n, err := d.read(b, from)
 	if int64(n) < off-from+int64(len(p)) {
-		return fmt.Errorf("read %s at %d: %w", d.f.Name(), from, err)
+		return d.named("read", from, err)
 	}
 	return use(b[:n], from)
 }

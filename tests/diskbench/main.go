@@ -179,9 +179,7 @@ func (c contender) measure(work, file, spare string, into map[string][]figure) e
 	os.Remove(socket)
 	os.Remove(socket + ".pid")
 	argv := c.argv(socket, file, spare)
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd := command(os.Stderr, argv[0], argv[1:]...)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -189,15 +187,8 @@ func (c contender) measure(work, file, spare string, into map[string][]figure) e
 		cmd.Process.Signal(syscall.SIGTERM)
 		cmd.Wait()
 	}()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		if nc, err := net.Dial("unix", socket); err == nil {
-			nc.Close()
-			break
-		} else if time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(20 * time.Millisecond)
+	if err := listens("unix", socket); err != nil {
+		return err
 	}
 	pid := cmd.Process.Pid
 	if b, err := os.ReadFile(socket + ".pid"); err == nil { // the server is a child
@@ -257,6 +248,28 @@ func read(out []byte) (int64, time.Duration, error) {
 		s = r.Jobs[0].Write
 	}
 	return s.Bytes, time.Duration(s.Runtime) * time.Millisecond, nil
+}
+
+// command is a program that ends with this one.
+func command(stderr io.Writer, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Stderr = stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// listens waits until something does.
+func listens(network, address string) error {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial(network, address)
+		if err == nil {
+			c.Close()
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // cpuTime is what a process and its children that have ended have used. The
@@ -359,9 +372,7 @@ func protect(m *diskrepl.Mirror, spare string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, "backup", spare)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd := command(os.Stderr, self, "backup", spare)
 	said, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // qemuMirror serves a file by QEMU, which writes synchronously to a spare one
@@ -79,9 +78,7 @@ func qemuMirror(socket, file, spare string, direct bool) error {
 // start starts a program. What it says is kept: of connections that end, QEMU
 // complains.
 func start(name string, args ...string) (*exec.Cmd, error) {
-	cmd := exec.Command(name, args...)
-	cmd.Stderr = new(bytes.Buffer)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd := command(new(bytes.Buffer), name, args...)
 	return cmd, cmd.Start()
 }
 
@@ -98,19 +95,6 @@ func freePort() (string, error) {
 	defer l.Close()
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	return port, err
-}
-
-func listens(network, address string) error {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		c, err := net.Dial(network, address)
-		if err == nil {
-			c.Close()
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return err
-		}
-	}
 }
 
 // startMirror begins with two files that are the same; QMP's blockdev-mirror.

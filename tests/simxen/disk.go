@@ -548,7 +548,7 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 		return nil, fmt.Errorf("simxen: %s runs from it", domain)
 	}
 	p.users++
-	c := xlft.DiskCopy(&platterCopy{Platter: p, proc: h.P, shared: d.Shared, was: xlft.DiskRecord{State: p.state, Mark: p.mark}})
+	c := xlft.DiskCopy(&platterCopy{Platter: p, proc: h.P, was: xlft.DiskRecord{State: p.state, Mark: p.mark}})
 	h.P.onKill(func() { c.Close() })
 	if h.Broken != nil {
 		return h.Broken(c), nil
@@ -560,10 +560,9 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 // after its death has an effect.
 type platterCopy struct {
 	*Platter
-	proc   *Process
-	shared bool
-	was    xlft.DiskRecord
-	once   sync.Once
+	proc *Process
+	was  xlft.DiskRecord
+	once sync.Once
 }
 
 func (c *platterCopy) WriteAt(b []byte, off int64, fua bool) error {
@@ -593,11 +592,7 @@ func (c *platterCopy) Durable() diskrepl.Layers {
 
 func (c *platterCopy) Was() xlft.DiskRecord { return c.was }
 
-func (c *platterCopy) Begin() error {
-	st := xlft.DiskCopying
-	if c.shared {
-		st = xlft.DiskReplica
-	}
+func (c *platterCopy) Begin(st xlft.DiskState) error {
 	if err := c.Record(xlft.DiskRecord{State: st}); err != nil {
 		return err
 	}

@@ -287,10 +287,7 @@ func TestDiskTakeover(t *testing.T) {
 }
 
 func testDiskTakeover(t *testing.T, w *world) {
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	t.Logf("-scenario.seed=%d", *seed)
+	w.chooseSeed()
 	w.boot()
 	check(t, w.ask().WriteBlock(1000, 1000))
 	for round := range *deaths {
@@ -310,8 +307,7 @@ func testDiskTakeover(t *testing.T, w *world) {
 		t.Logf("round %d: killed %s after checkpoint %d and %d durable writes; pause median %v (suspend %v, seal %v, capture %v, resume %v), ack after %v",
 			round+1, from.Name(), r.Epoch, before, round2(p.PauseMedian.Total), round2(p.PauseMedian.Suspend), round2(p.PauseMedian.Seal),
 			round2(p.PauseMedian.Capture), round2(p.PauseMedian.Resume), round2(p.AckMedian))
-		w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
-		w.home = to
+		w.awaitTakeover(to)
 		all.more(w, 5)
 		all.end(w)
 		all.judge(w)
@@ -367,7 +363,7 @@ func testDiskServerDies(t *testing.T, w *world) {
 	}
 	from, to := w.home, w.backup()
 	from.Kill()
-	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
+	w.awaitTakeover(to)
 	for b, want := range s.acked {
 		if n, err := w.ask().ReadBlock(b); err != nil || n != want {
 			t.Errorf("after the takeover block %d has %d (%v), but %d was answered as durable", b, n, err, want)
@@ -471,10 +467,7 @@ func TestDiskPrograms(t *testing.T) {
 }
 
 func testDiskPrograms(t *testing.T, w *world) {
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	t.Logf("-scenario.seed=%d", *seed)
+	w.chooseSeed()
 	random := rand.New(rand.NewPCG(*seed, 2))
 	w.guest.Tools = true
 	w.boot()
@@ -517,8 +510,7 @@ func testDiskPrograms(t *testing.T, w *world) {
 		}
 		from.Kill()
 		at := ledger.Held()
-		w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
-		w.home = to
+		w.awaitTakeover(to)
 		commits(5)
 		stop()
 		check(t, <-ended)

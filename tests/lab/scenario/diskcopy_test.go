@@ -71,8 +71,7 @@ func TestDiskResync(t *testing.T) {
 	all := w.scribes(6, 1)
 	all.more(w, 3)
 	from.Kill()
-	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
-	w.home = to
+	w.awaitTakeover(to)
 	all.more(w, 3)
 	all.end(w)
 	all.judge(w)
@@ -118,10 +117,7 @@ func TestDiskPromote(t *testing.T) {
 }
 
 func testDiskPromote(t *testing.T, w *world) {
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	t.Logf("-scenario.seed=%d", *seed)
+	w.chooseSeed()
 	random := rand.New(rand.NewPCG(*seed, 3))
 	w.boot()
 	w.protect()
@@ -233,8 +229,7 @@ func TestDiskSpill(t *testing.T) {
 	// The next one was under way; the one after it has the most.
 	w.await(from, "a checkpoint that spilled", func(now ft.Row) bool { return now.Epoch >= r.Epoch+2 })
 	from.Kill()
-	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
-	w.home = to
+	w.awaitTakeover(to)
 	all.more(w, 3)
 	all.end(w)
 	all.judge(w)

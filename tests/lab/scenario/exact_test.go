@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"xlft/tests/lab"
-	"xlft/tests/lab/ft"
 	"xlft/tests/lab/probe"
 )
 
@@ -124,10 +123,7 @@ func TestDiskExact(t *testing.T) {
 }
 
 func testDiskExact(t *testing.T, w *world) {
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	t.Logf("-scenario.seed=%d", *seed)
+	w.chooseSeed()
 	random := rand.New(rand.NewPCG(*seed, 0))
 	w.junk(w.A, 0, 20, 40)
 	w.junk(w.B, 0, 30, 50)
@@ -154,8 +150,7 @@ func testDiskExact(t *testing.T, w *world) {
 		from.Kill()
 		told, err := y.told()
 		check(t, err)
-		w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
-		w.home = to
+		w.awaitTakeover(to)
 		knows, err := w.ask().PatternMade()
 		check(t, err)
 		to.Must(t, "systemctl", "kill", "--signal=CONT", "xlft-disk@web1.service")

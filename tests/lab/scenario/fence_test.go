@@ -42,8 +42,7 @@ func TestFence(t *testing.T) {
 	p := w.pair()
 	p.await(time.Now(), 20)
 	check(t, w.SplitHosts())
-	w.await(w.B, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
-	w.home = w.B
+	w.awaitTakeover(w.B)
 	if off := w.power.Fenced(); !slices.Equal(off, []string{"A"}) {
 		t.Errorf("switched off: %v", off)
 	}

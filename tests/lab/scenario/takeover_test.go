@@ -17,6 +17,15 @@ import (
 
 var seed = flag.Uint64("scenario.seed", 0, "seed of the moments of death; 0: a new one")
 
+// chooseSeed takes a new one if none was asked for, and says it.
+func (w *world) chooseSeed() {
+	w.t.Helper()
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	w.t.Logf("-scenario.seed=%d", *seed)
+}
+
 // pair is a client over IPv4 and one over IPv6, both sending without pause.
 type pair struct {
 	w       *world
@@ -134,8 +143,7 @@ func TestProtectorKilled(t *testing.T) {
 
 	from.Must(t, "systemctl", "kill", "--signal=KILL", "xlft@"+w.guest.Name+".service")
 	killed := time.Now()
-	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
-	w.home = to
+	w.awaitTakeover(to)
 	w.awaitDomains(from)
 	w.awaitClean(from)
 	w.expectLog(from, "the backup runs the domain")
@@ -153,10 +161,7 @@ func TestProtectorKilled(t *testing.T) {
 // connections, and every reply stays true.
 func TestTakeoverLinux(t *testing.T) {
 	w := protected(t)
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	t.Logf("-scenario.seed=%d", *seed)
+	w.chooseSeed()
 	random := rand.New(rand.NewPCG(*seed, 0))
 
 	from, to := w.home, w.backup()
@@ -174,8 +179,7 @@ func TestTakeoverLinux(t *testing.T) {
 	t.Logf("killed %s after %d checkpoints; pause median %v, worst %v; %d KiB a checkpoint", from.Name(),
 		r.Primary.Checkpoints, round(r.Primary.PauseMedian.Total), round(r.Primary.PauseWorst.Total), r.Primary.BytesMedian>>10)
 
-	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
-	w.home = to
+	w.awaitTakeover(to)
 	first := p.await(killed.Add(100*time.Millisecond), 50)
 	t.Logf("first replies after the kill: IPv4 %v, IPv6 %v, failure_timeout is %v", round(first[0]), round(first[1]), ft.Usual.FailureTimeout)
 	p.end()

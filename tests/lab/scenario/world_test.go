@@ -279,6 +279,13 @@ func (w *world) until(d time.Duration, f func() error) {
 	}
 }
 
+// awaitTakeover waits until a host has the guest.
+func (w *world) awaitTakeover(to *lab.Host) {
+	w.t.Helper()
+	w.await(to, "taken over", func(r ft.Row) bool { return r.Role == "owner" })
+	w.home = to
+}
+
 // revive restores a host that was killed and puts xlft on it as it was.
 func (w *world) revive(h *lab.Host) {
 	w.t.Helper()

@@ -30,12 +30,9 @@ func (c *Copies) Journal() (memory, file int64) {
 
 type diskCopy struct {
 	*nbd.File
-	store        store.Dir
+	host         *Copies
 	domain, vdev string
 	was          xlft.DiskRecord
-	journal      diskrepl.LayerDir
-	sync         bool     // journal is to be kept
-	shared       bool     // the primary sees the storage too
 	spill        *os.File // without a name; nil if there is none
 }
 
@@ -68,33 +65,32 @@ func (c *Copies) spillFile() (*os.File, error) {
 }
 
 func (c *diskCopy) Durable() diskrepl.Layers {
-	if !c.sync {
+	if !c.host.Config.DurableAck {
 		return nil
 	}
-	return c.journal
+	return c.host.durable(c.domain, c.vdev)
 }
 
 // Begin is xlft.DiskCopy's. The record comes first: a replica without the
 // journal that it needs would be torn.
-func (c *diskCopy) Begin() error {
-	st := xlft.DiskCopying
-	if c.shared {
-		st = xlft.DiskReplica // nothing is copied
-	}
+func (c *diskCopy) Begin(st xlft.DiskState) error {
 	if err := c.Record(xlft.DiskRecord{State: st}); err != nil {
 		return err
 	}
-	return c.journal.Clear()
+	return c.host.durable(c.domain, c.vdev).Clear()
 }
 
 func (c *diskCopy) Was() xlft.DiskRecord { return c.was }
 
-func (c *diskCopy) Record(r xlft.DiskRecord) error {
-	if err := c.store.SaveDisk(c.domain, c.vdev, r); err != nil {
+func (c *diskCopy) Record(r xlft.DiskRecord) error { return c.host.record(c.domain, c.vdev, r) }
+
+// record records what a copy is, which may make its journal needless.
+func (c *Copies) record(domain, vdev string, r xlft.DiskRecord) error {
+	if err := c.Store.SaveDisk(domain, vdev, r); err != nil {
 		return err
 	}
 	if r.State == xlft.DiskActive || r.Mark.Epoch > 0 {
-		return c.journal.Clear()
+		return c.durable(domain, vdev).Clear()
 	}
 	return nil
 }
@@ -133,7 +129,7 @@ func (c *Copies) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &diskCopy{File: f, store: c.Store, domain: domain, vdev: d.VDev}
+	v := &diskCopy{File: f, host: c, domain: domain, vdev: d.VDev}
 	if v.was, err = c.Store.LoadDisk(domain, d.VDev); err != nil {
 		f.Close()
 		return nil, err
@@ -144,9 +140,6 @@ func (c *Copies) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 			return nil, err
 		}
 	}
-	v.journal = c.durable(domain, d.VDev)
-	v.sync = c.Config.DurableAck
-	v.shared = d.Shared
 	return v, nil
 }
 

@@ -94,13 +94,8 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 		done = append(done, d)
 	}
 	for _, p := range all {
-		if err := c.Store.SaveDisk(domain, p.VDev, xlft.DiskRecord{State: xlft.DiskActive}); err != nil {
-			return nil, err
-		}
-	}
-	for _, p := range all {
-		if err := p.journal.Clear(); err != nil {
-			return done, fmt.Errorf("disk %s: durable journal: %w", p.VDev, err)
+		if err := c.record(domain, p.VDev, xlft.DiskRecord{State: xlft.DiskActive}); err != nil {
+			return nil, fmt.Errorf("disk %s: %w", p.VDev, err)
 		}
 	}
 	return done, nil

@@ -3,7 +3,6 @@ package diskserver
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -50,9 +49,10 @@ func (p *place) protect(primary *place, vdev string) *dying {
 	if offer.Shared { // of what the primary sends only this matters here
 		d.replica = diskrepl.NewReplica(unwritten{d.copy}, b)
 	}
-	if err := errors.Join(d.copy.Begin(), d.replica.Durable(d.copy.Durable())); err != nil {
+	if err := d.copy.Begin(xlft.DiskCopying); err != nil {
 		t.Fatal(err)
 	}
+	d.replica.Durable(d.copy.Durable())
 	go d.replica.Run()
 	if d.link, err = d.m.Attach(a, diskrepl.Options{Limit: 1 << 20, Lost: func(error) {}}); err != nil {
 		t.Fatal(err)
