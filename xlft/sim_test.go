@@ -265,9 +265,8 @@ func (s *sim) run() {
 	time.Sleep(time.Until(begun.Add(simFaults)))
 
 	// Everything that can be mended is mended; power does not come back.
-	s.net.Cut(false)
+	s.net.Mend()
 	for _, h := range []string{"A", "B"} {
-		s.net.Mute(h, false)
 		s.arbiter.Cut(h, false)
 		s.arbiter.Lossy(h, false)
 	}

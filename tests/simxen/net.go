@@ -43,6 +43,24 @@ func (n *Net) Mute(host string, on bool) {
 	n.change(func() { n.mute[host] = on })
 }
 
+// Mend ends all faults but lost power. A connection that was to break later
+// breaks now: then there is the time to come back that a test gives.
+func (n *Net) Mend() {
+	var torn []*Conn
+	n.change(func() {
+		n.cut, n.flip, n.tear = false, false, 0
+		clear(n.mute)
+		for _, c := range n.conns {
+			if c.tear > 0 {
+				torn = append(torn, c)
+			}
+		}
+	})
+	for _, c := range torn {
+		c.abort()
+	}
+}
+
 func (n *Net) change(f func()) {
 	n.mu.Lock()
 	f()
@@ -117,8 +135,7 @@ func (p *Process) Dial(host string) xlft.Dialer {
 		if l == nil {
 			return nil, syscall.ECONNREFUSED
 		}
-		ours, theirs := n.pair(p.h.Name, host)
-		ours.tear = tear
+		ours, theirs := n.pair(p.h.Name, host, tear)
 		p.own(ours)
 		select {
 		case l.backlog <- theirs:
@@ -212,10 +229,10 @@ type Conn struct {
 	wrote   int64
 }
 
-func (n *Net) pair(a, b string) (*Conn, *Conn) {
+func (n *Net) pair(a, b string, tear int64) (*Conn, *Conn) {
 	ab, ba := &stream{from: a, to: b}, &stream{from: b, to: a}
 	ab.cond, ba.cond = sync.NewCond(&ab.mu), sync.NewCond(&ba.mu)
-	x, y := &Conn{n: n, in: ba, out: ab}, &Conn{n: n, in: ab, out: ba}
+	x, y := &Conn{n: n, in: ba, out: ab, tear: tear}, &Conn{n: n, in: ab, out: ba}
 	n.mu.Lock()
 	n.conns = append(n.conns, x, y)
 	n.mu.Unlock()
