@@ -277,8 +277,9 @@ func (d *Domain) checkRead(m *diskrepl.Mirror, block int64, want uint64) {
 	}
 	got := binary.LittleEndian.Uint64(b)
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if got != want && !d.gone && !d.host.Down() {
+	gone := d.gone
+	d.mu.Unlock() // the world looks at domains with its own lock held
+	if got != want && !gone && !d.host.Down() {
 		d.host.w.Violate("P2", "the domain on %s reads %#x from block %d, where it wrote %#x", d.host.Name, got, block, want)
 	}
 }

@@ -124,7 +124,7 @@ func (d *Domain) step() {
 	binary.LittleEndian.PutUint64(d.page(at)[8*(count%(PageSize/8)):], sum)
 	d.dirty[0], d.dirty[at] = true, true
 	d.takeAnswer()
-	if !d.issued {
+	if !d.issued && !d.host.w.NoDisks {
 		if binary.LittleEndian.Uint64(d.page(0)[memBusy:]) == 0 {
 			d.beginWrite(in >> 8)
 		}

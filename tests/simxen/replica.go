@@ -162,7 +162,7 @@ func (v *replica) RunOn(context.Context) error {
 	pages := v.pages
 	v.mu.Unlock()
 	h.w.restored(hash(pages))
-	if len(pages) > 0 {
+	if len(pages) > 0 && !h.w.NoDisks {
 		h.w.checkDisk(pages[0], h.platter)
 	}
 	d := h.domain(v.name, 0)

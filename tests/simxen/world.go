@@ -31,6 +31,9 @@ type life struct {
 
 // A World is the outside: it sees what leaves the hosts.
 type World struct {
+	// NoDisks: domains have no disk. Set before the first one boots.
+	NoDisks bool
+
 	mu         sync.Mutex
 	rng        *rand.Rand
 	lives      []*life

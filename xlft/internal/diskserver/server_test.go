@@ -195,6 +195,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 		return c, err
 	}
 	w, n := simxen.NewWorld(1), simxen.NewNet(0)
+	w.NoDisks = true // the session replicates r's, which the domain does not use
 	hostA, hostB := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
 	pa, pb := hostA.Spawn(), hostB.Spawn()
 	r.hostB, r.pa = hostB, pa
