@@ -244,7 +244,6 @@ type Machine struct {
 	acked  uint64 // newest epoch the backup holds
 	flight uint64 // captured and sent, not yet acked; 0 if none
 	taking uint64 // being captured; 0 if none
-	early  uint64 // acked while it was being captured: it is sent as it comes
 
 	// exposed: the backup may hold a whole checkpoint, so that it may take
 	// over. From here on only the arbiter or the backup's own word can make
@@ -274,14 +273,6 @@ func (m *Machine) InFlight() uint64 { return m.flight }
 // Step takes an event and returns what to do. An event that means nothing in
 // the present state, such as a repeated ack, gives no actions.
 func (m *Machine) Step(ev Event) []Action {
-	acts := m.step(ev)
-	if c, ok := ev.(Captured); ok && c.Epoch == m.early {
-		acts = append(acts, m.step(Acked{c.Epoch})...)
-	}
-	return acts
-}
-
-func (m *Machine) step(ev Event) []Action {
 	// What means the same in every state.
 	switch ev := ev.(type) {
 	case Captured:
@@ -291,16 +282,10 @@ func (m *Machine) step(ev Event) []Action {
 		m.taking, m.flight = 0, ev.Epoch
 		m.exposed = true
 	case SaveEnded:
-		m.saving, m.taking, m.early = false, 0, 0
+		m.saving, m.taking = false, 0
 	case Acked:
-		if ev.Epoch == m.taking {
-			// The first epoch, and one too large for the memory here, is sent
-			// before all that belongs to the capture is done.
-			m.early = ev.Epoch
-			return nil
-		}
 		if ev.Epoch != m.flight {
-			return nil // a repeat, or of a session that is over
+			return nil // a repeat, of a session that is over, or of what was not sent whole
 		}
 		m.acked, m.flight = ev.Epoch, 0
 	}
@@ -335,7 +320,7 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 		return []Action{Abandon{}, Connect{}}
 	case Connected:
 		m.state = Seeding
-		m.acked, m.flight, m.taking, m.early = 0, 0, 0, 0
+		m.acked, m.flight, m.taking = 0, 0, 0
 		m.exposed, m.saving = false, false
 		m.failover, m.final = false, 0
 		return []Action{SyncDisks{}}

@@ -61,8 +61,8 @@ type Session struct {
 	link  *link
 	save  *save
 	retry *time.Timer
-	ack   *time.Timer
-	ended bool // the domain was destroyed here
+	limit *limit // of what is waited for; nil: of nothing
+	ended bool   // the domain was destroyed here
 
 	events chan Event
 	wg     sync.WaitGroup
@@ -121,9 +121,11 @@ func (s *Session) Run(ctx context.Context) error {
 		case <-timeC(s.retry):
 			s.retry = nil
 			s.step(work, Retry{})
-		case <-timeC(s.ack):
-			s.ack = nil
-			s.step(work, BackupLost{fmt.Errorf("no ack within %v", s.Settings.AckTimeout)})
+		case <-s.limit.due():
+			if l := s.limit; !l.extend() {
+				s.limit = nil
+				s.step(work, BackupLost{l.err})
+			}
 		case <-stop:
 			stop = nil
 			s.step(work, StopAsked{})
@@ -221,10 +223,7 @@ func (s *Session) step(ctx context.Context, ev Event) {
 	for _, a := range acts {
 		s.do(ctx, a)
 	}
-	st := s.m.State()
-	s.status.set(func(v *Status) {
-		v.State, v.Epoch, v.Generation = st.String(), s.m.Acked(), s.rec.Generation
-	})
+	s.status.stepped(s.m.State(), s.m.Acked(), s.rec.Generation)
 }
 
 // note logs what an operator cares about.
@@ -296,17 +295,23 @@ func (s *Session) do(ctx context.Context, a Action) {
 			return
 		}
 		s.beginSave(ctx)
+		s.within(s.Settings.SuspendTimeout+s.Settings.AckTimeout, "the first checkpoint made no progress", s.save.spool)
 	case Checkpoint:
 		s.save.next <- a
+		s.within(s.Settings.SuspendTimeout+s.Settings.AckTimeout, "the capture of a checkpoint made no progress", s.save.spool)
 	case EndSave:
 		s.save.cancel()
 	case Send:
 		s.save.spool.open(a.Epoch)
-		if a.Epoch > 1 {
-			s.ack = time.NewTimer(s.Settings.AckTimeout)
+		var progress *spool
+		if a.Epoch == 1 {
+			progress = s.save.spool // much of it may still wait here
 		}
+		s.within(s.Settings.AckTimeout, "no ack", progress)
 	case Release:
-		s.ack = stopTimer(s.ack)
+		if s.m.State() != Dropping { // there it is the backup's word that is waited for
+			s.limit = s.limit.stop()
+		}
 		s.status.acked(a.Epoch, s.save.spool)
 		if err := s.Output.Release(a.Epoch); err != nil {
 			s.fail(ctx, fmt.Errorf("release epoch %d: %w", a.Epoch, err))
@@ -325,6 +330,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
 	case AskDrop:
+		s.within(s.Settings.AckTimeout, "the backup did not drop its replica", nil)
 		if s.link == nil {
 			s.postLater(ctx, BackupLost{errHungUp})
 		} else if err := s.link.write(wire.TypeDrop, 0); err != nil {
@@ -372,9 +378,45 @@ func (s *Session) do(ctx context.Context, a Action) {
 	}
 }
 
-func stopTimer(t *time.Timer) *time.Timer {
-	if t != nil {
-		t.Stop()
+// A limit bounds a wait: a backup that is heard, or a capture that hangs, is no
+// protection. A nil one is none.
+type limit struct {
+	timer    *time.Timer
+	wait     time.Duration
+	err      error
+	progress *spool // each of its moves begins the wait anew; nil: nothing does
+}
+
+// within sets the limit of what is waited for from now on, instead of the one
+// before.
+func (s *Session) within(wait time.Duration, what string, progress *spool) {
+	s.limit.stop()
+	s.limit = &limit{time.NewTimer(wait), wait, fmt.Errorf("%s within %v", what, wait), progress}
+}
+
+func (l *limit) due() <-chan time.Time {
+	if l == nil {
+		return nil
+	}
+	return l.timer.C
+}
+
+// extend waits on, if there was progress.
+func (l *limit) extend() bool {
+	if l.progress == nil {
+		return false
+	}
+	left := l.wait - time.Since(l.progress.lastMove())
+	if left <= 0 {
+		return false
+	}
+	l.timer.Reset(left)
+	return true
+}
+
+func (l *limit) stop() *limit {
+	if l != nil {
+		l.timer.Stop()
 	}
 	return nil
 }
@@ -393,7 +435,7 @@ func (s *Session) fail(ctx context.Context, err error) {
 }
 
 func (s *Session) endLink() {
-	s.ack = stopTimer(s.ack)
+	s.limit = s.limit.stop()
 	if s.link != nil {
 		if s.Disks != nil {
 			s.Disks.End()

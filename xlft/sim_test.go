@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -44,6 +45,8 @@ var (
 const (
 	simEpoch   = 60 * time.Millisecond
 	simSilence = 250 * time.Millisecond
+	simAck     = time.Second
+	simSuspend = 500 * time.Millisecond
 	simFaults  = 2500 * time.Millisecond // faults happen until then
 	simHeal    = 1500 * time.Millisecond // then everything works again, so long
 )
@@ -60,6 +63,9 @@ type variant struct {
 	twice    bool // a journal is replayed twice, out of order
 	storage  storage
 	gates    func(simGates) xlft.Output
+	noLimit  bool // on the time from a trigger to the ack
+	guest    func(xlft.Guest) xlft.Guest
+	dial     func(xlft.Dialer) xlft.Dialer
 	only     int // the one fault there is, if not 0
 }
 
@@ -126,6 +132,8 @@ type sim struct {
 	finished bool          // no process is started any more
 	story    []string
 	unhappy  time.Time // since when "protected" is said and not true
+	fresh    time.Time // when "protected" was said last with a checkpoint that was new
+	epoch    uint64    // of it
 	oneFault bool
 	switched bool // a switch-over was asked for
 }
@@ -139,6 +147,9 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 	if v.storage == shared || v.storage == bySeed && seed%2 == 1 {
 		s.shared = true
 		simxen.Share(s.a, s.b)
+	}
+	if seed%3 == 0 {
+		s.a.Slow = time.Duration(1+s.rng.IntN(40)) * time.Millisecond
 	}
 	s.b.DurableAck, s.b.ReplayTwice = !s.shared && seed%4 == 0, v.twice
 	s.domain = s.a.Boot(simDomain, 12)
@@ -176,18 +187,28 @@ func (s *sim) protect() {
 	if s.v.output != nil {
 		out = s.v.output(out)
 	}
-	silence := simSilence
+	guest, dial := p.Guest(s.domain), p.Dial("B")
+	if s.v.guest != nil {
+		guest = s.v.guest(guest)
+	}
+	if s.v.dial != nil {
+		dial = s.v.dial(dial)
+	}
+	silence, ack := simSilence, simAck
 	if s.v.patience > 0 {
 		silence = s.v.patience
+	}
+	if s.v.noLimit {
+		ack = time.Hour
 	}
 	session := &xlft.Session{
 		Domain: simDomain, Software: "sim", Instance: "A/1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48, Disks: s.domain.OfferedDisks()},
 		Settings: xlft.Settings{
-			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: 2 * time.Second,
-			SuspendTimeout: 500 * time.Millisecond, RetryDelay: 100 * time.Millisecond, SpoolLimit: 1 << 20,
+			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: ack,
+			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, SpoolLimit: 1 << 20,
 		},
-		Guest: p.Guest(s.domain), Output: out, Disks: disks, Arbiter: s.arb(p), Dial: p.Dial("B"), Peer: "B", Store: p.Store(),
+		Guest: guest, Output: out, Disks: disks, Arbiter: s.arb(p), Dial: dial, Peer: "B", Store: p.Store(),
 		Log: s.log.Named("A"),
 	}
 	s.primary, s.session, s.over = p, session, false
@@ -387,7 +408,17 @@ func (s *sim) look(stop <-chan struct{}) {
 		case <-t.C:
 		}
 		s.mu.Lock()
-		said := !s.a.Down() && !s.primary.Dead() && s.session.Status().Protected
+		said := false
+		if !s.a.Down() && !s.primary.Dead() {
+			st := s.session.Status()
+			said = st.Protected
+			if !said || st.Epoch != s.epoch {
+				s.epoch, s.fresh = st.Epoch, time.Now()
+			}
+		}
+		if age := time.Since(s.fresh); said && age > simStale {
+			s.w.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
+		}
 		able := false
 		if !s.b.Down() && !s.backup.Dead() {
 			for _, st := range s.receiver.Standbys() {
@@ -409,6 +440,10 @@ func (s *sim) look(stop <-chan struct{}) {
 	}
 }
 
+// simStale is how old a checkpoint gets at most until its protector says that
+// something is wrong: the limits of suspending and of the ack, and an epoch.
+const simStale = simSuspend + simAck + 2*simEpoch
+
 // cutPower is P2 of a backup with durable_ack: what a power cut at any moment
 // would leave of its disk can be promoted.
 func (s *sim) cutPower(stop <-chan struct{}) {
@@ -428,7 +463,7 @@ func (s *sim) judge() {
 	over, result := s.over, s.result
 	s.mu.Unlock()
 	ours, theirs := s.a.Domain(simDomain), s.b.Domain(simDomain)
-	running := ours != nil && ours.Runs() || theirs != nil && theirs.Runs()
+	running := runs(ours) || runs(theirs)
 	// Whose power failed after it had won the domain took it along; that is
 	// two failures. One failure never costs the domain.
 	if !running && s.oneFault && !s.a.Down() {
@@ -437,12 +472,23 @@ func (s *sim) judge() {
 	if !running && s.oneFault && s.a.Down() && theirs == nil && s.w.Takeovers == 0 && s.wasReady() {
 		s.w.Violate("P5", "power cut at A after it was protected, and B does not run the domain")
 	}
-	if running && ours != nil && ours.Runs() && !over && !s.a.Down() && !s.b.Down() {
+	if running && runs(ours) && !over && !s.a.Down() && !s.b.Down() {
 		// Connected again and synced by itself.
 		if st := s.session.Status(); !st.Protected && st.State != xlft.Seeding.String() && !errors.Is(s.lastBoth(st), xlft.ErrBothRun) && result == nil {
 			s.w.Violate("P5", "everything works again, but the domain is %s: %s", st.State, st.LastError)
 		}
 	}
+}
+
+// runs reports whether a domain runs, now or after a pause.
+func runs(d *simxen.Domain) bool {
+	for range 20 {
+		if d != nil && d.Runs() {
+			return true
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return false
 }
 
 func (s *sim) wasReady() bool { return s.session.Status().Checkpoints > 0 }
@@ -688,6 +734,20 @@ type yesArbiter struct{ xlft.Arbiter }
 
 func (yesArbiter) Claim(context.Context, xlft.ArbiterQuery) (bool, error) { return true, nil }
 
+// stuckGuest's save hangs in its third checkpoint.
+type stuckGuest struct{ xlft.Guest }
+
+func (g stuckGuest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) error {
+	n, captured := 0, hooks.Captured
+	hooks.Captured = func() error {
+		if n++; n == 3 {
+			<-ctx.Done()
+		}
+		return captured()
+	}
+	return g.Guest.Save(ctx, dst, hooks)
+}
+
 // TestFalseSuspicion: a backup that is only slow to answer is told to drop its
 // replica before its primary hangs up, so that not even an arbiter that says
 // yes to both lets both run.
@@ -813,6 +873,7 @@ func TestSimulationCatches(t *testing.T) {
 		{"P4", "checkpoint not applied whole", variant{torn: true}},
 		{"P5", "held output dropped", variant{output: func(o xlft.Output) xlft.Output { return lossyOutput{o} }}},
 		{"P6", "silence not noticed", variant{patience: time.Minute}},
+		{"P6", "hanging capture not noticed", variant{noLimit: true, guest: func(g xlft.Guest) xlft.Guest { return stuckGuest{g} }}},
 	} {
 		t.Run(c.promise+" "+c.how, func(t *testing.T) {
 			t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"xlft/savestream"
 	"xlft/xlft/wire"
@@ -18,7 +19,7 @@ import (
 // liveLimit, and the first pass is never wholly in memory. While the domain is
 // suspended it takes up to limit bytes; a larger checkpoint goes to the wire
 // before it is whole, and the pause then does contain the network (counted as
-// overflow).
+// overflow). Its end goes only when all of the capture is done.
 type spool struct {
 	limit int64
 
@@ -28,8 +29,10 @@ type spool struct {
 	size     int64 // bytes in queue
 	peak     int64
 	live     bool
-	opened   uint64 // epochs up to this one may be sent
-	epoch    uint64 // being written
+	opened   uint64    // epochs up to this one may be sent, but for their ends
+	whole    uint64    // of epochs up to this one the end too
+	epoch    uint64    // being written
+	moved    time.Time // when a piece came or went last
 	overflow uint64
 	err      error // ends both sides
 	free     [][]byte
@@ -154,6 +157,7 @@ func (s *spool) push(p piece) error {
 	s.queue = append(s.queue, p)
 	s.size += n
 	s.peak = max(s.peak, s.size)
+	s.moved = time.Now()
 	if p.last {
 		s.epoch++
 	}
@@ -161,11 +165,13 @@ func (s *spool) push(p piece) error {
 	return nil
 }
 
-// next returns the next piece of epoch e, once e may be sent.
+// next returns the next piece of epoch e, once it may be sent. The end of an
+// epoch waits for open, however early the rest may go: the backup must not hold
+// a whole checkpoint before the primary knows it.
 func (s *spool) next(e uint64) (piece, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.err == nil && (s.opened < e || len(s.queue) == 0) {
+	for s.err == nil && (s.opened < e || len(s.queue) == 0 || s.queue[0].last && s.whole < e) {
 		s.cond.Wait()
 	}
 	if s.err != nil {
@@ -175,15 +181,16 @@ func (s *spool) next(e uint64) (piece, error) {
 	s.queue[0] = piece{}
 	s.queue = s.queue[1:]
 	s.size -= int64(len(p.data))
+	s.moved = time.Now()
 	s.cond.Broadcast()
 	return p, nil
 }
 
-// open lets epoch e be sent.
+// open lets epoch e be sent, whole.
 func (s *spool) open(e uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opened = max(s.opened, e)
+	s.opened, s.whole = max(s.opened, e), max(s.whole, e)
 	s.cond.Broadcast()
 }
 
@@ -205,6 +212,14 @@ func (s *spool) fail(err error) {
 	}
 	s.queue, s.size, s.free = nil, 0, nil
 	s.cond.Broadcast()
+}
+
+// lastMove returns when a piece came or went last; it stands still when the
+// capture, or its way to the backup, does.
+func (s *spool) lastMove() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.moved
 }
 
 func (s *spool) usage() (peak int64, overflow uint64) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"xlft/savestream"
+	"xlft/xlft/wire"
 )
 
 // stream writes checkpoints of so many pages each.
@@ -108,12 +109,19 @@ func TestSpoolLimits(t *testing.T) {
 		if peak, _ := s.usage(); peak > 16<<20 || peak < 15<<20 {
 			t.Errorf("%d bytes wait while it is suspended, want nearly 16 MiB", peak)
 		}
+		s.open(1)
 		read(t, s, 1)
 		synctest.Wait()
 		if _, over := s.usage(); over != 1 {
 			t.Errorf("%d overflows, want 1: the second epoch does not fit", over)
 		}
-		read(t, s, 2) // was opened by the overflow
+		var rest []byte
+		go func() { rest = read(t, s, 2) }() // was opened by the overflow
+		synctest.Wait()
+		if rest != nil || s.size == 0 || s.size > wire.DataBody {
+			t.Errorf("the end of an epoch was sent, or more than it waits (%d bytes), before the capture is done", s.size)
+		}
+		s.open(2)
 		<-wrote
 		pw.Close()
 	})

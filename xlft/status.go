@@ -71,14 +71,22 @@ func (b *statusBox) set(f func(*Status)) {
 	state, epoch := b.v.State, b.v.Epoch
 	f(&b.v)
 	b.v.Protected = b.v.State == Protected.String() || b.v.State == HandingOver.String()
-	if !b.v.Protected {
-		b.begun = time.Time{}
-	}
 	// Counters change with every piece sent; whoever waits must not look, and
 	// ask the kernel, as often.
 	if b.v.State != state || b.v.Epoch != epoch {
 		close(b.changed)
 		b.changed = make(chan struct{})
+	}
+}
+
+// stepped takes over what the machine decided. An epoch that was opened stays
+// open only while the domain is protected.
+func (b *statusBox) stepped(state State, epoch, generation uint64) {
+	b.set(func(v *Status) { v.State, v.Epoch, v.Generation = state.String(), epoch, generation })
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.v.Protected {
+		b.begun = time.Time{}
 	}
 }
 

@@ -262,7 +262,11 @@ func (g *guest) change(f func(*Domain)) error {
 	return nil
 }
 
-func (g *guest) Resume() error  { return g.change(func(d *Domain) { d.suspended = false }) }
+func (g *guest) Resume() error {
+	g.p.h.work()
+	return g.change(func(d *Domain) { d.suspended = false })
+}
+
 func (g *guest) Pause() error   { return g.change(func(d *Domain) { d.paused = true }) }
 func (g *guest) Unpause() error { return g.change(func(d *Domain) { d.paused = false }) }
 

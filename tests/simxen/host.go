@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"xlft/xlft"
 )
@@ -20,6 +21,9 @@ type Host struct {
 	DurableAck bool
 	// ReplayTwice is the broken variant that replays an old part of the journal again.
 	ReplayTwice bool
+	// Slow is what a resume, a seal and a release take at most: each takes a
+	// random part of it.
+	Slow time.Duration
 
 	w   *World
 	net *Net
@@ -44,6 +48,13 @@ func (h *Host) Domain(name string) *Domain {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.domains[name]
+}
+
+// work takes its time.
+func (h *Host) work() {
+	if h.Slow > 0 {
+		time.Sleep(time.Duration(h.w.Rand() % uint64(h.Slow)))
+	}
 }
 
 // Crash is a power cut: processes and domains are gone, nobody is told.

@@ -1,0 +1,188 @@
+package xlft_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft"
+	"xlft/xlft/wire"
+)
+
+// A lateConn has sent what it was given long before it says so.
+type lateConn struct {
+	net.Conn
+	by time.Duration
+}
+
+func (c lateConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	time.Sleep(c.by)
+	return n, err
+}
+
+// TestAckBeforeSent: the backup's ack of the first checkpoint is here, and its
+// output is being released, before the goroutine that sent it has gone on.
+// Checkpoints must go on all the same.
+func TestAckBeforeSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const late = 30 * time.Millisecond
+		var dials atomic.Int64
+		s := newSim(t, 2, variant{
+			storage: mirrored,
+			dial: func(d xlft.Dialer) xlft.Dialer {
+				return func(ctx context.Context) (net.Conn, error) {
+					c, err := d(ctx)
+					if dials.Add(1) == 2 && err == nil { // the data connection
+						return lateConn{c, late}, nil
+					}
+					return c, err
+				}
+			},
+			output: func(o xlft.Output) xlft.Output { return lateOutput{o, 2 * late} },
+		}, zap.NewNop())
+		s.receive()
+		s.protect()
+		s.awaitProtected()
+		time.Sleep(20 * simEpoch)
+		if st := s.session.Status(); !st.Protected || st.Epoch < 3 {
+			t.Errorf("after 20 times epoch_max: %+v", st)
+		}
+		s.endWell()
+	})
+}
+
+type lateOutput struct {
+	xlft.Output
+	by time.Duration
+}
+
+func (o lateOutput) Release(e uint64) error {
+	time.Sleep(o.by)
+	return o.Output.Release(e)
+}
+
+// A hangingGuest's save hangs where a checkpoint is captured, and goes on when
+// it is let.
+type hangingGuest struct {
+	xlft.Guest
+	at    int // which checkpoint
+	hangs chan struct{}
+	let   chan struct{}
+}
+
+func (g *hangingGuest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) error {
+	n, captured := 0, hooks.Captured
+	hooks.Captured = func() error {
+		if n++; n == g.at {
+			close(g.hangs)
+			<-g.let
+		}
+		return captured()
+	}
+	return g.Guest.Save(ctx, dst, hooks)
+}
+
+// hangs runs until the capture of a checkpoint hangs.
+func hangs(t *testing.T, at int) (*sim, *hangingGuest) {
+	g := &hangingGuest{at: at, hangs: make(chan struct{}), let: make(chan struct{})}
+	s := newSim(t, 2, variant{storage: mirrored, guest: func(inner xlft.Guest) xlft.Guest {
+		g.Guest = inner
+		return g
+	}}, zap.NewNop())
+	s.receive()
+	s.protect()
+	<-g.hangs
+	return s, g
+}
+
+// TestCaptureHangs: a capture that hangs is no protection, and is not called so.
+func TestCaptureHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, g := hangs(t, 4)
+		time.Sleep(simSuspend + simAck/2)
+		if st := s.session.Status(); !st.Protected {
+			t.Errorf("given up too early: %+v", st)
+		}
+		time.Sleep(simAck)
+		if st := s.session.Status(); st.Protected || st.LastError == "" {
+			t.Errorf("a capture hangs: %+v", st)
+		}
+		g.at = 0
+		close(g.let)
+		s.awaitProtected()
+		s.endWell()
+		if s.w.Takeovers > 0 {
+			t.Errorf("%d takeovers", s.w.Takeovers)
+		}
+	})
+}
+
+// TestFirstCaptureHangs: until its first checkpoint is captured, the primary
+// goes on alone without asking anybody: the backup must not hold it whole.
+func TestFirstCaptureHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, g := hangs(t, 1)
+		time.Sleep(simEpoch)
+		s.net.Cut(true)
+		time.Sleep(4 * simSilence)
+		close(g.let)
+		time.Sleep(4 * simSilence)
+		if d := s.b.Domain(simDomain); d != nil {
+			t.Error("the backup runs the domain")
+		}
+		if !s.domain.Runs() {
+			t.Error("the primary does not")
+		}
+		s.net.Cut(false)
+		s.endWell()
+	})
+}
+
+// TestBackupKeepsReplica: a backup that is heard, and does not do what it was
+// asked, is a lost one.
+func TestBackupKeepsReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var control *deafConn
+		var dials atomic.Int64
+		s := newSim(t, 2, variant{storage: mirrored, dial: func(d xlft.Dialer) xlft.Dialer {
+			return func(ctx context.Context) (net.Conn, error) {
+				c, err := d(ctx)
+				if dials.Add(1) == 1 && err == nil {
+					control = &deafConn{Conn: c}
+					return control, nil
+				}
+				return c, err
+			}
+		}}, zap.NewNop())
+		s.receive()
+		s.protect()
+		s.awaitProtected()
+		control.to.Store(int64(wire.TypeDrop))
+		s.primary.Terminate()
+		time.Sleep(simAck / 2)
+		if st := s.session.Status(); st.State != xlft.Dropping.String() {
+			t.Errorf("%+v", st)
+		}
+		s.endWell()
+	})
+}
+
+// A deafConn does not pass on frames of one type, which have no body.
+type deafConn struct {
+	net.Conn
+	to atomic.Int64
+}
+
+func (c *deafConn) Write(b []byte) (int, error) {
+	if deaf := c.to.Load(); deaf > 0 && int64(b[0]) == deaf {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
