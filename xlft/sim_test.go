@@ -66,7 +66,7 @@ type variant struct {
 	noLimit  bool // on the time from a trigger to the ack
 	guest    func(xlft.Guest) xlft.Guest
 	dial     func(xlft.Dialer) xlft.Dialer
-	only     int // the one fault there is, if not 0
+	faults   []int // that there are, if not all
 }
 
 // storage is the kind of the domain's disk.
@@ -305,8 +305,10 @@ func (s *sim) run() {
 
 // Some of the faults.
 const (
-	powerCutB  = 2
-	switchOver = 12 // is none
+	powerCutA    = 0
+	powerCutB    = 2
+	receiverStop = 6
+	switchOver   = 12 // is none
 )
 
 func (s *sim) fault(begun time.Time) {
@@ -320,11 +322,11 @@ func (s *sim) fault(begun time.Time) {
 	}
 	primary, backup, session := s.now()
 	kind := s.rng.IntN(18)
-	if s.v.only > 0 {
-		kind = s.v.only
+	if n := len(s.v.faults); n > 0 {
+		kind = s.v.faults[s.rng.IntN(n)]
 	}
 	switch kind {
-	case 0, 1:
+	case powerCutA, 1:
 		s.tell("%v power cut at A", at)
 		s.a.Crash()
 	case powerCutB:
@@ -338,7 +340,7 @@ func (s *sim) fault(begun time.Time) {
 		s.tell("%v receiver killed", at)
 		backup.Kill()
 		after(s.receive)
-	case 6:
+	case receiverStop:
 		s.tell("%v receiver stopped in order", at)
 		backup.Terminate()
 		after(s.receive)
@@ -678,12 +680,22 @@ type forgetfulCopy struct{ xlft.DiskCopy }
 
 func (c forgetfulCopy) Flush() error { return nil }
 
-// boastfulCopy breaks P2: it says that it is newer than it is.
-type boastfulCopy struct{ xlft.DiskCopy }
+// boastfulCopy breaks P2: it says of what moment it is when its session ends,
+// and lacks the newest write.
+type boastfulCopy struct {
+	xlft.DiskCopy
+	off int64
+	old []byte // what the newest write took the place of
+}
 
-func (c boastfulCopy) Record(r xlft.DiskRecord) error {
-	if r.Mark.Epoch > 0 {
-		r.Mark.Epoch++
+func (c *boastfulCopy) WriteAt(p []byte, off int64, fua bool) error {
+	c.off, c.old = off, make([]byte, len(p))
+	return errors.Join(c.DiskCopy.ReadAt(c.old, off), c.DiskCopy.WriteAt(p, off, fua))
+}
+
+func (c *boastfulCopy) Record(r xlft.DiskRecord) error {
+	if r.Mark.Epoch > 0 && c.old != nil {
+		c.DiskCopy.WriteAt(c.old, c.off, true)
 	}
 	return c.DiskCopy.Record(r)
 }
@@ -861,13 +873,13 @@ func TestSimulationCatches(t *testing.T) {
 		{"P2", "disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: mirrored}},
 		{"P2", "writes out of order", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return &swappingCopy{DiskCopy: c} }, storage: mirrored}},
 		{"P2", "flush lost", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
-		{"P2", "copy older than it says", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return boastfulCopy{c} }, storage: mirrored}},
-		{"P2", "journal not on stable storage", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return hastyCopy{c} }, storage: mirrored, only: powerCutB}},
+		{"P2", "copy older than it says", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return &boastfulCopy{DiskCopy: c} }, storage: mirrored, faults: []int{receiverStop, powerCutA}}},
+		{"P2", "journal not on stable storage", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return hastyCopy{c} }, storage: mirrored, faults: []int{powerCutB}}},
 		{"P2", "journal replayed twice, out of order", variant{twice: true, storage: mirrored}},
 		{"P2", "shared disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: shared}},
 		{"P2", "held writes leave at the seal", variant{gates: func(g simGates) xlft.Output { return eagerGates{g} }, storage: shared}},
 		{"P2", "shared storage not replayed", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return deafCopy{c} }, storage: shared}},
-		{"P2", "handed over before the storage has all", variant{gates: func(g simGates) xlft.Output { return hastyGates{g} }, storage: shared, only: switchOver}},
+		{"P2", "handed over before the storage has all", variant{gates: func(g simGates) xlft.Output { return hastyGates{g} }, storage: shared, faults: []int{switchOver}}},
 		{"P2", "shared storage without a fence", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }, storage: shared}},
 		{"P3", "arbiter says yes to both", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
 		{"P4", "checkpoint not applied whole", variant{torn: true}},
