@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 )
@@ -19,6 +20,8 @@ const hashSize = sha256.Size
 const (
 	segmentSize = 256 << 10 // what is handed to the connection at once, about
 	queueMax    = 16 << 20  // bytes that wait for the connection; then writers wait
+
+	freeSegments = 16 // are kept for what comes
 
 	gather = time.Millisecond // for which less than a segment waits for more
 )
@@ -343,23 +346,32 @@ func (l *Link) write() {
 		l.queue = l.queue[1:]
 		m.mu.Unlock()
 
-		s.add(seg.records, seg.b)
-		b, sent := seg.b, int64(len(seg.b))
-		if seg.seal > 0 {
-			b = record{typ: recSeal, n: sealSize, epoch: seg.seal}.append(b)
-			b = s.append(b)
-			s = sum{}
-		}
-		if len(b) > 0 {
+		s.records += seg.records
+		send := func(b []byte) error {
 			if _, err := l.conn.Write(b); err != nil {
-				l.fail(fmt.Errorf("diskrepl: send: %w", err))
-				return
+				return fmt.Errorf("diskrepl: send: %w", err)
+			}
+			return nil
+		}
+		var err error
+		for part := range slices.Chunk(seg.b, cached) {
+			s.add(0, part) // the processor's cache has it when it is sent
+			if err = send(part); err != nil {
+				break
 			}
 		}
+		if err == nil && seg.seal > 0 {
+			err = send(s.append(record{typ: recSeal, n: sealSize, epoch: seg.seal}.append(nil)))
+			s = sum{}
+		}
+		if err != nil {
+			l.fail(err)
+			return
+		}
 		m.mu.Lock()
-		l.queued -= sent
-		if len(l.free) < 4 && cap(b) <= 8*segmentSize {
-			l.free = append(l.free, b)
+		l.queued -= int64(len(seg.b))
+		if len(l.free) < freeSegments && cap(seg.b) <= 8*segmentSize {
+			l.free = append(l.free, seg.b)
 		}
 		m.cond.Broadcast()
 		m.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 )
 
 // The stream between a Mirror and a Replica is a sequence of records. All
@@ -116,6 +117,9 @@ func parseSum(b []byte) (sum, error) {
 	return sum{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint32(b[8:])}, nil
 }
 
+// cached is how much is summed and sent, or received, at once.
+const cached = 64 << 10
+
 // A StreamError says where a stream is not as it should be.
 type StreamError struct {
 	Offset int64 // of the record in the stream
@@ -189,14 +193,20 @@ func (d *reader) next(get func(int) []byte) (record, []byte, error) {
 			return fail(r.typ.String(), fmt.Errorf("body of %d bytes, at most %d", r.n, maxBody))
 		}
 		body = get(int(r.n))
-		if _, err := io.ReadFull(d.r, body); err != nil {
+	}
+	counts := r.typ != recSeal
+	if counts {
+		d.sum.add(1, b)
+	}
+	// Summed while the processor's cache has it.
+	for part := range slices.Chunk(body, cached) {
+		if _, err := io.ReadFull(d.r, part); err != nil {
 			return lost(r.typ.String(), err)
+		}
+		if counts {
+			d.sum.add(0, part)
 		}
 	}
 	d.off += headerSize + int64(len(body))
-	if r.typ != recSeal {
-		d.sum.add(1, b)
-		d.sum.crc = crc32.Update(d.sum.crc, castagnoli, body)
-	}
 	return r, body, nil
 }
