@@ -23,7 +23,7 @@ var hostPackages = []string{
 	"systemd", "systemd-sysv", "dbus", "udev", "kmod", "procps", "psmisc",
 	"xen-utils-4.17", "xen-utils-common", "xenstore-utils", "libxenmisc4.17",
 	"iproute2", "bridge-utils", "iputils-ping", "iputils-arping", "tcpdump", "ethtool", "socat", "netcat-openbsd",
-	"nbd-client", "lsof", "strace",
+	"nbd-client", "lvm2", "lsof", "strace",
 }
 
 const (

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"path"
 	"strings"
 	"sync"
 	"testing"
@@ -20,9 +21,10 @@ import (
 var deaths = flag.Int("scenario.deaths", 1, "how many hosts die under a guest with a disk, in each test")
 
 const (
-	diskPath = "/var/lib/xlft-disks/web1-xvda"
-	diskMiB  = 64
-	diskSpec = "script=block-xlft,vdev=xvda,access=rw,target=web1/xvda"
+	diskPath   = "/var/lib/xlft-disks/web1-xvda"
+	volumePath = "/dev/xlft/web1-xvda"
+	diskMiB    = 64
+	diskSpec   = "script=block-xlft,vdev=xvda,access=rw,target=web1/xvda"
 )
 
 // storage is where a guest's disk is.
@@ -30,9 +32,13 @@ type storage string
 
 const (
 	mirror storage = "mirror" // each host has its own copy
+	volume storage = "volume" // the same, on a logical volume, past the page cache
 	shared storage = "shared" // both hosts see the lab's SAN, and fence each other
 	mixed  storage = "mixed"  // xvda is shared, and there is a mirrored xvdc
 )
+
+// mirrors reports whether each host has its own copy of xvda.
+func (k storage) mirrors() bool { return k == mirror || k == volume }
 
 // eachStorage runs a test with several kinds; all but the usual one are long.
 func eachStorage(t *testing.T, usual storage, kinds []storage, test func(*testing.T, *world), set ...func(*ft.Settings)) {
@@ -58,9 +64,12 @@ func diskWorldOn(t *testing.T, kind storage, set ...func(*ft.Settings)) *world {
 	s := ft.Usual
 	w.kind = kind
 	w.guest.Disks = []string{diskSpec}
-	if kind == mirror {
+	switch {
+	case kind == volume:
+		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\ncache = \"none\"\n", volumePath)
+	case kind == mirror:
 		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\n", diskPath)
-	} else {
+	default:
 		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\nstorage = \"shared\"\n", lab.SAN)
 		w.fence(&s)
 	}
@@ -91,6 +100,11 @@ func (w *world) fence(s *ft.Settings) {
 func (w *world) makeDisk(h *lab.Host) {
 	w.t.Helper()
 	if w.kind == shared {
+		return
+	}
+	if w.kind == volume {
+		h.Must(w.t, "sh", "-c", `set -e; truncate -s "$(($1 + 8))M" /var/lib/xlft-volumes; dev=$(losetup -f --show /var/lib/xlft-volumes)
+vgcreate -q -s 1M "$2" "$dev"; lvcreate -q -y -L "$1M" -n "$3" "$2"`, "sh", fmt.Sprint(diskMiB), path.Base(path.Dir(volumePath)), path.Base(volumePath))
 		return
 	}
 	size := diskMiB
@@ -283,7 +297,7 @@ func (all scribes) judge(w *world) {
 // a disk that was an empty file before. Then the other way round, with the disk of the host that came back copied anew.
 func TestDiskTakeover(t *testing.T) {
 	lab.Long(t)
-	eachStorage(t, mirror, []storage{mirror, shared}, testDiskTakeover)
+	eachStorage(t, mirror, []storage{mirror, shared, volume}, testDiskTakeover)
 }
 
 func testDiskTakeover(t *testing.T, w *world) {

@@ -18,8 +18,8 @@ import (
 	"xlft/tests/lab/probe"
 )
 
-// After what both hosts lived through nothing is compared: what was written meanwhile is sent, and the backup's disk is
-// the domain's when its host dies then.
+// After what both hosts lived through nothing is compared: what was written meanwhile is sent. The copy of a backup that
+// lost its power is compared. The backup's disk is the domain's when its host dies then.
 func TestDiskResync(t *testing.T) {
 	lab.Long(t)
 	w := diskWorld(t)
@@ -42,7 +42,7 @@ func TestDiskResync(t *testing.T) {
 		name       string
 		begin, end func()
 		writes     int64 // in between, each to a chunk of its own
-		known      int64 // of them, at least
+		known      int64 // of them, at least; -1: nothing is known, all is compared
 	}{
 		{"receiver stopped", func() {
 			to.Must(t, "systemctl", "stop", "xlft-receiver.socket", "xlft-receiver.service")
@@ -53,6 +53,12 @@ func TestDiskResync(t *testing.T) {
 		{"disk server killed", func() {
 			from.Must(t, "systemctl", "kill", "--signal=KILL", "xlft-disk@web1.service")
 		}, func() {}, 1, 0}, // the copying may have begun
+		{"backup lost its power", func() {
+			to.Kill()
+			w.awaitUnprotected()
+		}, func() {
+			check(t, to.Boot(within(t, 2*patience)))
+		}, 3, -1},
 	} {
 		before := r.Primary.Generation
 		broken.begin()
@@ -63,6 +69,13 @@ func TestDiskResync(t *testing.T) {
 		broken.end()
 		r = w.await(from, "protected again", func(r ft.Row) bool { return r.Protected && r.Primary.Generation > before })
 		p := copied(r)
+		if broken.known < 0 {
+			t.Logf("%s: %d KiB were compared, %d KiB were sent", broken.name, p.Total>>10, p.Sent>>10)
+			if p.Known || p.Total != diskMiB<<20 || p.Sent < broken.writes*diskrepl.ChunkSize {
+				t.Errorf("%s: %+v", broken.name, p)
+			}
+			continue
+		}
 		t.Logf("%s: %d KiB were known to differ, %d KiB were sent", broken.name, p.Total>>10, p.Sent>>10)
 		if least, most := broken.known*diskrepl.ChunkSize, broken.writes*diskrepl.ChunkSize; !p.Known || p.Sent != p.Total || p.Total < least || p.Total > most {
 			t.Errorf("%s: %+v, want %d to %d bytes", broken.name, p, least, most)
@@ -101,7 +114,7 @@ func (w *world) losePower() {
 	w.home = to
 	w.refused(to, "promote web1", "xlft", "disk", "attach", "web1/xvda")
 	promote := []string{"xlft", "disk", "promote", "web1"}
-	if w.kind != mirror {
+	if !w.kind.mirrors() {
 		w.refused(to, "say --replay if it did not", promote...)
 		promote = append(promote, "--replay")
 	}

@@ -18,8 +18,11 @@ import (
 
 // xvda is where a host has the guest's first disk.
 func (w *world) xvda() string {
-	if w.kind == mirror {
+	switch w.kind {
+	case mirror:
 		return diskPath
+	case volume:
+		return volumePath
 	}
 	return lab.SAN
 }
@@ -177,7 +180,7 @@ func testDiskExact(t *testing.T, w *world) {
 		if death+1 < *deaths {
 			w.revive(from)
 			w.makeDisk(from)
-			if w.kind == mirror {
+			if w.kind.mirrors() {
 				w.junk(from, 0, 25)
 			}
 		}
