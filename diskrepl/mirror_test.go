@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -402,6 +403,57 @@ func TestLimit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stuck is a disk whose writes wait.
+type stuck struct {
+	*memory
+	let chan struct{}
+}
+
+func (d stuck) WriteAt(p []byte, off int64, fua bool) error {
+	<-d.let
+	return d.memory.WriteAt(p, off, fua)
+}
+
+// Two ask for the same commit, as a session that ends does beside the one that
+// had begun, while the commit before is under way: it is done once, for both.
+func TestCommitTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		there := newMemory(1 << 20)
+		slow := stuck{there, make(chan struct{})}
+		a, b := net.Pipe()
+		p := &pair{t: t, here: newMemory(1 << 20), there: there, r: NewReplica(slow, b)}
+		p.m = NewMirror(p.here)
+		var wg sync.WaitGroup
+		wg.Go(func() { p.r.Run() })
+		var err error
+		if p.link, err = p.m.Attach(a, Options{Limit: 1 << 20, Lost: func(error) {}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.link.AwaitSync(); err != nil {
+			t.Fatal(err)
+		}
+		p.seal(1)
+		p.commit(1)
+		for e := uint64(2); e <= 3; e++ {
+			p.m.WriteAt([]byte{byte(e)}, int64(e), false)
+			p.seal(e)
+			for range e - 1 {
+				wg.Go(func() {
+					if err := p.r.Commit(e); err != nil {
+						t.Errorf("commit of epoch %d: %v", e, err)
+					}
+				})
+			}
+			synctest.Wait()
+		}
+		close(slow.let)
+		synctest.Wait()
+		p.same("committed", p.here.image())
+		p.link.Detach()
+		wg.Wait()
+	})
 }
 
 // The backup's disk fails: the primary hears why, and its own writes go on.

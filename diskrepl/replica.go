@@ -480,27 +480,30 @@ func (r *Replica) wakeOn(ctx context.Context) func() bool {
 	})
 }
 
-// Commit gives the disk the writes of a sealed epoch. It returns when the disk
-// has taken them; a later flush makes them durable. Epochs are committed in
-// order, each once; a crash in the middle leaves a disk as one is left whose
+// Commit gives the disk the writes of a sealed epoch, unless it has them. It
+// returns when the disk has taken them; a later flush makes them durable. Epochs
+// are committed in order, each once; a crash in the middle leaves a disk as one is left whose
 // own power failed, because no write overtakes a flush that the domain asked
 // for.
 func (r *Replica) Commit(epoch uint64) error {
 	r.mu.Lock()
-	if r.closed {
-		r.mu.Unlock()
-		return ErrDetached
-	}
-	if epoch != r.sealed || r.journal == nil {
-		r.mu.Unlock()
-		return fmt.Errorf("diskrepl: commit of epoch %d, sealed is %d, committed %d", epoch, r.sealed, r.committed)
-	}
-	for r.committed < r.wanted && r.diskErr == nil {
+	// One at a time; the same one may be asked for by two, at the session's end.
+	for r.committed < r.wanted && r.diskErr == nil && !r.closed {
 		r.cond.Wait()
 	}
-	if r.diskErr != nil {
+	var err error
+	switch {
+	case r.diskErr != nil:
+		err = r.diskErr
+	case r.committed == epoch:
+	case r.closed:
+		err = ErrDetached
+	case epoch != r.sealed || r.journal == nil:
+		err = fmt.Errorf("diskrepl: commit of epoch %d, sealed is %d, committed %d", epoch, r.sealed, r.committed)
+	}
+	if err != nil || r.committed == epoch {
 		r.mu.Unlock()
-		return r.diskErr
+		return err
 	}
 	log := r.journal
 	r.journal, r.wanted = nil, epoch
@@ -517,7 +520,7 @@ func (r *Replica) Commit(epoch uint64) error {
 	}
 	r.mu.Unlock()
 
-	err := r.applyAll(log)
+	err = r.applyAll(log)
 	if err == nil && r.durable != nil {
 		err = r.dev.Flush()
 	}
