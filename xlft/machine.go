@@ -54,8 +54,9 @@ type Event interface{ isEvent() }
 // The events of a Machine.
 type (
 	// Start is the first event. Held says that an earlier protector left the
-	// domain's output held.
-	Start struct{ Held bool }
+	// domain's output held, Handed that it may have told the backup to run the
+	// domain, and Yielded that it knew that the backup runs it.
+	Start struct{ Held, Handed, Yielded bool }
 	// Connected: the backup accepted the offer.
 	Connected struct{}
 	// DisksSynced: the backup's disks are as this host's.
@@ -92,8 +93,8 @@ type (
 	StopAsked struct{}
 	// FailoverAsked: the operator moves the domain to the backup.
 	FailoverAsked struct{}
-	// NotDrained: what was released has not left, and the backup has not been
-	// told to run the domain.
+	// NotDrained: what was released has not left, or the switch-over could not
+	// be recorded; the backup has not been told to run the domain.
 	NotDrained struct{ Err error }
 	// GuestEnded: the domain shut down, crashed or was destroyed by itself.
 	GuestEnded struct{ Why string }
@@ -258,6 +259,7 @@ type Machine struct {
 
 	failover bool   // hand over as soon as nothing is in flight
 	final    uint64 // the final epoch of a switch-over; 0 before it is taken
+	told     bool   // an earlier protector may have handed the domain over
 	held     bool   // domain stopped by Hold
 }
 
@@ -311,9 +313,12 @@ func (m *Machine) Step(ev Event) []Action {
 func (m *Machine) stepConnecting(ev Event) []Action {
 	switch ev := ev.(type) {
 	case Start:
-		if ev.Held {
+		switch {
+		case ev.Yielded:
+			return m.yield()
+		case ev.Held:
 			m.state = Recovering
-			m.proven = true
+			m.proven, m.told = true, ev.Handed
 			return []Action{AskOwner{}}
 		}
 		// Abandon: a gate may be left of one that died after all was decided.
@@ -345,7 +350,7 @@ func (m *Machine) stepRecovering(ev Event) []Action {
 		switch {
 		case ev.Unreachable:
 			m.state = Doubt
-			return []Action{AskArbiter{}}
+			return []Action{AskArbiter{Handed: m.told}}
 		case ev.Role == RoleRunning:
 			return m.yield()
 		}
@@ -441,7 +446,9 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 		return []Action{Release{ev.Epoch}, HandOver{ev.Epoch}}
 	case BackupRuns:
 		m.state = Ended
-		return []Action{NextGeneration{}, Destroy{}, EndSave{}, Hangup{}, Exit{nil}}
+		// Destroy first: it records who runs the domain. A successor that knew
+		// only of the next generation would let the output out.
+		return []Action{Destroy{}, NextGeneration{}, EndSave{}, Hangup{}, Exit{nil}}
 	case BackupLost:
 		return m.lost()
 	case ReplicaDropped:
@@ -489,7 +496,7 @@ func (m *Machine) ask() []Action {
 	return []Action{AskArbiter{}}
 }
 
-func (m *Machine) handed() bool { return m.final > 0 && m.acked == m.final }
+func (m *Machine) handed() bool { return m.told || m.final > 0 && m.acked == m.final }
 
 func (m *Machine) stepDoubt(ev Event) []Action {
 	switch ev := ev.(type) {
@@ -586,7 +593,7 @@ func (m *Machine) stepDetaching(ev Event) []Action {
 
 // settle is the end of every protection that leaves the domain running here.
 func (m *Machine) settle() []Action {
-	m.acked, m.flight, m.final, m.exposed = 0, 0, 0, false
+	m.acked, m.flight, m.final, m.exposed, m.told = 0, 0, 0, false, false
 	if m.stopping {
 		return append([]Action{Abandon{}}, m.end(m.exitErr)...)
 	}

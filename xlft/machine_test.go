@@ -91,7 +91,8 @@ func tellPrimary(m *Machine) func([]string) string {
 		var ev Event
 		switch w[0] {
 		case "start":
-			ev = Start{Held: len(w) > 1}
+			said := strings.Join(w[1:], " ")
+			ev = Start{Held: strings.Contains(said, "held"), Handed: strings.Contains(said, "handed"), Yielded: strings.Contains(said, "yielded")}
 		case "connected":
 			ev = Connected{}
 		case "synced":
@@ -188,7 +189,7 @@ func FuzzMachine(f *testing.F) {
 		for _, c := range script {
 			arg := uint64(c >> 4)
 			evs := []Event{
-				Start{arg%2 == 1}, Connected{}, ConnectFailed{errStory}, Owner{Role(arg % 2), arg > 7}, Trigger{WhyDirty},
+				Start{arg%2 == 1, arg%4 == 3, arg == 4}, Connected{}, ConnectFailed{errStory}, Owner{Role(arg % 2), arg > 7}, Trigger{WhyDirty},
 				Captured{m.taking}, SaveEnded{}, Acked{arg}, BackupLost{errStory}, ReplicaDropped{errStory},
 				Solo{Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"},
 			}

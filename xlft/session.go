@@ -91,16 +91,20 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 	// An earlier protector died while the backup could have taken over: the
 	// output stays as it was left, held, until it is known who owns the domain.
-	// The same if it could not destroy a copy that it had to give up.
-	held := rec.Instance == s.Instance && (rec.Role == HostPrimary && rec.Exposed || rec.Role == HostYielded)
+	held := rec.Instance == s.Instance && rec.Role == HostPrimary && rec.Exposed
+	// It knew that the backup runs the domain, and did not come to destroy the
+	// copy here, or could not.
+	yielded := rec.Instance == s.Instance && rec.Role == HostYielded
 	s.rec = rec
-	if !held {
-		s.rec.Generation++
-		s.rec.Exposed = false
-	}
-	s.rec.Role, s.rec.Peer, s.rec.Instance = HostPrimary, s.Peer, s.Instance
-	if err := s.Store.Save(s.Domain, s.rec); err != nil {
-		return fmt.Errorf("%s: %w", s.Domain, err)
+	if !yielded {
+		if !held {
+			s.rec.Generation++
+			s.rec.Exposed, s.rec.Handed = false, false
+		}
+		s.rec.Role, s.rec.Peer, s.rec.Instance = HostPrimary, s.Peer, s.Instance
+		if err := s.Store.Save(s.Domain, s.rec); err != nil {
+			return fmt.Errorf("%s: %w", s.Domain, err)
+		}
 	}
 
 	// Work that goes on after an operator's stop has a context of its own.
@@ -110,7 +114,7 @@ func (s *Session) Run(ctx context.Context) error {
 	s.spawn(func() { s.watchGuest(work) })
 	s.spawn(func() { s.watchTriggers(work) })
 
-	s.step(work, Start{Held: held})
+	s.step(work, Start{Held: held, Handed: rec.Handed, Yielded: yielded})
 	stop := ctx.Done()
 	for s.exit == nil {
 		select {
@@ -300,7 +304,9 @@ func (s *Session) do(ctx context.Context, a Action) {
 		s.save.next <- a
 		s.within(s.Settings.SuspendTimeout+s.Settings.AckTimeout, "the capture of a checkpoint made no progress", s.save.spool)
 	case EndSave:
-		s.save.cancel()
+		if s.save != nil { // it did not begin: its end is on its way
+			s.save.cancel()
+		}
 	case Send:
 		s.save.spool.open(a.Epoch)
 		var progress *spool
@@ -324,6 +330,14 @@ func (s *Session) do(ctx context.Context, a Action) {
 		cancel()
 		if err != nil {
 			s.postLater(ctx, NotDrained{fmt.Errorf("what was released has not left: %w", err)})
+			return
+		}
+		// A successor must not have the arbiter take the domain from a backup
+		// that runs it by this host's word.
+		s.rec.Handed = true
+		if err := s.Store.Save(s.Domain, s.rec); err != nil {
+			s.rec.Handed = false
+			s.postLater(ctx, NotDrained{fmt.Errorf("record the switch-over: %w", err)})
 			return
 		}
 		if err := s.link.write(wire.TypeHandOver, a.Epoch); err != nil {
@@ -351,7 +365,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 		s.resumeLeftover()
 	case NextGeneration:
 		s.rec.Generation++
-		s.rec.Exposed = false
+		s.rec.Exposed, s.rec.Handed = false, false
 		if err := s.Store.Save(s.Domain, s.rec); err != nil {
 			s.Log.Error("record the change of owner", zap.Error(err))
 		}
@@ -450,7 +464,7 @@ func (s *Session) destroy() {
 	if s.save != nil {
 		s.save.gone.Store(true)
 	}
-	s.rec.Role, s.rec.Exposed = HostYielded, false
+	s.rec.Role, s.rec.Exposed, s.rec.Handed = HostYielded, false, false
 	if err := s.Store.Save(s.Domain, s.rec); err != nil {
 		s.Log.Error("record that the domain was given up", zap.Error(err))
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,8 +38,9 @@ import (
 //
 // A seed gives the schedule; run one again with -sim.seed.
 var (
-	simSeeds = flag.Int("sim.seeds", 400, "how many fault schedules to run")
-	simSeed  = flag.Uint64("sim.seed", 0, "run this schedule alone, with its log")
+	simSeeds      = flag.Int("sim.seeds", 400, "how many fault schedules to run")
+	simSeed       = flag.Uint64("sim.seed", 0, "run this schedule alone, with its log")
+	simFaultKinds = flag.String("sim.faults", "", "numbers of the faults that there are, by commas; all if empty")
 )
 
 // Times of the simulation: short, so that much happens in few steps.
@@ -134,8 +136,8 @@ type sim struct {
 	unhappy  time.Time // since when "protected" is said and not true
 	fresh    time.Time // when "protected" was said last with a checkpoint that was new
 	epoch    uint64    // of it
-	oneFault bool
-	switched bool // a switch-over was asked for
+	faults   int       // that there were; a switch-over is none
+	switched bool      // a switch-over was asked for
 }
 
 const simDomain = "web1"
@@ -149,7 +151,10 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 		simxen.Share(s.a, s.b)
 	}
 	if seed%3 == 0 {
-		s.a.Slow = time.Duration(1+s.rng.IntN(40)) * time.Millisecond
+		s.a.Slow = s.slowness()
+	}
+	if seed%5 < 2 {
+		s.b.Slow = s.slowness()
 	}
 	s.b.DurableAck, s.b.ReplayTwice = !s.shared && seed%4 == 0, v.twice
 	s.domain = s.a.Boot(simDomain, 12)
@@ -158,6 +163,16 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 	}
 	return s
 }
+
+// slowness is what things take at most on a host: often little, at times longer
+// than the silence after which it is suspected.
+func (s *sim) slowness() time.Duration {
+	most := []int{40, 40, 300}[s.rng.IntN(3)]
+	return time.Duration(1+s.rng.IntN(most)) * time.Millisecond
+}
+
+// ackTimeout is one that slow hosts keep to.
+func (s *sim) ackTimeout() time.Duration { return simAck + 3*(s.a.Slow+s.b.Slow) }
 
 func (s *sim) arb(p *simxen.Process) xlft.Arbiter {
 	a := p.Arbiter(s.arbiter)
@@ -194,7 +209,7 @@ func (s *sim) protect() {
 	if s.v.dial != nil {
 		dial = s.v.dial(dial)
 	}
-	silence, ack := simSilence, simAck
+	silence, ack := simSilence, s.ackTimeout()
 	if s.v.patience > 0 {
 		silence = s.v.patience
 	}
@@ -274,9 +289,8 @@ func (s *sim) run() {
 		s.wg.Go(func() { s.cutPower(stopLooking) })
 	}
 
-	s.oneFault = s.rng.IntN(3) == 0
 	faults := 1
-	if !s.oneFault {
+	if s.rng.IntN(3) > 0 {
 		faults += s.rng.IntN(4)
 	}
 	for range faults {
@@ -309,22 +323,25 @@ const (
 	powerCutB    = 2
 	receiverStop = 6
 	switchOver   = 12 // is none
+	killAtSaveA  = 18
+	killAtSaveB  = 19
 )
 
 func (s *sim) fault(begun time.Time) {
 	at := time.Since(begun).Round(time.Millisecond)
 	after := func(f func()) {
-		d := time.Duration(s.rng.Int64N(int64(900 * time.Millisecond)))
+		d := time.Duration(s.w.Rand() % uint64(900*time.Millisecond))
 		s.wg.Go(func() { time.Sleep(d); f() })
 	}
 	if s.a.Down() && s.b.Down() {
 		return
 	}
 	primary, backup, session := s.now()
-	kind := s.rng.IntN(18)
+	kind := s.rng.IntN(20)
 	if n := len(s.v.faults); n > 0 {
 		kind = s.v.faults[s.rng.IntN(n)]
 	}
+	s.faults++
 	switch kind {
 	case powerCutA, 1:
 		s.tell("%v power cut at A", at)
@@ -388,6 +405,14 @@ func (s *sim) fault(begun time.Time) {
 		s.tell("%v nobody hears %s", at, h)
 		s.net.Mute(h, true)
 		after(func() { s.net.Mute(h, false) })
+	case killAtSaveA, killAtSaveB:
+		p, name, again := primary, "protector", s.protect
+		if kind == killAtSaveB {
+			p, name, again = backup, "receiver", s.receive
+		}
+		before := s.rng.IntN(2) == 0
+		s.tell("%v %s killed at its next record, before it stands: %v", at, name, before)
+		p.KillAtSave(before, func() { after(again) })
 	case 17:
 		s.tell("%v disk server killed", at)
 		s.domain.RestartDisk()
@@ -418,7 +443,8 @@ func (s *sim) look(stop <-chan struct{}) {
 				s.epoch, s.fresh = st.Epoch, time.Now()
 			}
 		}
-		if age := time.Since(s.fresh); said && age > simStale {
+		// It gets as old as the limits of suspending and of the ack allow.
+		if age := time.Since(s.fresh); said && age > simSuspend+s.ackTimeout()+2*simEpoch+3*s.a.Slow {
 			s.w.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
 		}
 		able := false
@@ -435,16 +461,12 @@ func (s *sim) look(stop <-chan struct{}) {
 			s.unhappy = time.Time{}
 		case s.unhappy.IsZero():
 			s.unhappy = time.Now()
-		case time.Since(s.unhappy) > 2*simSilence:
+		case time.Since(s.unhappy) > 2*simSilence+3*s.a.Slow: // what A is at comes first
 			s.w.Violate("P6", "\"protected\" is said, but nobody could take over, for %v", time.Since(s.unhappy))
 		}
 		s.mu.Unlock()
 	}
 }
-
-// simStale is how old a checkpoint gets at most until its protector says that
-// something is wrong: the limits of suspending and of the ack, and an epoch.
-const simStale = simSuspend + simAck + 2*simEpoch
 
 // cutPower is P2 of a backup with durable_ack: what a power cut at any moment
 // would leave of its disk can be promoted.
@@ -464,17 +486,16 @@ func (s *sim) judge() {
 	s.mu.Lock()
 	over, result := s.over, s.result
 	s.mu.Unlock()
-	ours, theirs := s.a.Domain(simDomain), s.b.Domain(simDomain)
-	running := runs(ours) || runs(theirs)
+	running := runs(s.a, s.b)
 	// Whose power failed after it had won the domain took it along; that is
 	// two failures. One failure never costs the domain.
-	if !running && s.oneFault && !s.a.Down() {
+	if !running && s.faults <= 1 && !s.a.Down() {
 		s.w.Violate("P5", "one failure (%s) and the domain runs nowhere; session over %v: %v", strings.Join(s.story, "; "), over, result)
 	}
-	if !running && s.oneFault && s.a.Down() && theirs == nil && s.w.Takeovers == 0 && s.wasReady() {
+	if !running && s.faults <= 1 && s.a.Down() && s.b.Domain(simDomain) == nil && s.w.Takeovers == 0 && s.wasReady() {
 		s.w.Violate("P5", "power cut at A after it was protected, and B does not run the domain")
 	}
-	if running && runs(ours) && !over && !s.a.Down() && !s.b.Down() {
+	if running && runs(s.a) && !over && !s.a.Down() && !s.b.Down() {
 		// Connected again and synced by itself.
 		if st := s.session.Status(); !st.Protected && st.State != xlft.Seeding.String() && !errors.Is(s.lastBoth(st), xlft.ErrBothRun) && result == nil {
 			s.w.Violate("P5", "everything works again, but the domain is %s: %s", st.State, st.LastError)
@@ -482,11 +503,14 @@ func (s *sim) judge() {
 	}
 }
 
-// runs reports whether a domain runs, now or after a pause.
-func runs(d *simxen.Domain) bool {
-	for range 20 {
-		if d != nil && d.Runs() {
-			return true
+// runs reports whether the domain runs on one of the hosts, now or after a pause
+// or a takeover, of slow hosts too.
+func runs(hosts ...*simxen.Host) bool {
+	for range 200 {
+		for _, h := range hosts {
+			if d := h.Domain(simDomain); d != nil && d.Runs() {
+				return true
+			}
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -583,9 +607,15 @@ func runSim(t *testing.T, seed uint64, v variant, log *zap.Logger) (violations, 
 }
 
 func TestSimulation(t *testing.T) {
+	var v variant
+	for f := range strings.SplitSeq(*simFaultKinds, ",") {
+		if n, err := strconv.Atoi(f); err == nil {
+			v.faults = append(v.faults, n)
+		}
+	}
 	if *simSeed != 0 {
 		log := zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig()), zapcore.Lock(os.Stderr), zap.DebugLevel))
-		v, story, w := runSim(t, *simSeed, variant{}, log)
+		v, story, w := runSim(t, *simSeed, v, log)
 		t.Logf("seed %d: %s\n%d takeovers, %d packets heard", *simSeed, strings.Join(story, "\n  "), w.Takeovers, w.Delivered)
 		for _, x := range v {
 			t.Error(x)
@@ -605,7 +635,7 @@ func TestSimulation(t *testing.T) {
 						return
 					}
 					seed := first + uint64(i)
-					v, story, w := runSim(t, seed, variant{}, zap.NewNop())
+					v, story, w := runSim(t, seed, v, zap.NewNop())
 					takeovers.Add(int64(w.Takeovers))
 					promoted.Add(int64(w.Promoted))
 					heard.Add(int64(w.Delivered))

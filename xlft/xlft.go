@@ -146,7 +146,9 @@ type Record struct {
 	Peer       string   `json:"peer"` // the other host's name in the config
 	// Of a primary: the backup may hold a whole checkpoint of this run of the
 	// domain.
-	Exposed  bool   `json:"exposed,omitempty"`
+	Exposed bool `json:"exposed,omitempty"`
+	// Handed: it may have been told to run the domain.
+	Handed   bool   `json:"handed,omitempty"`
 	Instance string `json:"instance,omitempty"`
 }
 

@@ -54,6 +54,8 @@ type claims struct {
 func (c *claims) String() string { return "simulated" }
 
 func (c *claims) Claim(_ context.Context, q xlft.ArbiterQuery) (bool, error) {
+	c.p.h.work()
+	defer c.p.h.work() // the answer has its way too
 	if c.p.Dead() {
 		return false, nil // its goroutines come to an end; nothing is done
 	}
@@ -85,6 +87,8 @@ type fence struct {
 func (f *fence) String() string { return "simulated fence" }
 
 func (f *fence) Claim(_ context.Context, q xlft.ArbiterQuery) (bool, error) {
+	f.p.h.work()
+	defer f.p.h.work()
 	f.a.mu.Lock()
 	defer f.a.mu.Unlock()
 	switch {

@@ -580,6 +580,14 @@ func (c *platterCopy) Zero(off, n int64, _, fua bool) error {
 	return c.WriteAt(make([]byte, n), off, fua)
 }
 
+func (c *platterCopy) Flush() error {
+	c.proc.h.work()
+	if c.proc.Dead() {
+		return errDead
+	}
+	return c.Platter.Flush()
+}
+
 // SpillFile is a file in memory.
 func (c *platterCopy) SpillFile() diskrepl.SpillFile { return new(ramFile) }
 

@@ -253,6 +253,7 @@ func (g *guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 }
 
 func (g *guest) change(f func(*Domain)) error {
+	g.p.h.work()
 	if g.p.Dead() {
 		return errDead
 	}
@@ -262,15 +263,12 @@ func (g *guest) change(f func(*Domain)) error {
 	return nil
 }
 
-func (g *guest) Resume() error {
-	g.p.h.work()
-	return g.change(func(d *Domain) { d.suspended = false })
-}
-
+func (g *guest) Resume() error  { return g.change(func(d *Domain) { d.suspended = false }) }
 func (g *guest) Pause() error   { return g.change(func(d *Domain) { d.paused = true }) }
 func (g *guest) Unpause() error { return g.change(func(d *Domain) { d.paused = false }) }
 
 func (g *guest) Destroy() error {
+	g.p.h.work()
 	if g.p.Dead() {
 		return errDead
 	}

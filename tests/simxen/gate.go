@@ -127,6 +127,7 @@ type output struct {
 func (p *Process) Output(d *Domain) xlft.Output { return &output{p, d.gate} }
 
 func (o *output) do(f func() error) error {
+	o.p.h.work()
 	if o.p.Dead() {
 		return errDead
 	}

@@ -21,8 +21,8 @@ type Host struct {
 	DurableAck bool
 	// ReplayTwice is the broken variant that replays an old part of the journal again.
 	ReplayTwice bool
-	// Slow is what a resume, a seal and a release take at most: each takes a
-	// random part of it.
+	// Slow is what anything takes at most that asks the hypervisor, the kernel,
+	// a disk or an arbiter: each time a random part of it.
 	Slow time.Duration
 
 	w   *World
@@ -106,9 +106,17 @@ type Process struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	atSave atomic.Pointer[killing]
+
 	mu    sync.Mutex
 	conns []*Conn
 	kills []func()
+}
+
+// A killing is a death that waits for the process's next record.
+type killing struct {
+	before bool
+	then   func()
 }
 
 // Spawn starts a process; what runs in it is the caller's.
@@ -140,6 +148,10 @@ func (p *Process) Kill() {
 		c.abort()
 	}
 }
+
+// KillAtSave kills the process when it next records something, before that is
+// recorded or after it, and calls then.
+func (p *Process) KillAtSave(before bool, then func()) { p.atSave.Store(&killing{before, then}) }
 
 func (p *Process) kill() {
 	p.dead.Store(true)
@@ -185,7 +197,16 @@ func (d *disk) Load(domain string) (xlft.Record, error) {
 }
 
 func (d *disk) Save(domain string, r xlft.Record) error {
+	d.p.h.work()
 	if d.p.Dead() {
+		return errDead
+	}
+	if k := d.p.atSave.Swap(nil); k != nil {
+		if !k.before {
+			d.Save(domain, r)
+		}
+		d.p.Kill()
+		k.then()
 		return errDead
 	}
 	// As a file would: only what JSON carries.

@@ -158,6 +158,10 @@ func (v *replica) RunOn(context.Context) error {
 	v.pw.Close()
 	<-v.ended
 	h := v.r.P.h
+	h.work()
+	if v.r.P.Dead() {
+		return errDead
+	}
 	v.mu.Lock()
 	pages := v.pages
 	v.mu.Unlock()
@@ -197,6 +201,7 @@ func (v *replica) Discard() error {
 	v.mu.Lock()
 	v.discard = true
 	v.mu.Unlock()
+	v.r.P.h.work()
 	v.pw.Close()
 	v.pr.Close()
 	return nil
