@@ -68,44 +68,47 @@ func (o lateOutput) Release(e uint64) error {
 	return o.Output.Release(e)
 }
 
-// A hangingGuest's save hangs where a checkpoint is captured, and goes on when
-// it is let.
+// A hangingGuest's save calls hang where it captures a checkpoint.
 type hangingGuest struct {
 	xlft.Guest
-	at    int // which checkpoint
-	hangs chan struct{}
-	let   chan struct{}
+	at   int // which one
+	hang func(context.Context)
 }
 
 func (g *hangingGuest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) error {
 	n, captured := 0, hooks.Captured
 	hooks.Captured = func() error {
 		if n++; n == g.at {
-			close(g.hangs)
-			<-g.let
+			g.hang(ctx)
 		}
 		return captured()
 	}
 	return g.Guest.Save(ctx, dst, hooks)
 }
 
-// hangs runs until the capture of a checkpoint hangs.
-func hangs(t *testing.T, at int) (*sim, *hangingGuest) {
-	g := &hangingGuest{at: at, hangs: make(chan struct{}), let: make(chan struct{})}
-	s := newSim(t, 2, variant{storage: mirrored, guest: func(inner xlft.Guest) xlft.Guest {
+// hangs runs until the capture of a checkpoint hangs, once.
+func hangs(t *testing.T, at int) (s *sim, goOn func()) {
+	g := &hangingGuest{at: at}
+	hangs, let := make(chan struct{}), make(chan struct{})
+	g.hang = func(context.Context) {
+		close(hangs)
+		<-let
+		g.at = 0
+	}
+	s = newSim(t, 2, variant{storage: mirrored, guest: func(inner xlft.Guest) xlft.Guest {
 		g.Guest = inner
 		return g
 	}}, zap.NewNop())
 	s.receive()
 	s.protect()
-	<-g.hangs
-	return s, g
+	<-hangs
+	return s, func() { close(let) }
 }
 
 // TestCaptureHangs: a capture that hangs is no protection, and is not called so.
 func TestCaptureHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, g := hangs(t, 4)
+		s, goOn := hangs(t, 4)
 		time.Sleep(simSuspend + simAck/2)
 		if st := s.session.Status(); !st.Protected {
 			t.Errorf("given up too early: %+v", st)
@@ -114,8 +117,7 @@ func TestCaptureHangs(t *testing.T) {
 		if st := s.session.Status(); st.Protected || st.LastError == "" {
 			t.Errorf("a capture hangs: %+v", st)
 		}
-		g.at = 0
-		close(g.let)
+		goOn()
 		s.awaitProtected()
 		s.endWell()
 		if s.w.Takeovers > 0 {
@@ -128,11 +130,11 @@ func TestCaptureHangs(t *testing.T) {
 // goes on alone without asking anybody: the backup must not hold it whole.
 func TestFirstCaptureHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, g := hangs(t, 1)
+		s, goOn := hangs(t, 1)
 		time.Sleep(simEpoch)
 		s.net.Cut(true)
 		time.Sleep(4 * simSilence)
-		close(g.let)
+		goOn()
 		time.Sleep(4 * simSilence)
 		if d := s.b.Domain(simDomain); d != nil {
 			t.Error("the backup runs the domain")

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -776,20 +775,6 @@ type yesArbiter struct{ xlft.Arbiter }
 
 func (yesArbiter) Claim(context.Context, xlft.ArbiterQuery) (bool, error) { return true, nil }
 
-// stuckGuest's save hangs in its third checkpoint.
-type stuckGuest struct{ xlft.Guest }
-
-func (g stuckGuest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) error {
-	n, captured := 0, hooks.Captured
-	hooks.Captured = func() error {
-		if n++; n == 3 {
-			<-ctx.Done()
-		}
-		return captured()
-	}
-	return g.Guest.Save(ctx, dst, hooks)
-}
-
 // TestFalseSuspicion: a backup that is only slow to answer is told to drop its
 // replica before its primary hangs up, so that not even an arbiter that says
 // yes to both lets both run.
@@ -915,7 +900,7 @@ func TestSimulationCatches(t *testing.T) {
 		{"P4", "checkpoint not applied whole", variant{torn: true}},
 		{"P5", "held output dropped", variant{output: func(o xlft.Output) xlft.Output { return lossyOutput{o} }}},
 		{"P6", "silence not noticed", variant{patience: time.Minute}},
-		{"P6", "hanging capture not noticed", variant{noLimit: true, guest: func(g xlft.Guest) xlft.Guest { return stuckGuest{g} }}},
+		{"P6", "hanging capture not noticed", variant{noLimit: true, guest: func(g xlft.Guest) xlft.Guest { return &hangingGuest{g, 3, func(ctx context.Context) { <-ctx.Done() }} }}},
 	} {
 		t.Run(c.promise+" "+c.how, func(t *testing.T) {
 			t.Parallel()
