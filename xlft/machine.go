@@ -505,7 +505,11 @@ func (m *Machine) stepDoubt(ev Event) []Action {
 		case Won:
 			return append([]Action{Hangup{Drop: true}}, m.alone()...)
 		case Lost:
-			return m.yield()
+			if !m.handed() {
+				return m.yield()
+			}
+			// It has claimed what it was handed. Whether it runs it is its own
+			// word to give.
 		}
 		// In doubt the domain waits; it is never guessed. The backup may claim.
 		m.state = Fenced

@@ -175,14 +175,38 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResu
 			return wire.OwnerResult{Role: wire.RoleReplica, Generation: s.offer.Generation}, nil
 		}
 	}
-	rec, err := r.Store.Load(q.Domain)
-	if err != nil {
+	rec, err := r.record(q.Domain)
+	switch {
+	case err != nil:
 		return wire.OwnerResult{}, err
-	}
-	if rec.Role == HostOwner {
+	case rec.Role == HostOwner && rec.Handed:
+		return wire.OwnerResult{Role: wire.RoleReplica, Generation: rec.Generation}, nil
+	case rec.Role == HostOwner:
 		return wire.OwnerResult{Role: wire.RoleRunning, Generation: rec.Generation}, nil
 	}
 	return wire.OwnerResult{Role: wire.RoleNone, Generation: rec.Generation}, nil
+}
+
+// record returns what is known of a domain without a standby. A receiver that
+// died in a switch-over left it open whether the domain runs here: that is found
+// out. While its worker is at it, it stays open.
+func (r *Receiver) record(domain string) (Record, error) {
+	rec, err := r.Store.Load(domain)
+	if err != nil || rec.Role != HostOwner || !rec.Handed {
+		return rec, err
+	}
+	found, err := r.Restorer.Find(domain)
+	switch {
+	case err != nil:
+		return rec, fmt.Errorf("whether %s was taken over: %w", domain, err)
+	case found == FoundReplica:
+		return rec, nil
+	case found == FoundNothing:
+		rec.Role = HostNone
+	}
+	rec.Handed = false
+	r.Log.Warn("a switch-over that a receiver before this one did not come to the end of", zap.String("domain", domain), zap.Bool("done", found == FoundDomain))
+	return rec, r.Store.Save(domain, rec)
 }
 
 // control is a session's control connection: an offer, then the session.
@@ -237,7 +261,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*stand
 			return nil, wire.CodeBusy, nil, errors.New("its replica waits for the arbiter")
 		}
 	}
-	rec, err := r.Store.Load(o.Domain)
+	rec, err := r.record(o.Domain)
 	if err != nil {
 		return nil, wire.CodeInternal, nil, err
 	}

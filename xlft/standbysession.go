@@ -37,6 +37,7 @@ type standby struct {
 	disks   []*standbyDisk // fixed once ACCEPT is sent
 	retry   *time.Timer
 	finish  *Finish
+	rec     Record // of a takeover
 
 	wmu sync.Mutex // one writer at a time on control
 
@@ -173,8 +174,9 @@ func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
 	case TakeOver:
 		// First the record: from here on a primary that comes back, also after
 		// a restart of this process, is told that the domain is this host's.
-		rec := Record{Generation: s.offer.Generation, Role: HostOwner, Peer: s.peer}
-		err := s.r.Store.Save(s.offer.Domain, rec)
+		// One that handed it over and lives is told so only when that is true.
+		s.rec = Record{Generation: s.offer.Generation, Role: HostOwner, Peer: s.peer, Handed: s.m.handed}
+		err := s.r.Store.Save(s.offer.Domain, s.rec)
 		wg.Go(func() { s.takeOver(ctx, err) })
 	case Discard:
 		// Said first: from here on nothing runs the replica, and the primary
@@ -186,6 +188,12 @@ func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
 		}
 		s.closeDisks()
 	case SayRunning:
+		if s.rec.Handed {
+			s.rec.Handed = false
+			if err := s.r.Store.Save(s.offer.Domain, s.rec); err != nil {
+				s.log.Error("record that the domain runs here", zap.Error(err))
+			}
+		}
 		s.write(wire.TypeRunning, 0, nil)
 	case Finish:
 		s.finish = &a

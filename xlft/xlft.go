@@ -147,7 +147,8 @@ type Record struct {
 	// Of a primary: the backup may hold a whole checkpoint of this run of the
 	// domain.
 	Exposed bool `json:"exposed,omitempty"`
-	// Handed: it may have been told to run the domain.
+	// Handed: it may have been told to run the domain. Of an owner: the primary
+	// told it to, and it is not known yet whether it came to that.
 	Handed   bool   `json:"handed,omitempty"`
 	Instance string `json:"instance,omitempty"`
 }
@@ -168,7 +169,19 @@ type Restorer interface {
 	Check(ctx context.Context, o wire.Offer) []wire.Problem
 	// Restore starts a replica.
 	Restore(ctx context.Context, o wire.Offer) (Replica, error)
+	// Find says whether a domain runs here that was restored, also by a process
+	// before this one, or there is a replica of it that may come to that.
+	Find(domain string) (Found, error)
 }
+
+// Found is what there is of a domain that was to be taken over.
+type Found int
+
+const (
+	FoundNothing Found = iota
+	FoundReplica
+	FoundDomain
+)
 
 // A Replica is a domain being restored from a checkpointed stream. It doesn't
 // run, and is destroyed with the process that made it, until RunOn.

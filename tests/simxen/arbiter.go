@@ -57,7 +57,7 @@ func (c *claims) Claim(_ context.Context, q xlft.ArbiterQuery) (bool, error) {
 	c.p.h.work()
 	defer c.p.h.work() // the answer has its way too
 	if c.p.Dead() {
-		return false, nil // its goroutines come to an end; nothing is done
+		return true, nil // its goroutines come to an end; nothing that they do has an effect
 	}
 	c.a.mu.Lock()
 	defer c.a.mu.Unlock()
@@ -93,7 +93,7 @@ func (f *fence) Claim(_ context.Context, q xlft.ArbiterQuery) (bool, error) {
 	defer f.a.mu.Unlock()
 	switch {
 	case f.p.Dead():
-		return false, nil
+		return true, nil
 	case f.a.cut[f.p.h.Name]:
 		return false, errors.New("simxen: fence agent unreachable")
 	case q.Handed && q.Asker == xlft.AskerBackup:

@@ -33,6 +33,14 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 	return r.Unfit
 }
 
+// Find: replicas go with the process that made them.
+func (r *Restorer) Find(domain string) (xlft.Found, error) {
+	if r.P.h.Domain(domain) != nil {
+		return xlft.FoundDomain, nil
+	}
+	return xlft.FoundNothing, nil
+}
+
 func (r *Restorer) Restore(_ context.Context, o wire.Offer) (xlft.Replica, error) {
 	if r.P.Dead() || r.P.h.Down() {
 		return nil, errDead

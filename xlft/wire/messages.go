@@ -95,7 +95,7 @@ type Role string
 
 const (
 	RoleNone    Role = "none"    // nothing known of it, or the replica was dropped
-	RoleReplica Role = "replica" // holds a copy that does not run
+	RoleReplica Role = "replica" // holds a copy of which it is not known yet whether it will run
 	RoleRunning Role = "running" // took it over: runs it, or is about to
 )
 

@@ -195,7 +195,11 @@ func (a *app) rows(cmd *cobra.Command, runDir, stateDir string) ([]row, error) {
 		}
 		switch r.Role {
 		case xlft.HostOwner:
-			seen[n] = row{Domain: n, Role: "owner", Peer: r.Peer, State: "took-over", Generation: r.Generation}
+			state := "took-over"
+			if r.Handed {
+				state = "taking-over" // or a receiver died at it: the primary's question settles that
+			}
+			seen[n] = row{Domain: n, Role: "owner", Peer: r.Peer, State: state, Generation: r.Generation}
 		case xlft.HostYielded:
 			seen[n] = row{Domain: n, Role: "yielded", Peer: r.Peer, State: "given-up", Generation: r.Generation}
 		case xlft.HostPrimary:

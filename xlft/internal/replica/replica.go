@@ -156,6 +156,22 @@ func (r *Restorer) Sweep(owned func(domain string) (bool, error)) error {
 	return nil
 }
 
+// Find looks for the replica first: a worker renames it when it runs.
+func (r *Restorer) Find(domain string) (xlft.Found, error) {
+	for _, x := range []struct {
+		name  string
+		found xlft.Found
+	}{{domain + suffix, xlft.FoundReplica}, {domain, xlft.FoundDomain}} {
+		switch _, err := r.Host.Lookup(x.name); {
+		case err == nil:
+			return x.found, nil
+		case !errors.Is(err, xen.ErrNoDomain):
+			return xlft.FoundNothing, err
+		}
+	}
+	return xlft.FoundNothing, nil
+}
+
 // Restore starts a worker.
 func (r *Restorer) Restore(_ context.Context, o wire.Offer) (xlft.Replica, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
