@@ -30,6 +30,8 @@ type Layers interface {
 type Layer interface {
 	io.ReaderAt
 	io.WriterAt
+	// Truncate cuts it off behind so many bytes.
+	Truncate(size int64) error
 	// Sync returns when stable storage has it.
 	Sync() error
 	// Remove closes it and takes it away.
@@ -94,8 +96,12 @@ func NewShared(dev Device, store Layers) (*Mirror, error) {
 	for i, e := range epochs {
 		l := &layer{epoch: e, f: left[e], refs: 1}
 		// The process may have been killed inside the last record, which was
-		// not answered then.
-		if err := l.recover(dev.Size()); err != nil && (i < len(epochs)-1 || !errors.Is(err, ErrLost)) {
+		// not answered then. It goes: what follows may be shorter.
+		err := l.recover(dev.Size())
+		if i == len(epochs)-1 && errors.Is(err, ErrLost) {
+			err = l.f.Truncate(l.size)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("diskrepl: writes held by an earlier process, epoch %d: %w", e, err)
 		}
 		h.layers = append(h.layers, l)
@@ -232,6 +238,9 @@ func (m *Mirror) holdBack(typ recordType, flags uint8, off, n int64, body []byte
 		rec := record{typ, flags, uint32(n), uint64(off), top.epoch}
 		h.scratch = append(rec.append(h.scratch[:0]), body...)
 		_, err := top.f.WriteAt(h.scratch, top.size)
+		if err != nil {
+			err = errors.Join(err, top.f.Truncate(top.size)) // a part may be there
+		}
 		if errors.Is(err, syscall.ENOSPC) && h.bytes > 0 {
 			h.limit = h.bytes // there is no more room than this: wait for what is held to leave
 			continue

@@ -444,6 +444,26 @@ func TestTornLayer(t *testing.T) {
 	if err := try(bad); err == nil {
 		t.Error("a damaged layer was taken")
 	}
+
+	// What the next process writes is shorter than what the first one left, and it is killed too.
+	os.WriteFile(name, whole[:len(whole)-1], 0o600)
+	m, err := NewShared(disk, s.layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.WriteAt([]byte("short"), 16384, false); err != nil {
+		t.Fatal(err)
+	}
+	m.Stop()
+	copy(s.model[16384:], "short")
+	again, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := try(again); err != nil {
+		t.Errorf("after a second death: %v", err)
+	}
+	clear(s.model[16384:])
 	os.WriteFile(filepath.Join(string(s.layers), "other"), nil, 0o600)
 	if err := try(whole); err == nil {
 		t.Error("a strange file was taken")

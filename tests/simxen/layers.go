@@ -35,6 +35,16 @@ func (l *layer) WriteAt(p []byte, off int64) (int, error) {
 	return l.ramFile.WriteAt(p, off)
 }
 
+func (l *layer) Truncate(size int64) error {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.synced = false
+	l.ramFile.mu.Lock()
+	defer l.ramFile.mu.Unlock()
+	l.b = l.b[:size]
+	return nil
+}
+
 func (l *layer) Sync() error {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
