@@ -74,7 +74,8 @@ func (h *Host) newMirror() *diskrepl.Mirror {
 	}
 	m, err := diskrepl.NewShared(powered{h.platter, h}, h.held)
 	if err != nil {
-		panic(err)
+		h.w.Violate("P5", "a disk server on %s can't start: %v", h.Name, err)
+		return diskrepl.NewMirror(h.platter)
 	}
 	return m
 }
@@ -117,15 +118,17 @@ func (d *Domain) disk() *diskrepl.Mirror {
 // RestartDisk kills the domain's disk server, and starts another.
 func (d *Domain) RestartDisk() {
 	d.disk().Stop()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.gone {
-		return
-	}
 	if d.host.held != nil {
 		d.host.held.interrupt(d.host.w)
 	}
-	d.mirror = d.host.newMirror()
+	m := d.host.newMirror()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone {
+		m.Stop()
+		return
+	}
+	d.mirror = m
 	if lost := d.diskLost; lost != nil {
 		d.host.wg.Go(func() { lost(errors.New("simxen: the disk server died")) })
 		d.diskLost = nil
