@@ -257,10 +257,9 @@ type Machine struct {
 	stopping bool  // Ended instead of Connecting
 	exitErr  error // with this
 
-	failover bool   // hand over as soon as nothing is in flight
-	final    uint64 // the final epoch of a switch-over; 0 before it is taken
-	told     bool   // an earlier protector may have handed the domain over
-	held     bool   // domain stopped by Hold
+	failover bool // hand over as soon as nothing is in flight
+	handed   bool // the backup may have been told, by this protector or an earlier one, to run the domain
+	held     bool // domain stopped by Hold
 }
 
 // State returns the state.
@@ -318,7 +317,7 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 			return m.yield()
 		case ev.Held:
 			m.state = Recovering
-			m.proven, m.told = true, ev.Handed
+			m.proven, m.handed = true, ev.Handed
 			return []Action{AskOwner{}}
 		}
 		// Abandon: a gate may be left of one that died after all was decided.
@@ -327,7 +326,7 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 		m.state = Seeding
 		m.acked, m.flight, m.taking = 0, 0, 0
 		m.exposed, m.saving = false, false
-		m.failover, m.final = false, 0
+		m.failover = false
 		return []Action{SyncDisks{}}
 	case ConnectFailed:
 		if !m.proven {
@@ -350,7 +349,7 @@ func (m *Machine) stepRecovering(ev Event) []Action {
 		switch {
 		case ev.Unreachable:
 			m.state = Doubt
-			return []Action{AskArbiter{Handed: m.told}}
+			return []Action{AskArbiter{Handed: m.handed}}
 		case ev.Role == RoleRunning:
 			return m.yield()
 		}
@@ -433,7 +432,6 @@ func (m *Machine) checkpoint() []Action {
 func (m *Machine) handOver() []Action {
 	m.state = HandingOver
 	m.taking = m.acked + 1
-	m.final = m.taking
 	return []Action{Checkpoint{Epoch: m.taking, Final: true}}
 }
 
@@ -443,6 +441,7 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 		return []Action{Send{ev.Epoch}}
 	case Acked:
 		// Its output may go: the backup resumes from here or from nothing.
+		m.handed = true
 		return []Action{Release{ev.Epoch}, HandOver{ev.Epoch}}
 	case BackupRuns:
 		m.state = Ended
@@ -457,10 +456,10 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 		m.exitErr = ev.Err
 		return m.drop()
 	case NotDrained:
-		m.final = 0
+		m.handed = false
 		return m.drop()
 	case DisksLost:
-		if m.acked == m.final {
+		if m.handed {
 			return nil // the backup has been handed the domain, and takes its disks
 		}
 		m.exitErr = ev.Err
@@ -490,13 +489,11 @@ func (m *Machine) lost() []Action {
 // ask finds out who owns the domain. A backup that has been told to run it may
 // do so by the primary's own word: it is asked itself before the arbiter.
 func (m *Machine) ask() []Action {
-	if m.handed() {
+	if m.handed {
 		return []Action{AskOwner{}}
 	}
 	return []Action{AskArbiter{}}
 }
-
-func (m *Machine) handed() bool { return m.told || m.final > 0 && m.acked == m.final }
 
 func (m *Machine) stepDoubt(ev Event) []Action {
 	switch ev := ev.(type) {
@@ -505,7 +502,7 @@ func (m *Machine) stepDoubt(ev Event) []Action {
 		case Won:
 			return append([]Action{Hangup{Drop: true}}, m.alone()...)
 		case Lost:
-			if !m.handed() {
+			if !m.handed {
 				return m.yield()
 			}
 			// It has claimed what it was handed. Whether it runs it is its own
@@ -528,7 +525,7 @@ func (m *Machine) stepDoubt(ev Event) []Action {
 		}
 		return m.detach()
 	case NotDrained:
-		m.final = 0 // it was not told, after all
+		m.handed = false // after all
 	case Retry:
 		m.state = Doubt
 		return m.ask()
@@ -597,7 +594,7 @@ func (m *Machine) stepDetaching(ev Event) []Action {
 
 // settle is the end of every protection that leaves the domain running here.
 func (m *Machine) settle() []Action {
-	m.acked, m.flight, m.final, m.exposed, m.told = 0, 0, 0, false, false
+	m.acked, m.flight, m.exposed, m.handed = 0, 0, false, false
 	if m.stopping {
 		return append([]Action{Abandon{}}, m.end(m.exitErr)...)
 	}
