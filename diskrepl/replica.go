@@ -482,43 +482,16 @@ func (r *Replica) wakeOn(ctx context.Context) func() bool {
 
 // Commit gives the disk the writes of a sealed epoch, unless it has them. It
 // returns when the disk has taken them; a later flush makes them durable. Epochs
-// are committed in order, each once; a crash in the middle leaves a disk as one is left whose
-// own power failed, because no write overtakes a flush that the domain asked
-// for.
+// are committed in order, each once; a crash in the middle leaves a disk as one
+// is left whose own power failed, because no write overtakes a flush that the
+// domain asked for.
 func (r *Replica) Commit(epoch uint64) error {
 	r.mu.Lock()
-	// One at a time; the same one may be asked for by two, at the session's end.
-	for r.committed < r.wanted && r.diskErr == nil && !r.closed {
-		r.cond.Wait()
-	}
-	var err error
-	switch {
-	case r.diskErr != nil:
-		err = r.diskErr
-	case r.committed == epoch:
-	case r.closed:
-		err = ErrDetached
-	case epoch != r.sealed || r.journal == nil:
-		err = fmt.Errorf("diskrepl: commit of epoch %d, sealed is %d, committed %d", epoch, r.sealed, r.committed)
-	}
-	if err != nil || r.committed == epoch {
-		r.mu.Unlock()
+	log, err := r.take(epoch)
+	r.mu.Unlock()
+	if log == nil {
 		return err
 	}
-	log := r.journal
-	r.journal, r.wanted = nil, epoch
-	if r.shared {
-		if epoch > 1 { // the first one holds nothing back
-			r.kept = append(r.kept, keptLog{epoch, log})
-		}
-		r.committed = epoch
-	}
-	r.cond.Broadcast()
-	if r.shared {
-		r.mu.Unlock()
-		return nil
-	}
-	r.mu.Unlock()
 
 	err = r.applyAll(log)
 	if err == nil && r.durable != nil {
@@ -541,6 +514,36 @@ func (r *Replica) Commit(epoch uint64) error {
 		r.broken(err)
 	}
 	return err
+}
+
+// take begins with a commit. It returns nothing if there is nothing left to do.
+// It is called with the lock, which it gives up while it waits.
+func (r *Replica) take(epoch uint64) (*epochLog, error) {
+	// One at a time; the same one may be asked for by two, at the session's end.
+	for r.committed < r.wanted && r.diskErr == nil && !r.closed {
+		r.cond.Wait()
+	}
+	switch {
+	case r.diskErr != nil:
+		return nil, r.diskErr
+	case r.committed == epoch:
+		return nil, nil
+	case r.closed:
+		return nil, ErrDetached
+	case epoch != r.sealed || r.journal == nil:
+		return nil, fmt.Errorf("diskrepl: commit of epoch %d, sealed is %d, committed %d", epoch, r.sealed, r.committed)
+	}
+	log := r.journal
+	r.journal, r.wanted = nil, epoch
+	r.cond.Broadcast()
+	if r.shared {
+		if epoch > 1 { // the first one holds nothing back
+			r.kept = append(r.kept, keptLog{epoch, log})
+		}
+		r.committed = epoch
+		return nil, nil
+	}
+	return log, nil
 }
 
 func (r *Replica) applyAll(log *epochLog) error {

@@ -15,6 +15,21 @@ import (
 	"xlft/xlft/wire"
 )
 
+// onDial puts something around the n-th connection: a session's first is its
+// control connection, its second the one for data.
+func onDial(n int64, wrap func(net.Conn) net.Conn) func(xlft.Dialer) xlft.Dialer {
+	var dials atomic.Int64
+	return func(d xlft.Dialer) xlft.Dialer {
+		return func(ctx context.Context) (net.Conn, error) {
+			c, err := d(ctx)
+			if dials.Add(1) == n && err == nil {
+				return wrap(c), nil
+			}
+			return c, err
+		}
+	}
+}
+
 // A lateConn has sent what it was given long before it says so.
 type lateConn struct {
 	net.Conn
@@ -33,19 +48,10 @@ func (c lateConn) Write(b []byte) (int, error) {
 func TestAckBeforeSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const late = 30 * time.Millisecond
-		var dials atomic.Int64
 		s := newSim(t, 2, variant{
 			storage: mirrored,
-			dial: func(d xlft.Dialer) xlft.Dialer {
-				return func(ctx context.Context) (net.Conn, error) {
-					c, err := d(ctx)
-					if dials.Add(1) == 2 && err == nil { // the data connection
-						return lateConn{c, late}, nil
-					}
-					return c, err
-				}
-			},
-			output: func(o xlft.Output) xlft.Output { return lateOutput{o, 2 * late} },
+			dial:    onDial(2, func(c net.Conn) net.Conn { return lateConn{c, late} }), // the data connection
+			output:  func(o xlft.Output) xlft.Output { return lateOutput{o, 2 * late} },
 		}, zap.NewNop())
 		s.receive()
 		s.protect()
@@ -152,17 +158,10 @@ func TestFirstCaptureHangs(t *testing.T) {
 func TestBackupKeepsReplica(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var control *deafConn
-		var dials atomic.Int64
-		s := newSim(t, 2, variant{storage: mirrored, dial: func(d xlft.Dialer) xlft.Dialer {
-			return func(ctx context.Context) (net.Conn, error) {
-				c, err := d(ctx)
-				if dials.Add(1) == 1 && err == nil {
-					control = &deafConn{Conn: c}
-					return control, nil
-				}
-				return c, err
-			}
-		}}, zap.NewNop())
+		s := newSim(t, 2, variant{storage: mirrored, dial: onDial(1, func(c net.Conn) net.Conn {
+			control = &deafConn{Conn: c}
+			return control
+		})}, zap.NewNop())
 		s.receive()
 		s.protect()
 		s.awaitProtected()

@@ -134,19 +134,11 @@ func (o *output) do(f func() error) error {
 	return f()
 }
 
-func (o *output) Seal(e uint64) error {
-	o.p.h.work()
-	return o.do(func() error { return o.g.seal(e) })
-}
-
-func (o *output) Release(e uint64) error {
-	o.p.h.work()
-	return o.do(func() error { return o.g.releaseOne(e) })
-}
-
-func (o *output) Abandon() error { return o.do(func() error { o.g.abandon(); return nil }) }
-func (o *output) Close() error   { return o.Abandon() }
-func (o *output) Discard() error { return o.do(func() error { o.g.discard(); return nil }) }
+func (o *output) Seal(e uint64) error    { return o.do(func() error { return o.g.seal(e) }) }
+func (o *output) Release(e uint64) error { return o.do(func() error { return o.g.releaseOne(e) }) }
+func (o *output) Abandon() error         { return o.do(func() error { o.g.abandon(); return nil }) }
+func (o *output) Close() error           { return o.Abandon() }
+func (o *output) Discard() error         { return o.do(func() error { o.g.discard(); return nil }) }
 func (o *output) Drain(context.Context) error {
 	return o.do(func() error { return nil }) // what is released has left
 }

@@ -64,13 +64,12 @@ func diskWorldOn(t *testing.T, kind storage, set ...func(*ft.Settings)) *world {
 	s := ft.Usual
 	w.kind = kind
 	w.guest.Disks = []string{diskSpec}
-	switch {
-	case kind == volume:
-		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\ncache = \"none\"\n", volumePath)
-	case kind == mirror:
-		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\n", diskPath)
-	default:
-		s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\nstorage = \"shared\"\n", lab.SAN)
+	s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\n", w.xvda())
+	switch kind {
+	case volume:
+		s.More += "cache = \"none\"\n"
+	case shared, mixed:
+		s.More += "storage = \"shared\"\n"
 		w.fence(&s)
 	}
 	if kind == mixed {
