@@ -26,6 +26,8 @@ import "encoding/binary"
 //     read after libxc is done, neither libxl's END nor anything before it. A
 //     libxc END has the same effect as the end of file: records since the last
 //     CHECKPOINT are dropped.
+//   - To give up, write FailingRecords: the end of the file would have libxl
+//     build the domain's devices first, with all their hotplug scripts.
 func LibxlHeader() []byte {
 	b := binary.BigEndian.AppendUint64(nil, libxlIdent)
 	b = binary.BigEndian.AppendUint32(b, libxlVersion)
@@ -39,6 +41,16 @@ func LibxcContextRecord() []byte { return appendRecord(nil, uint32(LibxcContext)
 // CheckpointEndRecord returns the 8 bytes of the libxl record that follows
 // each epoch.
 func CheckpointEndRecord() []byte { return appendRecord(nil, uint32(CheckpointEnd), nil) }
+
+// FailingRecords returns the 24 bytes that make a restore which stands between
+// two epochs fail: a mandatory record that nobody knows. libxc looks at it with
+// the CHECKPOINT behind it.
+func FailingRecords() []byte {
+	const unknown = optionalBit - 1
+	b := appendRecord(nil, unknown, nil)
+	b = appendRecord(b, uint32(Checkpoint), nil)
+	return append(b, CheckpointEndRecord()...)
+}
 
 // LibxlEndRecord returns the 8 bytes of the libxl record that ends a plain
 // stream, after libxc's END.

@@ -168,6 +168,23 @@ func TestFeed(t *testing.T) {
 	}
 }
 
+// TestFailingRecords: after a whole epoch they are refused, by our decoder as by
+// libxc; libxl's CHECKPOINT_END behind them has libxc look.
+func TestFailingRecords(t *testing.T) {
+	golden := []byte{
+		0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0, // the last type that is mandatory
+		0x0e, 0, 0, 0, 0, 0, 0, 0, // libxc CHECKPOINT
+		0x04, 0, 0, 0, 0, 0, 0, 0, // libxl CHECKPOINT_END
+	}
+	if got := savestream.FailingRecords(); !bytes.Equal(got, golden) {
+		t.Errorf("got % x", got)
+	}
+	whole := encodeLibxl(t, savestream.Checkpointed, remusLibxl(t, 2)...)
+	if _, err := decodeLibxl(bytes.NewReader(append(whole, savestream.FailingRecords()...)), savestream.Checkpointed); !errors.Is(err, savestream.ErrMandatory) {
+		t.Errorf("got %v, want ErrMandatory", err)
+	}
+}
+
 func saveFile(tb testing.TB) []byte {
 	h := savestream.SaveHeader{Mandatory: 1, Config: []byte(`{"c_info":{"type":"pvh","name":"web1","uuid":"u-1"},"b_info":{"max_memkb":131072}}` + "\x00")}
 	return append(h.AppendTo(nil), encodeLibxl(tb, savestream.Plain, plainLibxl(tb)...)...)

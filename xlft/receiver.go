@@ -132,6 +132,7 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		if err := f.JSON(&o); err != nil {
 			return refuse(c, wire.CodeProtocol, nil, err)
 		}
+		r.awaitLeaving(ctx, o.Domain)
 		ps := r.Restorer.Check(ctx, o)
 		if a, ok := r.Arbiter.(ArbiterChecker); ok {
 			if err := a.Check(ctx, peer); err != nil {
@@ -139,7 +140,11 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 			}
 		}
 		if s := r.standby(o.Domain); s != nil {
-			ps = append(ps, wire.Problem{What: fmt.Sprintf("the backup holds a replica of %s already (%v)", o.Domain, s.state()), Advice: "Stop the protection that is there with \"xl ft-stop\" on its primary."})
+			p := wire.Problem{What: fmt.Sprintf("the backup holds a replica of %s already (%v)", o.Domain, s.state()), Advice: "Stop the protection that is there with \"xl ft-stop\" on its primary."}
+			if s.isLeaving() {
+				p = wire.Problem{What: fmt.Sprintf("the backup is still destroying the replica of %s that it had", o.Domain), Advice: "Try again in a moment."}
+			}
+			ps = append(ps, p)
 		}
 		return c.WriteJSON(wire.TypeCheckResult, 0, wire.CheckResult{Software: r.Software, Problems: ps})
 	case wire.TypeOwner:
@@ -244,6 +249,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*stand
 	if o.MaxEpoch > r.EpochLimit {
 		return nil, wire.CodeUnfit, nil, fmt.Errorf("checkpoints of up to %d bytes were announced, this host takes %d: see checkpoint_memory in both configs", o.MaxEpoch, r.EpochLimit)
 	}
+	r.awaitLeaving(ctx, o.Domain)
 	// A replica of the same domain makes room for its primary's new session.
 	if old := r.standby(o.Domain); old != nil {
 		if old.peer != peer {
@@ -277,7 +283,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*stand
 	switch {
 	case r.stopping:
 		return nil, wire.CodeStopping, nil, errors.New("this host stops receiving")
-	case r.standbys[o.Domain] != nil:
+	case r.standbyLocked(o.Domain) != nil:
 		return nil, wire.CodeBusy, nil, errors.New("another session came first")
 	case len(r.standbys) >= maxStandby:
 		return nil, wire.CodeBusy, nil, fmt.Errorf("this host holds %d replicas already", maxStandby)
@@ -332,10 +338,34 @@ func (r *Receiver) joinDisk(ctx context.Context, c *wire.Conn, session, peer str
 	return nil
 }
 
+// standby returns the domain's, unless its end is over.
 func (r *Receiver) standby(domain string) *standby {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.standbys[domain]
+	return r.standbyLocked(domain)
+}
+
+func (r *Receiver) standbyLocked(domain string) *standby {
+	s := r.standbys[domain]
+	if s == nil {
+		return nil
+	}
+	select {
+	case <-s.done:
+		return nil
+	default:
+		return s
+	}
+}
+
+// awaitLeaving waits for a replica that is being destroyed. Its primary was
+// told before that, and may be back for a new one.
+func (r *Receiver) awaitLeaving(ctx context.Context, domain string) {
+	if s := r.standby(domain); s != nil && s.isLeaving() {
+		wait, cancel := context.WithTimeout(ctx, offerTimeout/2)
+		defer cancel()
+		s.wait(wait)
+	}
 }
 
 // stop drops what does not run yet.

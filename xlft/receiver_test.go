@@ -44,6 +44,7 @@ type rig struct {
 	a       *simxen.Process
 	b       *simxen.Process
 	hostB   *simxen.Host
+	makes   *simxen.Restorer
 	control *wire.Conn
 	data    *wire.Conn
 }
@@ -53,8 +54,9 @@ func newRig(t testing.TB) *rig {
 	n := simxen.NewNet(time.Millisecond)
 	a, b := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
 	r := &rig{t: t, a: a.Spawn(), b: b.Spawn(), hostB: b}
+	r.makes = &simxen.Restorer{P: r.b}
 	rc := &xlft.Receiver{
-		Software: "test", Restorer: &simxen.Restorer{P: r.b}, Arbiter: xlft.None{}, Store: r.b.Store(), Log: zap.NewNop(),
+		Software: "test", Restorer: r.makes, Arbiter: xlft.None{}, Store: r.b.Store(), Log: zap.NewNop(),
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 20,
 	}
 	go rc.Serve(r.b.Context(), r.b.Listen())
@@ -258,6 +260,45 @@ func smallPages(n int) []byte {
 	at := b.Len()
 	enc.WritePages(make([]savestream.PageEntry, n), make([]byte, n*savestream.PageSize))
 	return b.Bytes()[at:]
+}
+
+// A primary is told that its replica will never run before that is destroyed.
+// What it asks next waits for the end of it, and finds the way free.
+func TestProtectAgainWhileReplicaGoes(t *testing.T) {
+	s := smallStream(t)
+	inBubble(t, func(r *rig) {
+		r.makes.Freeing = 5 * time.Second
+		r.epoch(1, s, sumOf(s))
+		if err := r.answer(1); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		r.control.WriteFrame(wire.TypeDrop, 0, nil)
+		var no *wire.Refusal
+		if err := r.answer(0); !errors.As(err, &no) || no.Code != wire.CodeDropped || time.Since(begun) > time.Second {
+			t.Fatalf("after %v: %v", time.Since(begun), err)
+		}
+		r.control.Close()
+		r.data.Close()
+
+		q := r.open(wire.Query)
+		q.WriteJSON(wire.TypeCheck, 0, wire.Offer{Domain: "web1", FailureTimeout: time.Second})
+		var res wire.CheckResult
+		if err := q.Expect(wire.TypeCheckResult, &res); err != nil || len(res.Problems) > 0 {
+			t.Errorf("ft-check right after: %v, %+v", err, res.Problems)
+		}
+		r.session()
+
+		r.makes.Freeing = time.Minute
+		r.control.WriteFrame(wire.TypeDrop, 0, nil)
+		r.answer(0)
+		q = r.open(wire.Query)
+		q.WriteJSON(wire.TypeCheck, 0, wire.Offer{Domain: "web1", FailureTimeout: time.Second})
+		res = wire.CheckResult{}
+		if err := q.Expect(wire.TypeCheckResult, &res); err != nil || len(res.Problems) != 1 || !strings.Contains(res.Problems[0].What, "still destroying") {
+			t.Errorf("ft-check while it takes long: %v, %+v", err, res.Problems)
+		}
+	})
 }
 
 func TestRefusedOffers(t *testing.T) {

@@ -46,6 +46,7 @@ type standby struct {
 	mu      sync.Mutex
 	cond    *sync.Cond
 	now     StandbyState
+	leaving bool   // the replica is being destroyed
 	fed     uint64 // newest epoch that the restore has
 	whole   *epoch // the epoch that Feed is about
 	acked   uint64
@@ -179,6 +180,9 @@ func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
 		err := s.r.Store.Save(s.offer.Domain, s.rec)
 		wg.Go(func() { s.takeOver(ctx, err) })
 	case Discard:
+		s.mu.Lock()
+		s.leaving = true
+		s.mu.Unlock()
 		// Said first: from here on nothing runs the replica, and the primary
 		// holds the domain's output until it knows. To free the memory of a
 		// large one takes seconds.
@@ -273,6 +277,12 @@ func (s *standby) state() StandbyState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.now
+}
+
+func (s *standby) isLeaving() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaving
 }
 
 func (s *standby) setState(st StandbyState) {

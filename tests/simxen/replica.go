@@ -22,6 +22,8 @@ type Restorer struct {
 	Torn bool
 	// Slow is how long it takes to apply a checkpoint.
 	Slow time.Duration
+	// Freeing is how long it takes to destroy a replica.
+	Freeing time.Duration
 	// Unfit, if set, is why the host can't take a domain.
 	Unfit []wire.Problem
 }
@@ -209,6 +211,7 @@ func (v *replica) Discard() error {
 	v.mu.Lock()
 	v.discard = true
 	v.mu.Unlock()
+	time.Sleep(v.r.Freeing)
 	v.r.P.h.work()
 	v.pw.Close()
 	v.pr.Close()

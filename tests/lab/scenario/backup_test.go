@@ -120,9 +120,12 @@ func TestAlreadyProtected(t *testing.T) {
 	}
 }
 
-// ft-stop: the domain runs on, nothing is left of the protection, no packet is lost or out of order.
+// ft-stop: the domain runs on, nothing is left of the protection, no packet is lost or out of order. The replica goes
+// without having been built to its end, and an ft-start right behind finds the way free.
 func TestStop(t *testing.T) {
 	w := protected(t)
+	vifs := func() string { return w.backup().Must(t, "sh", "-c", "dmesg | grep vif || :") }
+	before := vifs()
 	s := w.dial()
 	defer s.Close()
 	start := w.get()
@@ -142,5 +145,12 @@ func TestStop(t *testing.T) {
 		if r := w.status(h); r.Protected || r.Primary != nil || r.Standby != nil {
 			t.Errorf("ft-status on %s: %+v", h.Name(), r)
 		}
+	}
+
+	w.protect()
+	w.home.Must(t, "xl", "ft-stop", w.guest.Name)
+	w.protect()
+	if out := vifs(); out != before {
+		t.Errorf("the backup made network devices for a replica that never ran:\n%s", out)
 	}
 }

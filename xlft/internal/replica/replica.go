@@ -300,6 +300,10 @@ func (w *worker) RunOn(ctx context.Context) error {
 	}
 }
 
+// giveUpTimeout is how long a worker that is to give up may leave its stream
+// unread.
+const giveUpTimeout = time.Second
+
 // discardTimeout is what a worker gets to destroy its domain.
 const discardTimeout = time.Minute
 
@@ -311,6 +315,10 @@ func (w *worker) Discard() error {
 		if c, ok := w.control.(*net.UnixConn); ok {
 			c.CloseWrite()
 		}
+		// Within an epoch, or if it takes no more, the stream's end alone has
+		// to do: the domain is built to its end then, and destroyed.
+		w.stream.SetWriteDeadline(time.Now().Add(giveUpTimeout))
+		w.stream.Write(savestream.FailingRecords())
 		w.stream.Close()
 	})
 	select {

@@ -70,6 +70,14 @@ func Work(log *zap.Logger) error {
 	}()
 	domid, err := h.Restore(o.Config, o.Name+suffix, stream)
 	if err != nil {
+		select {
+		case goOn := <-run:
+			if !goOn { // told to give up, and did
+				log.Info("replica given up", zap.String("domain", o.Name))
+				return nil
+			}
+		default:
+		}
 		return fail(err)
 	}
 	if !<-run {
