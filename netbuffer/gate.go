@@ -1,6 +1,7 @@
 package netbuffer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -96,6 +97,10 @@ const (
 	// linger is how long Release waits for packets to leave, so that the next
 	// Seal, in the domain's pause, need not.
 	linger = 10 * time.Millisecond
+
+	// quiet is how long nothing must have come from a vif whose domain is
+	// suspended, or had its redirect taken away, to count as nothing more.
+	quiet = 10 * time.Millisecond
 )
 
 // nap sleeps between two looks at a queue. time.Sleep rounds up to a
@@ -272,6 +277,57 @@ func (g *Gate) Release(epoch uint64) error {
 	return nil
 }
 
+// Drain lets out what came since the last Seal too, and returns when all has
+// left and nothing more comes. It is for a domain that stays suspended because
+// another host runs it on from its last checkpoint, which must be released: what
+// its backends still pass on, the domain sent before. The gate goes on holding.
+func (g *Gate) Drain(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.closed:
+		return g.errorf("drain: %w", ErrClosed)
+	case g.adopted:
+		return g.errorf("drain: %w", ErrAdopted)
+	case g.broken != nil:
+		return g.errorf("drain: %w", g.broken)
+	case g.sealed:
+		return g.errorf("drain: %w: epoch %d", ErrHeld, g.epoch)
+	case !g.holding:
+		return nil
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(g.opts.timeout())
+	}
+	for since := time.Now(); time.Since(since) < quiet; nap() {
+		for _, l := range g.lines {
+			if err := l.prepare(deadline); err != nil {
+				return g.errorf("drain: %s: %w", l.Name, err)
+			}
+			empty, err := l.Path.Empty(l.now)
+			if err != nil {
+				return g.errorf("drain: %s: %w", l.Name, err)
+			}
+			if empty {
+				continue
+			}
+			since = time.Now()
+			if since.After(deadline) {
+				return g.errorf("drain: %s: %w", l.Name, ErrBusy)
+			}
+			// As if the domain had sent nothing since: an epoch without a number.
+			if err := l.turn(); err != nil {
+				return g.fail("drain: %s: %w", l.Name, err)
+			}
+			if err := l.Path.Change(1-l.now, Pass); err != nil {
+				return g.fail("drain: %s: %w", l.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
 // Abandon lets everything out, in order, and stops holding. Call it when
 // protection is over and this host is known to own the domain. The gate stays
 // in place; the next Seal starts holding again, and may count from 1 again.
@@ -338,7 +394,7 @@ func (g *Gate) Close() error {
 		return err
 	}
 	// A packet that was in the classifier when its filter went may still come.
-	if err := g.settle(10 * time.Millisecond); err != nil {
+	if err := g.settle(quiet); err != nil {
 		return err
 	}
 	var errs error
@@ -376,7 +432,7 @@ func (g *Gate) bypass() error {
 }
 
 // settle waits until the queues are empty and nothing new came for a while.
-func (g *Gate) settle(quiet time.Duration) error {
+func (g *Gate) settle(still time.Duration) error {
 	deadline := time.Now().Add(g.opts.timeout())
 	for _, l := range g.lines {
 		var since time.Time
@@ -398,7 +454,7 @@ func (g *Gate) settle(quiet time.Duration) error {
 			if !empty || passed != last {
 				since, last = now, passed
 			}
-			if now.Sub(since) >= quiet {
+			if now.Sub(since) >= still {
 				break
 			}
 			if now.After(deadline) {

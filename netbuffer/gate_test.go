@@ -1,6 +1,7 @@
 package netbuffer_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -263,6 +264,89 @@ func TestGateRefusesTheWrongOrder(t *testing.T) {
 	want("close", g.Close(), nil)
 	want("close again", g.Close(), nil)
 	want("seal after close", g.Seal(4), netbuffer.ErrClosed)
+}
+
+// TestDrain: what the backends of a suspended domain pass on after the seal
+// leaves as well, however long they take, and the gate still holds.
+func TestDrain(t *testing.T) {
+	w := &wire{next: map[byte]uint32{}, released: 1}
+	late := []*trickle{{Path: netbuffertest.NewPath(w.receive), more: 5}, {Path: netbuffertest.NewPath(w.receive), vif: 1, more: 50}}
+	var lines []netbuffer.Line
+	for i, p := range late {
+		p.Path.Slow(true)
+		lines = append(lines, netbuffer.Line{Name: fmt.Sprintf("vif1.%d", i), Path: p})
+	}
+	g := netbuffer.New(netbuffer.Options{}, lines...)
+	ctx := t.Context()
+	if err := g.Drain(ctx); err != nil {
+		t.Errorf("drain of a gate that does not hold: %v", err)
+	}
+	for _, p := range late {
+		p.send()
+	}
+	if err := g.Seal(1); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range late {
+		p.send()
+	}
+	if err := g.Drain(ctx); !errors.Is(err, netbuffer.ErrHeld) {
+		t.Errorf("drain before the release: %v", err)
+	}
+	if err := g.Release(1); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range late {
+		p.send()
+		p.left = p.more
+	}
+	if err := g.Drain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range late {
+		if got := w.next[p.vif]; got != p.n || p.left > 0 {
+			t.Errorf("vif %d: %d of %d packets came out, %d were never asked for", p.vif, got, p.n, p.left)
+		}
+		p.send()
+	}
+	if s, err := g.Stats(); err != nil || s.Packets != 2 || !s.Holding {
+		t.Errorf("afterwards: %+v, %v", s, err)
+	}
+	if w.breach != nil {
+		t.Error(w.breach)
+	}
+	if err := errors.Join(g.Seal(2), g.Release(2)); err != nil {
+		t.Error(err)
+	}
+
+	soon, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	late[1].left = 1 << 30
+	if err := g.Drain(soon); !errors.Is(err, netbuffer.ErrBusy) {
+		t.Errorf("drain of a vif that does not stop: %v", err)
+	}
+}
+
+// trickle is a path on which more packets come while it is being looked at.
+type trickle struct {
+	*netbuffertest.Path
+	vif  byte
+	n    uint32
+	more int
+	left int
+}
+
+func (p *trickle) send() {
+	p.Send(packet(p.vif, 1, p.n, 1))
+	p.n++
+}
+
+func (p *trickle) Empty(queue int) (bool, error) {
+	if p.left > 0 {
+		p.left--
+		p.send()
+	}
+	return p.Path.Empty(queue)
 }
 
 // TestSealAllOrNone: if one vif fails, nothing that is held gets out, and the

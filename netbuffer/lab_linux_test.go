@@ -333,24 +333,33 @@ func TestLabSealAndRelease(t *testing.T) {
 	must(t, "release 3", g.Release(3))
 	inOrder(t, "released epoch 3", w.wait(18), 54, 72)
 
+	u.burst(4, 18) // 72 to 89: late
+	flush()
+	inOrder(t, "late", w.wait(0), 0, 0)
+	must(t, "drain", g.Drain(t.Context()))
+	inOrder(t, "drained", w.wait(18), 72, 90)
+	u.burst(4, 12) // 90 to 101
+	flush()
+	inOrder(t, "still holding", w.wait(0), 0, 0)
+
 	must(t, "seal 4", g.Seal(4))
-	u.burst(5, 12) // 72 to 83
+	u.burst(5, 12) // 102 to 113
 	flush()
 	must(t, "abandon", g.Abandon())
-	inOrder(t, "abandoned", w.wait(12), 72, 84)
+	inOrder(t, "abandoned", w.wait(24), 90, 114)
 	u.burst(5, 12)
 	flush()
-	inOrder(t, "after abandon", w.wait(12), 84, 96)
+	inOrder(t, "after abandon", w.wait(12), 114, 126)
 
 	must(t, "seal again", g.Seal(5))
 	u.burst(6, 12)
 	flush()
 	inOrder(t, "held again", w.wait(0), 0, 0)
 	must(t, "close", g.Close())
-	inOrder(t, "closed", w.wait(12), 96, 108)
+	inOrder(t, "closed", w.wait(12), 126, 138)
 	u.burst(6, 12)
 	flush()
-	inOrder(t, "after close", w.wait(12), 108, 120)
+	inOrder(t, "after close", w.wait(12), 138, 150)
 	nothingLeft(t)
 }
 

@@ -74,8 +74,9 @@ type Output interface {
 	Seal(epoch uint64) error
 	// Release lets a sealed epoch out.
 	Release(epoch uint64) error
-	// Drain waits until what was released has left, so that nothing of it can
-	// get in the way of a domain that runs on elsewhere.
+	// Drain waits until all that the suspended domain sent has left, so that
+	// nothing of it is missing, or gets in the way, when it runs on elsewhere.
+	// What was sealed is released.
 	Drain(ctx context.Context) error
 	// Abandon lets everything out and stops holding.
 	Abandon() error

@@ -48,17 +48,17 @@ func (c *Client) Chatter(perSecond int) error {
 	return err
 }
 
-// Chattered returns the number of the last probe that the guest sent.
-func (c *Client) Chattered() (uint64, error) {
+// Chattered returns the number of the last probe that the guest sent, and of the first that it sent after its network
+// device last got its carrier: after a move, the first that it sent at the new host.
+func (c *Client) Chattered() (last, since uint64, err error) {
 	line, err := c.do("chattered")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	var n uint64
-	if _, err := fmt.Sscan(line, &n); err != nil {
-		return 0, fmt.Errorf("probe: chattered: answer %q: %w", line, err)
+	if _, err := fmt.Sscan(line, &last, &since); err != nil {
+		return 0, 0, fmt.Errorf("probe: chattered: answer %q: %w", line, err)
 	}
-	return n, nil
+	return last, since, nil
 }
 
 // Stall returns the longest time the guest stood still since the last call, as far as it can tell by its own clock.

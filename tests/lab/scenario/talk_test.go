@@ -13,6 +13,7 @@ import (
 // A talk is the guest sending numbered frames of every kind while the cables of both hosts are watched.
 type talk struct {
 	w     *world
+	rate  int
 	from  uint64 // number of the last frame before
 	cable *lab.Capture
 }
@@ -20,11 +21,11 @@ type talk struct {
 // talk makes the guest send so many frames of each kind a second.
 func (w *world) talk(rate int) *talk {
 	w.t.Helper()
-	k := &talk{w: w}
+	k := &talk{w: w, rate: rate}
 	var err error
 	k.cable, err = w.Capture(lab.SentBy(w.guest))
 	check(w.t, err)
-	k.from, err = w.ask().Chattered()
+	k.from, _, err = w.ask().Chattered()
 	check(w.t, err)
 	check(w.t, w.ask().Chatter(rate))
 	return k
@@ -36,6 +37,8 @@ type heard struct {
 	probes []spoken
 	from   uint64 // number of the last frame before the talk
 	to     uint64 // and of the talk's last, by the guest's own count
+	since  uint64 // the first after the guest's device last got its carrier
+	rate   int    // of each kind, a second
 }
 
 type spoken struct {
@@ -49,17 +52,13 @@ func (k *talk) end() heard {
 	k.w.t.Helper()
 	check(k.w.t, k.w.ask().Chatter(0))
 	// The answer follows the frames through the same gate, so they are out when it is here.
-	last, err := k.w.ask().Chattered()
+	last, since, err := k.w.ask().Chattered()
 	check(k.w.t, err)
 	frames, err := k.cable.Stop()
 	check(k.w.t, err)
-	return hear(frames, k.from, last)
-}
-
-func hear(frames []lab.Frame, from, to uint64) heard {
-	h := heard{frames: frames, from: from, to: to}
+	h := heard{frames: frames, rate: k.rate, from: k.from, to: last, since: since}
 	for _, f := range frames {
-		if p, ok := f.Probe(); ok && p.Seq > from {
+		if p, ok := f.Probe(); ok && p.Seq > h.from {
 			h.probes = append(h.probes, spoken{p, f.Host, f.Time})
 		}
 	}

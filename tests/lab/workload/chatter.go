@@ -28,8 +28,10 @@ type chatter struct {
 	stop    chan struct{} // ends the present goroutine; nil if there is none
 	over    sync.WaitGroup
 
-	mu  sync.Mutex
-	seq uint64 // of the last frame that the kernel took
+	mu      sync.Mutex
+	seq     uint64 // of the last frame that the kernel took
+	changes string // of the carrier, so far
+	since   uint64 // first frame after the newest of them
 }
 
 func (c *chatter) open(set map[string]string) error {
@@ -81,11 +83,11 @@ func (c *chatter) set(rate int) error {
 	return nil
 }
 
-// sent returns the number of the last frame.
-func (c *chatter) sent() uint64 {
+// sent returns the number of the last frame, and of the first since the device last got its carrier.
+func (c *chatter) sent() (last, since uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.seq
+	return c.seq, c.since
 }
 
 // send sends one frame of each kind, unless the device has no carrier: while it connects to a new host, the kernel
@@ -95,6 +97,9 @@ func (c *chatter) send() {
 	defer c.mu.Unlock()
 	if up, err := os.ReadFile("/sys/class/net/eth0/carrier"); err != nil || !bytes.HasPrefix(up, []byte("1")) {
 		return
+	}
+	if n, err := os.ReadFile("/sys/class/net/eth0/carrier_changes"); err == nil && string(n) != c.changes {
+		c.changes, c.since = string(n), c.seq+1
 	}
 	for _, proto := range probe.Protos {
 		frame := c.ends.Frame(probe.Probe{Proto: proto, Seq: c.seq + 1, Count: c.count()})

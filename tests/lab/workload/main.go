@@ -122,7 +122,8 @@ func (g *guest) answer(line string) (string, error) {
 		}
 		return "ok", g.frames.set(rate)
 	case "chattered":
-		return fmt.Sprint(g.frames.sent()), nil
+		last, since := g.frames.sent()
+		return fmt.Sprint(last, " ", since), nil
 	case "stall":
 		return fmt.Sprint(g.watcher.take().Microseconds()), nil
 	case "write":

@@ -150,23 +150,6 @@ func (g *gate) Held() (held, limit uint64, err error) {
 	return held, limit, nil
 }
 
-// drainLook is how often a gate is looked at while it drains.
-const drainLook = time.Millisecond
-
-func (g *gate) Drain(ctx context.Context) error {
-	for {
-		held, _, err := g.Held()
-		if err != nil || held == 0 {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%d bytes still wait: %w", held, ctx.Err())
-		case <-time.After(drainLook):
-		}
-	}
-}
-
 // check looks for every reason why a domain can't be protected now, on both
 // hosts. An error means that it could not look.
 func check(ctx context.Context, c *config.Config, id *wire.Identity, h *xen.Host, d xen.Domain, p config.Peer) ([]wire.Problem, error) {
