@@ -45,6 +45,7 @@ func (m machine) monitor() string { return filepath.Join(m.dir, "monitor") }
 //   - rdtscp: QEMU reports an intercepted RDTSCP as RDTSC, and Xen kills the guest.
 //   - aes, pclmulqdq: emulated instruction by instruction, AES-GCM moves a third of what ChaCha20 in plain code does,
 //     which TLS chooses without them.
+//   - erms: emulated byte by byte, so that what the kernel, Xen and libc copy with it goes at half the speed.
 //   - The console is a file: a socket that nobody reads would block the host.
 func (m machine) args() []string {
 	dom0 := fmt.Sprintf("%s systemd.machine_id=%s lab.name=%s lab.lan4=%v/%d lab.lan6=%v/%d lab.mgmt4=%v/24",
@@ -53,7 +54,7 @@ func (m machine) args() []string {
 		"-name", "xlft-lab-" + m.name,
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-accel", "tcg,thread=multi",
-		"-cpu", "max,-smap,-smep,-rdtscp,-aes,-pclmulqdq",
+		"-cpu", "max,-smap,-smep,-rdtscp,-aes,-pclmulqdq,-erms",
 		"-smp", "1",
 		"-m", hostMemory,
 		"-chardev", "file,id=console,append=on,path=" + m.console(),

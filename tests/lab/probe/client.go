@@ -61,7 +61,8 @@ func (c *Client) Chattered() (last, since uint64, err error) {
 	return last, since, nil
 }
 
-// Stall returns the longest time the guest stood still since the last call, as far as it can tell by its own clock.
+// Stall returns the longest time the guest stood still since the last call, as far as it can tell by its own clock. It
+// begins to look with the first call.
 func (c *Client) Stall() (time.Duration, error) {
 	line, err := c.do("stall")
 	if err != nil {

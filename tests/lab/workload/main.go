@@ -39,7 +39,6 @@ func main() {
 	}
 	g := new(guest)
 	g.frames.count = func() uint64 { return g.get().Count }
-	go g.watcher.run()
 	if err := g.configure(settings(string(cmdline))); err != nil {
 		log.Print("workload: ", err) // serve all the same: the console and the client can both ask
 	}

@@ -8,11 +8,12 @@ import (
 )
 
 // A stallWatch keeps the longest gap between two rounds of a loop that wants to run every few milliseconds: more often
-// would cost an emulated guest much of its processor. It reads the one clock of the guest that goes on while the guest is
-// suspended.
+// would cost an emulated guest much of its processor, and even so it does not run before it is asked for. It reads the
+// one clock of the guest that goes on while the guest is suspended.
 type stallWatch struct {
-	mu  sync.Mutex
-	max time.Duration
+	begin sync.Once
+	mu    sync.Mutex
+	max   time.Duration
 }
 
 func (s *stallWatch) run() {
@@ -35,7 +36,9 @@ func boottime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
+// take returns the longest gap since the last call; the first one begins to watch.
 func (s *stallWatch) take() time.Duration {
+	s.begin.Do(func() { go s.run() })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	longest := s.max
