@@ -23,7 +23,9 @@ const (
 
 	freeSegments = 16 // are kept for what comes
 
-	gather = time.Millisecond // for which less than a segment waits for more
+	// gather is how long less than a segment waits for more. Nobody waits for
+	// it before the epoch is sealed, which ends it; each send costs both hosts.
+	gather = 50 * time.Millisecond
 )
 
 // Progress is how far a first copy is. Units are bytes.
@@ -152,6 +154,7 @@ func (m *Mirror) Attach(conn io.ReadWriteCloser, o Options) (*Link, error) {
 			l.wg.Go(func() { l.resend(bitmap) })
 		} else {
 			l.append(record{typ: recCompare, epoch: 1}, nil)
+			l.cut(0) // the answer is waited for
 		}
 	}
 	m.link = l
@@ -318,7 +321,7 @@ func (l *Link) append(r record, body []byte) {
 // write sends what is put. One goroutine per link.
 func (l *Link) write() {
 	var s sum
-	m, gathered := l.m, false
+	m := l.m
 	for {
 		m.mu.Lock()
 		for l.err == nil && len(l.queue) == 0 && len(l.open) == 0 {
@@ -326,15 +329,7 @@ func (l *Link) write() {
 			m.cond.Wait()
 		}
 		l.idle = false
-		if l.err == nil && len(l.queue) == 0 && !gathered {
-			// Little has come. More is likely to, and nobody waits for this
-			// before the epoch is sealed.
-			m.mu.Unlock()
-			time.Sleep(gather)
-			gathered = true
-			continue
-		}
-		gathered = false
+		l.gather()
 		if l.err != nil {
 			m.mu.Unlock()
 			return
@@ -375,6 +370,24 @@ func (l *Link) write() {
 		}
 		m.cond.Broadcast()
 		m.mu.Unlock()
+	}
+}
+
+// gather waits until there is a whole segment, or for a while. It is called
+// with the lock.
+func (l *Link) gather() {
+	m, over := l.m, false
+	if l.err != nil || len(l.queue) > 0 {
+		return
+	}
+	defer time.AfterFunc(gather, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		over = true
+		m.cond.Broadcast()
+	}).Stop()
+	for !over && l.err == nil && len(l.queue) == 0 {
+		m.cond.Wait()
 	}
 }
 

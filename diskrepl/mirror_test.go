@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -454,6 +455,62 @@ func TestCommitTwice(t *testing.T) {
 		p.link.Detach()
 		wg.Wait()
 	})
+}
+
+// Small writes go to the backup together, and no later than their epoch's end.
+func TestSmallWritesAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		conn := &counted{Conn: a}
+		p := &pair{t: t, here: newMemory(1 << 20), there: newMemory(1 << 20)}
+		p.r, p.m = NewReplica(p.there, b), NewMirror(p.here)
+		var wg sync.WaitGroup
+		wg.Go(func() { p.r.Run() })
+		var err error
+		if p.link, err = p.m.Attach(conn, Options{Limit: 1 << 20, Lost: func(error) {}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.link.AwaitSync(); err != nil {
+			t.Fatal(err)
+		}
+		p.seal(1)
+		p.commit(1)
+		before := conn.writes.Load()
+		const rounds = 40
+		for i := range rounds {
+			p.m.WriteAt([]byte{1}, int64(i), false)
+			p.m.Flush()
+			time.Sleep(time.Millisecond)
+		}
+		if n := conn.writes.Load() - before; n != 0 {
+			t.Errorf("%d sends for %d small writes within %v", n, rounds, gather)
+		}
+		time.Sleep(gather)
+		if n := conn.writes.Load() - before; n != 1 {
+			t.Errorf("%d sends for %d small writes after %v", n, rounds, gather)
+		}
+		p.m.WriteAt([]byte{2}, 0, false)
+		begun := time.Now()
+		p.seal(2) // waits for the backup to have it
+		if d := time.Since(begun); d != 0 {
+			t.Errorf("the end of an epoch took %v to be sent", d)
+		}
+		p.commit(2)
+		p.same("committed", p.here.image())
+		p.link.Detach()
+		wg.Wait()
+	})
+}
+
+// counted counts what is sent.
+type counted struct {
+	net.Conn
+	writes atomic.Int64
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
 }
 
 // The backup's disk fails: the primary hears why, and its own writes go on.
