@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 )
 
 // A Replica is the backup's disk in one session.
@@ -25,7 +26,7 @@ type Replica struct {
 
 	durable *durableLog // nil: what is held goes with the host
 
-	wmu sync.Mutex // one writer at a time on conn
+	writing chan struct{} // has room for one: one writer at a time on conn
 
 	mu        sync.Mutex
 	cond      sync.Cond
@@ -44,7 +45,7 @@ type Replica struct {
 
 // NewReplica returns a replica that will write to dev what comes over conn.
 func NewReplica(dev Device, conn io.ReadWriteCloser) *Replica {
-	r := &Replica{dev: dev, conn: conn}
+	r := &Replica{dev: dev, conn: conn, writing: make(chan struct{}, 1)}
 	r.cond.L = &r.mu
 	return r
 }
@@ -173,15 +174,21 @@ type diskError struct{ err error }
 func (e *diskError) Error() string { return e.err.Error() }
 func (e *diskError) Unwrap() error { return e.err }
 
+// tellTimeout is how long an earlier word to the primary may stand in the way of
+// the last one.
+const tellTimeout = time.Second
+
 // broken tells the primary, and ends the session.
 func (r *Replica) broken(err error) {
 	text := err.Error()
 	text = text[:min(len(text), 1024)]
 	b := record{typ: recFailed, n: uint32(len(text))}.append(nil)
-	// A primary that takes no hashes now takes this neither.
-	if r.wmu.TryLock() {
+	select {
+	case r.writing <- struct{}{}:
 		r.conn.Write(append(b, text...))
-		r.wmu.Unlock()
+		<-r.writing
+	case <-time.After(tellTimeout):
+		// A primary that takes no hashes takes this neither.
 	}
 	r.end(err)
 }
@@ -218,9 +225,9 @@ func (r *Replica) hash() error {
 			off += int64(len(b))
 		}
 		record{typ: recHashes, n: uint32(len(out) - headerSize), off: uint64(from)}.append(out[:0])
-		r.wmu.Lock()
+		r.writing <- struct{}{}
 		_, err := r.conn.Write(out)
-		r.wmu.Unlock()
+		<-r.writing
 		if err != nil {
 			return nil // the reader finds out why
 		}
@@ -382,9 +389,9 @@ func (r *Replica) answer(rec record) error {
 	}
 	h := sha256.Sum256(b)
 	out := append(record{typ: recHashes, n: hashSize, off: rec.off}.append(nil), h[:]...)
-	r.wmu.Lock()
-	defer r.wmu.Unlock()
+	r.writing <- struct{}{}
 	r.conn.Write(out) // the reader finds out of an error
+	<-r.writing
 	return nil
 }
 
