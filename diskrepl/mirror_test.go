@@ -55,16 +55,37 @@ func newPair(t testing.TB, here, there *memory, limit int64) *pair {
 // newSpillingPair is a pair whose replica holds a part of the limit in a file.
 func newSpillingPair(t testing.TB, here, there *memory, limit, file int64) *pair {
 	a, b := net.Pipe()
-	p := &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(there, b),
-		ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
+	p := unjoined(t, here, there, there, a, b)
 	p.spill(limit, file)
+	p.join(a, limit)
+	return p
+}
+
+// unjoined is a pair whose replica writes to dev, which may be there in another guise.
+func unjoined(t testing.TB, here, there *memory, dev Device, a, b net.Conn) *pair {
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(dev, b),
+		ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
+}
+
+// join begins the session over the mirror's end of the connection.
+func (p *pair) join(a net.Conn, limit int64) {
+	p.t.Helper()
 	go func() { p.ended <- p.r.Run() }()
 	var err error
 	if p.link, err = p.m.Attach(a, Options{Limit: limit, Lost: func(err error) { p.lost <- err }}); err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
-	t.Cleanup(func() { a.Close(); b.Close() })
-	return p
+}
+
+// started waits for the first copy, and for its epoch.
+func (p *pair) started() {
+	p.t.Helper()
+	if err := p.link.AwaitSync(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.seal(1)
+	p.commit(1)
 }
 
 // spill has the replica hold a part of the limit in a file.
@@ -224,11 +245,7 @@ func TestSyncSendsDifferences(t *testing.T) {
 	there.b[5*ChunkSize]++
 	there.b[len(there.b)-1]++
 	p := newPair(t, here, there, 1<<20)
-	if err := p.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
-	p.seal(1)
-	p.commit(1)
+	p.started()
 	want := Progress{Total: here.Size(), Compared: here.Size(), Sent: ChunkSize + 100, Synced: true}
 	if got := p.link.Progress(); got != want {
 		t.Errorf("progress %+v, want %+v", got, want)
@@ -272,11 +289,7 @@ func TestSyncRate(t *testing.T) {
 // flushes.
 func TestHeldBack(t *testing.T) {
 	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)
-	if err := p.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
-	p.seal(1)
-	p.commit(1)
+	p.started()
 	p.there.awaitFlush() // of the first copy
 	before := p.there.image()
 	p.m.WriteAt([]byte("one"), 100, false)
@@ -294,11 +307,7 @@ func TestHeldBack(t *testing.T) {
 // Nothing touches a disk whose replica was closed: it may be another's by then.
 func TestCloseIsTheEnd(t *testing.T) {
 	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)
-	if err := p.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
-	p.seal(1)
-	p.commit(1)
+	p.started()
 	p.m.WriteAt([]byte("late"), 0, false)
 	p.seal(2)
 	before := p.there.image()
@@ -320,11 +329,7 @@ func TestCloseIsTheEnd(t *testing.T) {
 func TestSpill(t *testing.T) {
 	const file = 1 << 20
 	p := newSpillingPair(t, newMemory(2<<20), newMemory(2<<20), file+64<<10, file)
-	if err := p.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
-	p.seal(1)
-	p.commit(1)
+	p.started()
 	r := newRand(t)
 	p.r.spill.size = file // so small that it is gone round in
 	for e := uint64(2); e < 12; e++ {
@@ -368,11 +373,7 @@ func TestLimit(t *testing.T) {
 	for _, end := range []string{"release", "detach"} {
 		t.Run(end, func(t *testing.T) {
 			p := newPair(t, newMemory(1<<20), newMemory(1<<20), 64<<10)
-			if err := p.link.AwaitSync(); err != nil {
-				t.Fatal(err)
-			}
-			p.seal(1)
-			p.commit(1)
+			p.started()
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
@@ -424,19 +425,10 @@ func TestCommitTwice(t *testing.T) {
 		there := newMemory(1 << 20)
 		slow := stuck{there, make(chan struct{})}
 		a, b := net.Pipe()
-		p := &pair{t: t, here: newMemory(1 << 20), there: there, r: NewReplica(slow, b)}
-		p.m = NewMirror(p.here)
+		p := unjoined(t, newMemory(1<<20), there, slow, a, b)
+		p.join(a, 1<<20)
+		p.started()
 		var wg sync.WaitGroup
-		wg.Go(func() { p.r.Run() })
-		var err error
-		if p.link, err = p.m.Attach(a, Options{Limit: 1 << 20, Lost: func(error) {}}); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.link.AwaitSync(); err != nil {
-			t.Fatal(err)
-		}
-		p.seal(1)
-		p.commit(1)
 		for e := uint64(2); e <= 3; e++ {
 			p.m.WriteAt([]byte{byte(e)}, int64(e), false)
 			p.seal(e)
@@ -453,6 +445,7 @@ func TestCommitTwice(t *testing.T) {
 		synctest.Wait()
 		p.same("committed", p.here.image())
 		p.link.Detach()
+		<-p.ended
 		wg.Wait()
 	})
 }
@@ -462,19 +455,10 @@ func TestSmallWritesAreGathered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		conn := &counted{Conn: a}
-		p := &pair{t: t, here: newMemory(1 << 20), there: newMemory(1 << 20)}
-		p.r, p.m = NewReplica(p.there, b), NewMirror(p.here)
-		var wg sync.WaitGroup
-		wg.Go(func() { p.r.Run() })
-		var err error
-		if p.link, err = p.m.Attach(conn, Options{Limit: 1 << 20, Lost: func(error) {}}); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.link.AwaitSync(); err != nil {
-			t.Fatal(err)
-		}
-		p.seal(1)
-		p.commit(1)
+		there := newMemory(1 << 20)
+		p := unjoined(t, newMemory(1<<20), there, there, a, b)
+		p.join(conn, 1<<20)
+		p.started()
 		before := conn.writes.Load()
 		const rounds = 40
 		for i := range rounds {
@@ -498,7 +482,7 @@ func TestSmallWritesAreGathered(t *testing.T) {
 		p.commit(2)
 		p.same("committed", p.here.image())
 		p.link.Detach()
-		wg.Wait()
+		<-p.ended
 	})
 }
 
@@ -516,11 +500,7 @@ func (c *counted) Write(b []byte) (int, error) {
 // The backup's disk fails: the primary hears why, and its own writes go on.
 func TestBackupDiskFails(t *testing.T) {
 	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)
-	if err := p.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
-	p.seal(1)
-	p.commit(1)
+	p.started()
 	p.there.awaitFlush() // of the first copy
 	p.there.setFail(errors.New("medium error"))
 	p.m.WriteAt([]byte("x"), 0, false)
@@ -543,11 +523,7 @@ func TestBackupDiskFails(t *testing.T) {
 // what the primary has not.
 func TestPrimaryDiskFails(t *testing.T) {
 	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)
-	if err := p.link.AwaitSync(); err != nil {
-		t.Fatal(err)
-	}
-	p.seal(1)
-	p.commit(1)
+	p.started()
 	p.here.setFail(errors.New("medium error"))
 	if err := p.m.WriteAt([]byte("x"), 0, false); err == nil {
 		t.Error("a failed write was answered")
