@@ -23,9 +23,9 @@ const (
 
 	freeSegments = 16 // are kept for what comes
 
-	// gather is how long less than a segment waits for more. Nobody waits for
+	// gatherTime is how long less than a segment waits for more. Nobody waits for
 	// it before the epoch is sealed, which ends it; each send costs both hosts.
-	gather = 50 * time.Millisecond
+	gatherTime = 50 * time.Millisecond
 )
 
 // Progress is how far a first copy is. Units are bytes.
@@ -380,7 +380,7 @@ func (l *Link) gather() {
 	if l.err != nil || len(l.queue) > 0 {
 		return
 	}
-	defer time.AfterFunc(gather, func() {
+	defer time.AfterFunc(gatherTime, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		over = true

@@ -467,11 +467,11 @@ func TestSmallWritesAreGathered(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		if n := conn.writes.Load() - before; n != 0 {
-			t.Errorf("%d sends for %d small writes within %v", n, rounds, gather)
+			t.Errorf("%d sends for %d small writes within %v", n, rounds, gatherTime)
 		}
-		time.Sleep(gather)
+		time.Sleep(gatherTime)
 		if n := conn.writes.Load() - before; n != 1 {
-			t.Errorf("%d sends for %d small writes after %v", n, rounds, gather)
+			t.Errorf("%d sends for %d small writes after %v", n, rounds, gatherTime)
 		}
 		p.m.WriteAt([]byte{2}, 0, false)
 		begun := time.Now()

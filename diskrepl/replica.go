@@ -203,6 +203,14 @@ func (r *Replica) end(err error) {
 	r.conn.Close()
 }
 
+// say tells the primary something, when what was begun before is through.
+func (r *Replica) say(b []byte) error {
+	r.writing <- struct{}{}
+	defer func() { <-r.writing }()
+	_, err := r.conn.Write(b)
+	return err
+}
+
 // hash tells the primary what this disk has.
 func (r *Replica) hash() error {
 	const perRecord = 128
@@ -225,10 +233,7 @@ func (r *Replica) hash() error {
 			off += int64(len(b))
 		}
 		record{typ: recHashes, n: uint32(len(out) - headerSize), off: uint64(from)}.append(out[:0])
-		r.writing <- struct{}{}
-		_, err := r.conn.Write(out)
-		<-r.writing
-		if err != nil {
+		if r.say(out) != nil {
 			return nil // the reader finds out why
 		}
 	}
@@ -389,9 +394,7 @@ func (r *Replica) answer(rec record) error {
 	}
 	h := sha256.Sum256(b)
 	out := append(record{typ: recHashes, n: hashSize, off: rec.off}.append(nil), h[:]...)
-	r.writing <- struct{}{}
-	r.conn.Write(out) // the reader finds out of an error
-	<-r.writing
+	r.say(out) // the reader finds out of an error
 	return nil
 }
 

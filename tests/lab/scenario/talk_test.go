@@ -13,7 +13,6 @@ import (
 // A talk is the guest sending numbered frames of every kind while the cables of both hosts are watched.
 type talk struct {
 	w     *world
-	rate  int
 	from  uint64 // number of the last frame before
 	cable *lab.Capture
 }
@@ -21,7 +20,7 @@ type talk struct {
 // talk makes the guest send so many frames of each kind a second.
 func (w *world) talk(rate int) *talk {
 	w.t.Helper()
-	k := &talk{w: w, rate: rate}
+	k := &talk{w: w}
 	var err error
 	k.cable, err = w.Capture(lab.SentBy(w.guest))
 	check(w.t, err)
@@ -38,7 +37,6 @@ type heard struct {
 	from   uint64 // number of the last frame before the talk
 	to     uint64 // and of the talk's last, by the guest's own count
 	since  uint64 // the first after the guest's device last got its carrier
-	rate   int    // of each kind, a second
 }
 
 type spoken struct {
@@ -56,7 +54,7 @@ func (k *talk) end() heard {
 	check(k.w.t, err)
 	frames, err := k.cable.Stop()
 	check(k.w.t, err)
-	h := heard{frames: frames, rate: k.rate, from: k.from, to: last, since: since}
+	h := heard{frames: frames, from: k.from, to: last, since: since}
 	for _, f := range frames {
 		if p, ok := f.Probe(); ok && p.Seq > h.from {
 			h.probes = append(h.probes, spoken{p, f.Host, f.Time})
