@@ -6,48 +6,68 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export PATH := $(CURDIR)/build/go/bin:$(PATH):/usr/local/go/bin
 
-.PHONY: all build build-xen vet test test-go test-lab test-sim demo bench fuzz xtf lab install clean setup
+.PHONY: all help setup build build-xen build/xlft vet test test-quick test-go test-sim test-lab demo lab bench fuzz xtf install clean
 
-all: build-xen
+all: build-xen ## build xlft with libxl (the default)
 
-# Installs what is missing of compiler, libraries and tools (Debian, root).
-setup:
-	scripts/setup
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r t w; do printf '  make %-12s %s\n' "$$t" "$$w"; done
 
-build:
-	go build -o build/nox/ ./...
+setup: ## install compiler, libraries and tools that are missing (Debian, root)
+	scripts/dev/setup
 
-# The real thing, with libxl. Needs libxen-dev; "make setup" installs it.
-build-xen: build/xlft
+build: ## build without Xen, into build/noxen/
+	mkdir -p build/noxen
+	go build -o build/noxen/ ./...
+
+build-xen: build/xlft ## build with libxl, as build/xlft; needs libxen-dev
 
 # Go knows what is out of date.
-.PHONY: build/xlft
 build/xlft:
-	scripts/fetch-xenlight
+	scripts/dev/fetch-xenlight
 	go build -tags xen -ldflags '$(LDFLAGS)' -o $@ ./xlft/cmd/xlft
 
-vet:
-	scripts/vet
+vet: ## check format, vet, staticcheck
+	scripts/dev/vet
 
-test:
-	scripts/setup test
-	scripts/test
+test: ## run every test; without root it says what it skips
+	scripts/dev/setup test
+	scripts/dev/test
 
-demo: setup build-xen
+test-quick: ## every test but the lab
+	scripts/dev/setup test
+	scripts/dev/test quick
+
+test-go: ## build, vet and the tests with the race detector
+	scripts/dev/setup test
+	scripts/dev/test go
+
+test-sim: ## 10,000 simulated fault schedules
+	scripts/dev/setup
+	scripts/dev/test sim
+
+test-lab: ## the tests on two real Xen hosts under emulation (root)
+	scripts/dev/setup test
+	scripts/dev/test lab
+
+demo: setup build-xen ## two Xen hosts, a protected domain, the primary killed, a client that goes on (root)
 	go run ./tests/lab/cmd/demo
 
-bench:
-	scripts/setup test
+lab: setup build-xen ## two Xen hosts under emulation to play with (root)
+	go run ./tests/lab/cmd/labctl up
+
+bench: ## print the table of measurements
+	scripts/dev/setup test
 	$(MAKE) build-xen
-	scripts/bench
+	scripts/dev/bench
 
-fuzz:
-	scripts/fuzz
+fuzz: ## fuzz every parser for 30 s each
+	scripts/dev/fuzz
 
-xtf: setup
+xtf: setup ## build the C test guests, into build/xtf/
 	$(MAKE) -C tests/xtf
 
-install: build-xen
+install: build-xen ## install into PREFIX (/usr/local) and /etc
 	install -D -m 0755 build/xlft $(DESTDIR)$(PREFIX)/sbin/xlft
 	install -D -m 0755 scripts/xl $(DESTDIR)$(PREFIX)/sbin/xl
 	install -D -m 0644 conf/systemd/xlft@.service $(DESTDIR)/etc/systemd/system/xlft@.service
@@ -63,5 +83,5 @@ install: build-xen
 	test -e $(DESTDIR)/etc/xlft/xlft.toml || install -d -m 0755 $(DESTDIR)/etc/xlft
 	@echo "Now: cp $(PREFIX)/share/doc/xlft/xlft.toml /etc/xlft/, edit it, and see README.md."
 
-clean:
+clean: ## remove what was built
 	rm -rf build go.work go.work.sum
