@@ -10,7 +10,10 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/tests/simxen"
+
 	"xlft/xlft"
+	"xlft/xlft/backup"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -19,7 +22,7 @@ import (
 type bench struct {
 	tb      testing.TB
 	domain  *simxen.Domain
-	session *xlft.Session
+	session *primary.Session
 	events  chan struct{}
 	hostA   *simxen.Host
 	hostB   *simxen.Host
@@ -51,17 +54,17 @@ func newBench(tb testing.TB, pages int, compress bool) *bench {
 	}
 	l := wire.NewListener(inner, idb.TLSConfig(func(f wire.Fingerprint) bool { return f == ida.Fingerprint }))
 	pa, pb := b.hostA.Spawn(), b.hostB.Spawn()
-	r := &xlft.Receiver{
+	r := &backup.Receiver{
 		Software: "bench", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(),
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
 	}
 	go r.Serve(pb.Context(), l)
 	b.domain = b.hostA.Boot("web1", pages)
 	conf := ida.TLSConfig(func(f wire.Fingerprint) bool { return f == idb.Fingerprint })
-	b.session = &xlft.Session{
+	b.session = &primary.Session{
 		Domain: "web1", Software: "bench", Instance: "1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: uint64(pages) * 4},
-		Settings: xlft.Settings{EpochMax: time.Hour, FailureTimeout: 30 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second,
+		Settings: primary.Settings{EpochMax: time.Hour, FailureTimeout: 30 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second,
 			RetryDelay: time.Second, SpoolLimit: 256 << 20, Compress: compress},
 		Guest: pa.Guest(b.domain), Output: pa.Output(b.domain), Arbiter: xlft.None{}, Store: pa.Store(), Peer: "B",
 		Dial: func(ctx context.Context) (net.Conn, error) {
@@ -81,7 +84,7 @@ func (b *bench) await(e uint64) {
 	for {
 		changed := b.session.Changed()
 		st := b.session.Status()
-		if st.Epoch >= e && st.State == xlft.Protected.String() {
+		if st.Epoch >= e && st.State == primary.Protected.String() {
 			return
 		}
 		select {

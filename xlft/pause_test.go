@@ -10,7 +10,10 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/tests/simxen"
+
 	"xlft/xlft"
+	"xlft/xlft/backup"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -18,19 +21,19 @@ import (
 // for each checkpoint, epochs get long and the domain's stops stay what they
 // were.
 func TestPauseWithoutNetwork(t *testing.T) {
-	pause := func(slow time.Duration) (st xlft.Status) {
+	pause := func(slow time.Duration) (st primary.Status) {
 		synctest.Test(t, func(t *testing.T) {
 			w := simxen.NewWorld(1)
 			n := simxen.NewNet(20 * time.Millisecond)
 			a, b := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
 			d := a.Boot("web1", 64)
 			pa, pb := a.Spawn(), b.Spawn()
-			r := &xlft.Receiver{Software: "x", Restorer: &simxen.Restorer{P: pb, Slow: slow}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(),
+			r := &backup.Receiver{Software: "x", Restorer: &simxen.Restorer{P: pb, Slow: slow}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(),
 				PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 24}
 			go r.Serve(pb.Context(), pb.Listen())
-			s := &xlft.Session{Domain: "web1", Instance: "1", Offer: wire.Offer{UUID: "u", Config: []byte("{}")}, Guest: pa.Guest(d), Output: pa.Output(d),
+			s := &primary.Session{Domain: "web1", Instance: "1", Offer: wire.Offer{UUID: "u", Config: []byte("{}")}, Guest: pa.Guest(d), Output: pa.Output(d),
 				Arbiter: xlft.None{}, Dial: pa.Dial("B"), Peer: "B", Store: pa.Store(), Log: zap.NewNop(),
-				Settings: xlft.Settings{EpochMax: 50 * time.Millisecond, FailureTimeout: 10 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second, RetryDelay: time.Second, SpoolLimit: 1 << 24}}
+				Settings: primary.Settings{EpochMax: 50 * time.Millisecond, FailureTimeout: 10 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second, RetryDelay: time.Second, SpoolLimit: 1 << 24}}
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error)
 			go func() { ended <- s.Run(ctx) }()

@@ -15,8 +15,10 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/savestream"
+
 	"xlft/tests/simxen"
 	"xlft/xlft"
+	"xlft/xlft/backup"
 	"xlft/xlft/wire"
 )
 
@@ -55,7 +57,7 @@ func newRig(t testing.TB) *rig {
 	a, b := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
 	r := &rig{t: t, a: a.Spawn(), b: b.Spawn(), hostB: b}
 	r.makes = &simxen.Restorer{P: r.b}
-	rc := &xlft.Receiver{
+	rc := &backup.Receiver{
 		Software: "test", Restorer: r.makes, Arbiter: xlft.None{}, Store: r.b.Store(), Log: zap.NewNop(),
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 20,
 	}

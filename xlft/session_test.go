@@ -12,14 +12,16 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/xlft"
+	"xlft/xlft/primary"
+
 	"xlft/xlft/wire"
 )
 
 // onDial puts something around the n-th connection: a session's first is its
 // control connection, its second the one for data.
-func onDial(n int64, wrap func(net.Conn) net.Conn) func(xlft.Dialer) xlft.Dialer {
+func onDial(n int64, wrap func(net.Conn) net.Conn) func(wire.Dialer) wire.Dialer {
 	var dials atomic.Int64
-	return func(d xlft.Dialer) xlft.Dialer {
+	return func(d wire.Dialer) wire.Dialer {
 		return func(ctx context.Context) (net.Conn, error) {
 			c, err := d(ctx)
 			if dials.Add(1) == n && err == nil {
@@ -168,7 +170,7 @@ func TestBackupKeepsReplica(t *testing.T) {
 		control.to.Store(int64(wire.TypeDrop))
 		s.primary.Terminate()
 		time.Sleep(simAck / 2)
-		if st := s.session.Status(); st.State != xlft.Dropping.String() {
+		if st := s.session.Status(); st.State != primary.Dropping.String() {
 			t.Errorf("%+v", st)
 		}
 		s.endWell()

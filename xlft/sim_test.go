@@ -22,8 +22,11 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"xlft/diskrepl"
+
 	"xlft/tests/simxen"
 	"xlft/xlft"
+	"xlft/xlft/backup"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -59,14 +62,14 @@ type variant struct {
 	torn     bool          // the replica leaves out a part of each checkpoint
 	patience time.Duration // silence the primary accepts, if not simSilence
 	lateSeal time.Duration // the disk's epoch ends that much after the memory's
-	copy     func(xlft.DiskCopy) xlft.DiskCopy
+	copy     func(backup.DiskCopy) backup.DiskCopy
 	leak     bool // the backup's disk has every write at once
 	twice    bool // a journal is replayed twice, out of order
 	storage  storage
 	gates    func(simGates) xlft.Output
 	noLimit  bool // on the time from a trigger to the ack
 	guest    func(xlft.Guest) xlft.Guest
-	dial     func(xlft.Dialer) xlft.Dialer
+	dial     func(wire.Dialer) wire.Dialer
 	faults   []int // that there are, if not all
 }
 
@@ -124,11 +127,11 @@ type sim struct {
 
 	mu       sync.Mutex
 	primary  *simxen.Process
-	session  *xlft.Session
+	session  *primary.Session
 	result   error
 	over     bool // the session has ended by itself or by an operator
 	backup   *simxen.Process
-	receiver *xlft.Receiver
+	receiver *backup.Receiver
 	received chan struct{} // closed when the receiver's Serve has returned
 	finished bool          // no process is started any more
 	story    []string
@@ -215,10 +218,10 @@ func (s *sim) protect() {
 	if s.v.noLimit {
 		ack = time.Hour
 	}
-	session := &xlft.Session{
+	session := &primary.Session{
 		Domain: simDomain, Software: "sim", Instance: "A/1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48, Disks: s.domain.OfferedDisks()},
-		Settings: xlft.Settings{
+		Settings: primary.Settings{
 			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: ack,
 			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, SpoolLimit: 1 << 20,
 		},
@@ -250,7 +253,7 @@ func (s *sim) receive() {
 		return
 	}
 	p := s.b.Spawn()
-	r := &xlft.Receiver{
+	r := &backup.Receiver{
 		Software: "sim", Restorer: &simxen.Restorer{P: p, Torn: s.v.torn}, Arbiter: s.arb(p), Store: p.Store(),
 		Log: s.log.Named("B"), PeerName: func(c net.Conn) string { return c.(*simxen.Conn).From() },
 		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20, Disks: &simxen.DiskHost{P: p, Broken: s.v.copy},
@@ -265,7 +268,7 @@ func (s *sim) receive() {
 }
 
 // now returns what runs at present.
-func (s *sim) now() (primary, backup *simxen.Process, session *xlft.Session) {
+func (s *sim) now() (primary, backup *simxen.Process, session *primary.Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.primary, s.backup, s.session
@@ -451,7 +454,7 @@ func (s *sim) look(stop <-chan struct{}) {
 		able := false
 		if !s.b.Down() && !s.backup.Dead() {
 			for _, st := range s.receiver.Standbys() {
-				able = able || st.State == xlft.Ready.String() || st.State == xlft.Claiming.String() || st.State == xlft.TakingOver.String()
+				able = able || st.State == backup.Ready.String() || st.State == backup.Claiming.String() || st.State == backup.TakingOver.String()
 			}
 			if d := s.b.Domain(simDomain); d != nil && d.Runs() {
 				able = true // a switch-over has just been done
@@ -498,7 +501,7 @@ func (s *sim) judge() {
 	}
 	if running && runs(s.a) && !over && !s.a.Down() && !s.b.Down() {
 		// Connected again and synced by itself.
-		if st := s.session.Status(); !st.Protected && st.State != xlft.Seeding.String() && !errors.Is(s.lastBoth(st), xlft.ErrBothRun) && result == nil {
+		if st := s.session.Status(); !st.Protected && st.State != primary.Seeding.String() && !errors.Is(s.lastBoth(st), primary.ErrBothRun) && result == nil {
 			s.w.Violate("P5", "everything works again, but the domain is %s: %s", st.State, st.LastError)
 		}
 	}
@@ -522,14 +525,14 @@ func runs(hosts ...*simxen.Host) bool {
 // there, and nobody can say: then the copy here waits, for an operator.
 func (s *sim) unsure() bool {
 	st := s.session.Status().State
-	return s.switched && s.b.Down() && (s.over || st == xlft.Doubt.String() || st == xlft.Fenced.String())
+	return s.switched && s.b.Down() && (s.over || st == primary.Doubt.String() || st == primary.Fenced.String())
 }
 
 func (s *sim) wasReady() bool { return s.session.Status().Checkpoints > 0 }
 
-func (s *sim) lastBoth(st xlft.Status) error {
-	if strings.Contains(st.LastError, xlft.ErrBothRun.Error()) {
-		return xlft.ErrBothRun
+func (s *sim) lastBoth(st primary.Status) error {
+	if strings.Contains(st.LastError, primary.ErrBothRun.Error()) {
+		return primary.ErrBothRun
 	}
 	return nil
 }
@@ -678,7 +681,7 @@ func (o lossyOutput) Abandon() error {
 // swappingCopy breaks P2: two writes after one another reach the disk in the
 // wrong order.
 type swappingCopy struct {
-	xlft.DiskCopy
+	backup.DiskCopy
 	mu   sync.Mutex
 	off  int64
 	kept []byte
@@ -711,14 +714,14 @@ func (c *swappingCopy) Flush() error {
 }
 
 // forgetfulCopy breaks P2: it answers a flush and does none.
-type forgetfulCopy struct{ xlft.DiskCopy }
+type forgetfulCopy struct{ backup.DiskCopy }
 
 func (c forgetfulCopy) Flush() error { return nil }
 
 // boastfulCopy breaks P2: it says of what moment it is when its session ends,
 // and lacks the newest write.
 type boastfulCopy struct {
-	xlft.DiskCopy
+	backup.DiskCopy
 	off int64
 	old []byte // what the newest write took the place of
 }
@@ -736,7 +739,7 @@ func (c *boastfulCopy) Record(r xlft.DiskRecord) error {
 }
 
 // hastyCopy breaks P2: its journal is not on stable storage when it says so.
-type hastyCopy struct{ xlft.DiskCopy }
+type hastyCopy struct{ backup.DiskCopy }
 
 func (c hastyCopy) Durable() diskrepl.Layers {
 	if l := c.DiskCopy.Durable(); l != nil {
@@ -757,7 +760,7 @@ type hastyLayer struct{ diskrepl.Layer }
 func (hastyLayer) Sync() error { return nil }
 
 // deafCopy breaks P2: what the primary may not have written is not written.
-type deafCopy struct{ xlft.DiskCopy }
+type deafCopy struct{ backup.DiskCopy }
 
 func (c deafCopy) WriteAt([]byte, int64, bool) error { return nil }
 
@@ -809,7 +812,7 @@ func TestFalseSuspicion(t *testing.T) {
 // A lazyCopy does not come back from the flush before it is recorded as a
 // replica before it may, and remembers what it was recorded as.
 type lazyCopy struct {
-	xlft.DiskCopy
+	backup.DiskCopy
 	flush   chan struct{}
 	durable diskrepl.Layers
 	last    atomic.Value // xlft.DiskState
@@ -834,7 +837,7 @@ func (c *lazyCopy) Durable() diskrepl.Layers { return c.durable }
 // yet.
 func lazySim(t *testing.T, durable diskrepl.Layers) (*sim, *lazyCopy) {
 	c := &lazyCopy{flush: make(chan struct{}), durable: durable}
-	s := newSim(t, 2, variant{storage: mirrored, copy: func(inner xlft.DiskCopy) xlft.DiskCopy {
+	s := newSim(t, 2, variant{storage: mirrored, copy: func(inner backup.DiskCopy) backup.DiskCopy {
 		c.DiskCopy = inner
 		return c
 	}}, zap.NewNop())
@@ -892,21 +895,23 @@ func TestSimulationCatches(t *testing.T) {
 		{"P1", "output leaves at the seal", variant{output: func(o xlft.Output) xlft.Output { return earlyOutput{o} }}},
 		{"P2", "applied before the commit", variant{leak: true, storage: mirrored}},
 		{"P2", "disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: mirrored}},
-		{"P2", "writes out of order", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return &swappingCopy{DiskCopy: c} }, storage: mirrored}},
-		{"P2", "flush lost", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
-		{"P2", "copy older than it says", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return &boastfulCopy{DiskCopy: c} }, storage: mirrored, faults: []int{receiverStop, powerCutA}}},
-		{"P2", "journal not on stable storage", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return hastyCopy{c} }, storage: mirrored, faults: []int{powerCutB}}},
+		{"P2", "writes out of order", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &swappingCopy{DiskCopy: c} }, storage: mirrored}},
+		{"P2", "flush lost", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
+		{"P2", "copy older than it says", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &boastfulCopy{DiskCopy: c} }, storage: mirrored, faults: []int{receiverStop, powerCutA}}},
+		{"P2", "journal not on stable storage", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return hastyCopy{c} }, storage: mirrored, faults: []int{powerCutB}}},
 		{"P2", "journal replayed twice, out of order", variant{twice: true, storage: mirrored}},
 		{"P2", "shared disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: shared}},
 		{"P2", "held writes leave at the seal", variant{gates: func(g simGates) xlft.Output { return eagerGates{g} }, storage: shared}},
-		{"P2", "shared storage not replayed", variant{copy: func(c xlft.DiskCopy) xlft.DiskCopy { return deafCopy{c} }, storage: shared}},
+		{"P2", "shared storage not replayed", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return deafCopy{c} }, storage: shared}},
 		{"P2", "handed over before the storage has all", variant{gates: func(g simGates) xlft.Output { return hastyGates{g} }, storage: shared, faults: []int{switchOver}}},
 		{"P2", "shared storage without a fence", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }, storage: shared}},
 		{"P3", "arbiter says yes to both", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
 		{"P4", "checkpoint not applied whole", variant{torn: true}},
 		{"P5", "held output dropped", variant{output: func(o xlft.Output) xlft.Output { return lossyOutput{o} }}},
 		{"P6", "silence not noticed", variant{patience: time.Minute}},
-		{"P6", "hanging capture not noticed", variant{noLimit: true, guest: func(g xlft.Guest) xlft.Guest { return &hangingGuest{g, 3, func(ctx context.Context) { <-ctx.Done() }} }}},
+		{"P6", "hanging capture not noticed", variant{noLimit: true, guest: func(g xlft.Guest) xlft.Guest {
+			return &hangingGuest{g, 3, func(ctx context.Context) { <-ctx.Done() }}
+		}}},
 	} {
 		t.Run(c.promise+" "+c.how, func(t *testing.T) {
 			t.Parallel()

@@ -13,7 +13,10 @@ import (
 	"time"
 
 	"xlft/diskrepl"
+
 	"xlft/xlft"
+	"xlft/xlft/backup"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -444,7 +447,7 @@ func (s *Disks) Replicate(ctx context.Context, session string, lost func(error))
 	if err := m.AwaitUnheld(ctx); err != nil {
 		return err
 	}
-	conn, ready, err := xlft.DialDisk(ctx, s.P.Dial(s.To), "sim", session, s.Domain.OfferedDisks()[0])
+	conn, ready, err := wire.DialDisk(ctx, s.P.Dial(s.To), "sim", session, s.Domain.OfferedDisks()[0])
 	if err != nil {
 		return err
 	}
@@ -480,7 +483,7 @@ func (s *Disks) End() {
 	}
 }
 
-func (s *Disks) Progress() []xlft.DiskProgress { return nil }
+func (s *Disks) Progress() []primary.DiskProgress { return nil }
 
 // Seal and Release are the disk's part of an Output.
 func (s *Disks) Seal(epoch uint64) error {
@@ -535,13 +538,13 @@ func (d *Domain) OfferedDisks() []wire.Disk {
 type DiskHost struct {
 	P *Process
 	// Broken, if set, makes a copy that does not keep a promise.
-	Broken func(xlft.DiskCopy) xlft.DiskCopy
+	Broken func(backup.DiskCopy) backup.DiskCopy
 }
 
 // Journal: little memory, so that the file is used.
 func (h *DiskHost) Journal() (memory, file int64) { return 1 << 10, 8 << 10 }
 
-func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
+func (h *DiskHost) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 	p := h.P.h.platter
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -552,7 +555,7 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
 		return nil, fmt.Errorf("simxen: %s runs from it", domain)
 	}
 	p.users++
-	c := xlft.DiskCopy(&platterCopy{Platter: p, proc: h.P, was: xlft.DiskRecord{State: p.state, Mark: p.mark}})
+	c := backup.DiskCopy(&platterCopy{Platter: p, proc: h.P, was: xlft.DiskRecord{State: p.state, Mark: p.mark}})
 	h.P.onKill(func() { c.Close() })
 	if h.Broken != nil {
 		return h.Broken(c), nil

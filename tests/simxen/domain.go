@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"xlft/diskrepl"
+
 	"xlft/savestream"
 	"xlft/xlft"
 )

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"xlft/xlft"
+	"xlft/xlft/wire"
 )
 
 // Net joins the hosts: connections with a delay and a buffer, that stall when
@@ -112,7 +112,7 @@ func (n *Net) passes(from, to string) bool {
 }
 
 // Dial returns a process's way to the listener of another host.
-func (p *Process) Dial(host string) xlft.Dialer {
+func (p *Process) Dial(host string) wire.Dialer {
 	return func(ctx context.Context) (net.Conn, error) {
 		n := p.h.net
 		if p.Dead() {

@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"xlft/savestream"
-	"xlft/xlft"
+
+	"xlft/xlft/backup"
 	"xlft/xlft/wire"
 )
 
@@ -36,14 +37,14 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 }
 
 // Find: replicas go with the process that made them.
-func (r *Restorer) Find(domain string) (xlft.Found, error) {
+func (r *Restorer) Find(domain string) (backup.Found, error) {
 	if r.P.h.Domain(domain) != nil {
-		return xlft.FoundDomain, nil
+		return backup.FoundDomain, nil
 	}
-	return xlft.FoundNothing, nil
+	return backup.FoundNothing, nil
 }
 
-func (r *Restorer) Restore(_ context.Context, o wire.Offer) (xlft.Replica, error) {
+func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, error) {
 	if r.P.Dead() || r.P.h.Down() {
 		return nil, errDead
 	}

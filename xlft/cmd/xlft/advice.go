@@ -10,12 +10,14 @@ import (
 	"syscall"
 
 	"xlft/diskrepl/nbd"
+
 	"xlft/netbuffer"
 	"xlft/savestream"
 	"xlft/xlft"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/xen"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -67,7 +69,7 @@ func advice(err error) string {
 		return "Is the receiver up there? \"systemctl start xlft-receiver.socket\" on the backup, and look at address in the configuration."
 	case is(syscall.EHOSTUNREACH), is(syscall.ENETUNREACH), is(syscall.ETIMEDOUT), is(os.ErrDeadlineExceeded), is(context.DeadlineExceeded):
 		return "Look at the network between the hosts, and at address in the configuration."
-	case is(xlft.ErrBothRun):
+	case is(primary.ErrBothRun):
 		return "Destroy the domain on one of the hosts, then start protection on the other."
 	case is(wire.ErrExists):
 		return "--force replaces it; its peers then need the new fingerprint."

@@ -15,10 +15,13 @@ import (
 	"github.com/spf13/cobra/doc"
 
 	"xlft/savestream"
+
 	"xlft/xlft"
+	"xlft/xlft/backup"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -152,15 +155,15 @@ func (a *app) listCommand() *cobra.Command {
 
 // row is what one host knows of a domain.
 type row struct {
-	Domain     string              `json:"domain"`
-	Role       string              `json:"role"` // "primary", "backup", "owner", "yielded"
-	Peer       string              `json:"peer"`
-	State      string              `json:"state"`
-	Protected  bool                `json:"protected"`
-	Epoch      uint64              `json:"epoch"`
-	Generation uint64              `json:"generation"`
-	Primary    *xlft.Status        `json:"primary,omitempty"`
-	Standby    *xlft.StandbyStatus `json:"standby,omitempty"`
+	Domain     string                `json:"domain"`
+	Role       string                `json:"role"` // "primary", "backup", "owner", "yielded"
+	Peer       string                `json:"peer"`
+	State      string                `json:"state"`
+	Protected  bool                  `json:"protected"`
+	Epoch      uint64                `json:"epoch"`
+	Generation uint64                `json:"generation"`
+	Primary    *primary.Status       `json:"primary,omitempty"`
+	Standby    *backup.StandbyStatus `json:"standby,omitempty"`
 }
 
 // rows asks every daemon of this host, and the records for what no daemon
@@ -172,18 +175,18 @@ func (a *app) rows(cmd *cobra.Command, runDir, stateDir string) ([]row, error) {
 		return nil, err
 	}
 	for _, n := range names {
-		var st xlft.Status
+		var st primary.Status
 		if err := control.Call(cmd.Context(), control.Socket(runDir, n), "GET", "/status", nil, &st); err != nil {
 			continue // ended meanwhile, or left behind by a crash
 		}
 		seen[n] = row{n, "primary", st.Peer, st.State, st.Protected, st.Epoch, st.Generation, &st, nil}
 	}
-	var all []xlft.StandbyStatus
+	var all []backup.StandbyStatus
 	if err := control.Call(cmd.Context(), control.Socket(runDir, control.Receiver), "GET", "/standbys", nil, &all); err != nil && !errors.Is(err, control.ErrDown) {
 		return nil, err
 	}
 	for _, s := range all {
-		seen[s.Domain] = row{s.Domain, "backup", s.Peer, s.State, s.State == xlft.Ready.String(), s.Epoch, s.Generation, nil, &s}
+		seen[s.Domain] = row{s.Domain, "backup", s.Peer, s.State, s.State == backup.Ready.String(), s.Epoch, s.Generation, nil, &s}
 	}
 	recs, err := store.Dir(stateDir).All()
 	if err != nil {
@@ -251,7 +254,7 @@ func (r row) print(out io.Writer) error {
 			}
 			line("Disk "+d.VDev, "%s", word)
 		}
-		if s.State == xlft.Seeding.String() {
+		if s.State == primary.Seeding.String() {
 			line("First copy", "%d of about %d MiB", s.SeedBytes>>20, s.SeedTotal>>20)
 		}
 		if s.LastError != "" {

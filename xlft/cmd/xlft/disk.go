@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/xlft"
+
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
@@ -93,7 +94,7 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 		r, err := store.Dir(c.StateDir).LoadDisk(domain, vdev)
 		return r.State, err
 	}
-	s.Dial = func(peer string) (xlft.Dialer, error) {
+	s.Dial = func(peer string) (wire.Dialer, error) {
 		p, err := peerOf(c, dc, peer)
 		if err != nil {
 			return nil, err

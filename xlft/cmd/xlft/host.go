@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/netbuffer"
+
 	"xlft/xlft"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/domconf"
@@ -23,7 +24,7 @@ import (
 const dialTimeout = 10 * time.Second
 
 // dialer opens TLS connections to a peer, and to nobody else.
-func dialer(id *wire.Identity, p config.Peer) xlft.Dialer {
+func dialer(id *wire.Identity, p config.Peer) wire.Dialer {
 	conf := id.TLSConfig(func(f wire.Fingerprint) bool { return f == p.Fingerprint })
 	return func(ctx context.Context) (net.Conn, error) {
 		c, err := wire.Dial(ctx, &net.Dialer{Timeout: dialTimeout}, p.Address, conf)
@@ -60,7 +61,7 @@ func arbiter(c *config.Config, id *wire.Identity, log *zap.Logger) xlft.Arbiter 
 		if !ok {
 			return r, fmt.Errorf("no [peer.%s] in the configuration", peer)
 		}
-		err = xlft.Ask(ctx, dialer(id, p), software(), wire.TypeOwner, q, wire.TypeOwnerResult, &r)
+		err = wire.Ask(ctx, dialer(id, p), software(), wire.TypeOwner, q, wire.TypeOwnerResult, &r)
 		return r, err
 	}}
 }
@@ -186,7 +187,7 @@ func check(ctx context.Context, c *config.Config, id *wire.Identity, h *xen.Host
 	}
 	o.MaxEpoch = c.CheckpointMemory
 	var r wire.CheckResult
-	if err := xlft.Ask(ctx, dialer(id, p), software(), wire.TypeCheck, o, wire.TypeCheckResult, &r); err != nil {
+	if err := wire.Ask(ctx, dialer(id, p), software(), wire.TypeCheck, o, wire.TypeCheckResult, &r); err != nil {
 		a := advice(err)
 		if a == "" {
 			a = "Look at the network between the hosts, and at the receiver's log on the backup."

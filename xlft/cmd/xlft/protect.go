@@ -14,12 +14,14 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/netbuffer"
+
 	"xlft/xlft"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -36,7 +38,7 @@ func (a *app) protectCommand() *cobra.Command {
 			}
 			err = protect(cmd.Context(), c, args[0], os.Getenv("XLFT_BACKUP"), daemonLog())
 			leaveError(c, args[0], err)
-			if errors.Is(err, xlft.ErrBackupRuns) || errors.Is(err, xlft.ErrGuestEnded) {
+			if errors.Is(err, primary.ErrBackupRuns) || errors.Is(err, xlft.ErrGuestEnded) {
 				daemonLog().Warn("protection ended", zap.Error(err))
 			}
 			if err != nil {
@@ -114,13 +116,13 @@ func protect(ctx context.Context, c *config.Config, domain, backup string, log *
 		return fmt.Errorf("hold output: %w", err)
 	}
 	out := &gates{gate: g}
-	s := &xlft.Session{
+	s := &primary.Session{
 		Domain: domain, Software: software(), Offer: o, Instance: instance(d),
 		Describe: func() (wire.Offer, error) {
 			o, _, err := offer(ctx, c, h, d)
 			return o, err
 		},
-		Settings: xlft.Settings{
+		Settings: primary.Settings{
 			EpochMax: dc.EpochMax, DirtyMax: dc.DirtyMax, FailureTimeout: dc.FailureTimeout,
 			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
 			SpoolLimit: int64(c.CheckpointMemory), Compress: dc.Compress,
@@ -172,7 +174,7 @@ func repair(c *config.Config, h *xen.Host, domain string, log *zap.Logger) {
 
 // serveSession answers the commands. Requests that end the session are
 // answered when it has ended.
-func serveSession(c *config.Config, s *xlft.Session, done <-chan struct{}, result *error) (stop func(), err error) {
+func serveSession(c *config.Config, s *primary.Session, done <-chan struct{}, result *error) (stop func(), err error) {
 	l, err := control.Listen(control.Socket(c.RunDir, s.Domain))
 	if err != nil {
 		return nil, err
@@ -201,7 +203,7 @@ func serveSession(c *config.Config, s *xlft.Session, done <-chan struct{}, resul
 	}, nil
 }
 
-func failover(ctx context.Context, s *xlft.Session, done <-chan struct{}, result *error) (any, error) {
+func failover(ctx context.Context, s *primary.Session, done <-chan struct{}, result *error) (any, error) {
 	if err := s.Failover(ctx); err != nil {
 		return nil, err
 	}
@@ -210,9 +212,9 @@ func failover(ctx context.Context, s *xlft.Session, done <-chan struct{}, result
 		changed := s.Changed()
 		st := s.Status()
 		switch st.State {
-		case xlft.HandingOver.String():
+		case primary.HandingOver.String():
 			begun = true
-		case xlft.Protected.String(), xlft.Ended.String():
+		case primary.Protected.String(), primary.Ended.String():
 		default:
 			if begun {
 				return nil, fmt.Errorf("the switch-over did not happen (%s): %s", st.State, st.LastError)
@@ -240,7 +242,7 @@ func watchdogInterval() time.Duration {
 
 // notifySystemd tells the service manager when the first checkpoint is acked,
 // what goes on, and that the session still answers.
-func notifySystemd(ctx context.Context, s *xlft.Session, done <-chan struct{}) {
+func notifySystemd(ctx context.Context, s *primary.Session, done <-chan struct{}) {
 	interval := watchdogInterval()
 	watch := time.NewTicker(interval / 3)
 	defer watch.Stop()

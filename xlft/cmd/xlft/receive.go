@@ -14,6 +14,8 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/xlft"
+
+	"xlft/xlft/backup"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/replica"
@@ -77,7 +79,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		return err
 	}
 	l := wire.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return names[f] != "" }))
-	r := &xlft.Receiver{
+	r := &backup.Receiver{
 		Software: software(), Restorer: restorer, Arbiter: arbiter(c, id, log), Store: st, Log: log,
 		PeerName: func(nc net.Conn) string {
 			tc, ok := nc.(*wire.SecureConn)
@@ -123,7 +125,7 @@ func listener(address string) (net.Listener, error) {
 	return nil, fmt.Errorf("systemd handed over %d sockets, not one", len(ls))
 }
 
-func serveReceiver(path string, r *xlft.Receiver) (stop func(), err error) {
+func serveReceiver(path string, r *backup.Receiver) (stop func(), err error) {
 	l, err := control.Listen(path)
 	if err != nil {
 		return nil, err
@@ -138,7 +140,7 @@ func serveReceiver(path string, r *xlft.Receiver) (stop func(), err error) {
 	}, nil
 }
 
-func tellSystemd(r *xlft.Receiver, changed, over <-chan struct{}) {
+func tellSystemd(r *backup.Receiver, changed, over <-chan struct{}) {
 	interval := watchdogInterval()
 	watch := time.NewTicker(interval / 3)
 	defer watch.Stop()
@@ -146,7 +148,7 @@ func tellSystemd(r *xlft.Receiver, changed, over <-chan struct{}) {
 		all := r.Standbys() // takes the locks that everything here takes
 		ready := 0
 		for _, s := range all {
-			if s.State == xlft.Ready.String() {
+			if s.State == backup.Ready.String() {
 				ready++
 			}
 		}

@@ -14,10 +14,11 @@ import (
 	"github.com/coreos/go-systemd/v22/util"
 	"github.com/spf13/cobra"
 
-	"xlft/xlft"
 	"xlft/xlft/config"
+
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/xen"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -90,7 +91,7 @@ func preflight(ctx context.Context, c *config.Config, id *wire.Identity, domain 
 	if err != nil {
 		return "", err
 	}
-	var st xlft.Status
+	var st primary.Status
 	if err := control.Call(ctx, control.Socket(c.RunDir, d.Name), "GET", "/status", nil, &st); err == nil {
 		return "", fmt.Errorf("%s %w (%s)", d.Name, errAlready, st.State)
 	}
@@ -146,7 +147,7 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 			return ctx.Err()
 		case r := <-result:
 			if r == "done" {
-				var st xlft.Status
+				var st primary.Status
 				if err := control.Call(ctx, control.Socket(c.RunDir, domain), "GET", "/status", nil, &st); err != nil {
 					bar.end("failed")
 					return fmt.Errorf("%s: the protector started and ended: %s", domain, lastError(c, domain))
@@ -157,7 +158,7 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 			bar.end("failed")
 			return fmt.Errorf("%s: %s", domain, lastError(c, domain))
 		case <-tick.C:
-			var st xlft.Status
+			var st primary.Status
 			if control.Call(ctx, control.Socket(c.RunDir, domain), "GET", "/status", nil, &st) == nil {
 				bar.show(st)
 			}
@@ -201,7 +202,7 @@ func newBar(w io.Writer, domain string) *bar {
 	return b
 }
 
-func (b *bar) show(st xlft.Status) {
+func (b *bar) show(st primary.Status) {
 	const width = 30
 	what, share, mib := st.State, 0.0, st.SeedBytes>>20
 	if st.SeedTotal > 0 {

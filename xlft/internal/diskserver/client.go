@@ -12,8 +12,9 @@ import (
 	"sync"
 	"time"
 
-	"xlft/xlft"
 	"xlft/xlft/internal/control"
+
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -137,7 +138,7 @@ func (c *Client) End() {
 }
 
 // Progress is xlft.Disks'.
-func (c *Client) Progress() []xlft.DiskProgress {
+func (c *Client) Progress() []primary.DiskProgress {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last.Disks

@@ -10,8 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xlft/diskrepl"
+
 	"xlft/diskrepl/nbd"
 	"xlft/xlft"
+	"xlft/xlft/backup"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/wire"
@@ -124,7 +126,7 @@ func (c *Copies) find(domain string, d wire.Disk) (*nbd.File, error) {
 }
 
 // Open is xlft.DiskHost's.
-func (c *Copies) Open(domain string, d wire.Disk) (xlft.DiskCopy, error) {
+func (c *Copies) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 	f, err := c.find(domain, d)
 	if err != nil {
 		return nil, err

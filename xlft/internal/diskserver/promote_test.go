@@ -10,8 +10,10 @@ import (
 	"testing"
 
 	"xlft/diskrepl"
+
 	"xlft/diskrepl/nbd"
 	"xlft/xlft"
+	"xlft/xlft/backup"
 	"xlft/xlft/config"
 	"xlft/xlft/wire"
 )
@@ -22,7 +24,7 @@ type dying struct {
 	p       *place
 	vdev    string
 	copies  *Copies
-	copy    xlft.DiskCopy
+	copy    backup.DiskCopy
 	m       *diskrepl.Mirror
 	link    *diskrepl.Link
 	replica *diskrepl.Replica
@@ -69,7 +71,7 @@ func (p *place) protect(primary *place, vdev string) *dying {
 }
 
 // unwritten storage gets nothing before it is promoted.
-type unwritten struct{ xlft.DiskCopy }
+type unwritten struct{ backup.DiskCopy }
 
 func (unwritten) WriteAt([]byte, int64, bool) error { return nil }
 

@@ -24,10 +24,12 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/diskrepl"
+
 	"xlft/diskrepl/nbd"
 	"xlft/xlft"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -36,7 +38,7 @@ type Server struct {
 	Config   config.Domain
 	Software string
 	// Dial returns the way to a peer of that name.
-	Dial func(peer string) (xlft.Dialer, error)
+	Dial func(peer string) (wire.Dialer, error)
 	// State says what this host's copy of a disk is good for.
 	State func(vdev string) (xlft.DiskState, error)
 	Log   *zap.Logger
@@ -416,7 +418,7 @@ type Order struct {
 
 // Report is what a replication says of itself, again and again.
 type Report struct {
-	Disks []xlft.DiskProgress `json:"disks"`
+	Disks []primary.DiskProgress `json:"disks"`
 	// Held and Limit are of the disk whose journal at the backup is fullest.
 	Held  int64  `json:"held"`
 	Limit int64  `json:"limit"`
@@ -516,7 +518,7 @@ func (s *Server) replace(ctx context.Context, v *session) error {
 const heldRoom = 16 << 20
 
 // link opens the connection of a disk and attaches it.
-func (s *Server) link(ctx context.Context, v *session, dial xlft.Dialer, id string, want wire.Disk) error {
+func (s *Server) link(ctx context.Context, v *session, dial wire.Dialer, id string, want wire.Disk) error {
 	s.mu.Lock()
 	d := s.open[want.VDev]
 	s.mu.Unlock()
@@ -531,7 +533,7 @@ func (s *Server) link(ctx context.Context, v *session, dial xlft.Dialer, id stri
 	if err := d.mirror.AwaitUnheld(ctx); err != nil {
 		return fmt.Errorf("disk %s: write what was held: %w", want.VDev, err)
 	}
-	conn, ready, err := xlft.DialDisk(ctx, dial, s.Software, id, want)
+	conn, ready, err := wire.DialDisk(ctx, dial, s.Software, id, want)
 	if err != nil {
 		return err
 	}
@@ -566,7 +568,7 @@ func (v *session) report(disks []wire.Disk) Report {
 		if l == nil {
 			continue
 		}
-		r.Disks = append(r.Disks, xlft.DiskProgress{VDev: d.VDev, Progress: l.Progress()})
+		r.Disks = append(r.Disks, primary.DiskProgress{VDev: d.VDev, Progress: l.Progress()})
 		held, limit := l.Unacked()
 		if r.Limit == 0 || held*r.Limit > r.Held*limit {
 			r.Held, r.Limit = held, limit

@@ -15,11 +15,14 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/diskrepl"
+
 	"xlft/tests/simxen"
 	"xlft/xlft"
+	"xlft/xlft/backup"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/store"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -61,7 +64,7 @@ func (p *place) image() []byte {
 }
 
 // serve starts the domain's disk server, which reaches its peer by dial.
-func (p *place) serve(dial xlft.Dialer) (s *Server, stop func()) {
+func (p *place) serve(dial wire.Dialer) (s *Server, stop func()) {
 	p.t.Helper()
 	s = New(p.conf.For("web1"), zap.NewNop())
 	s.Software = "test"
@@ -70,7 +73,7 @@ func (p *place) serve(dial xlft.Dialer) (s *Server, stop func()) {
 		return r.State, err
 	}
 	s.Dirty = DirtyDir(p.dir, "web1")
-	s.Dial = func(peer string) (xlft.Dialer, error) {
+	s.Dial = func(peer string) (wire.Dialer, error) {
 		if peer != "B" {
 			return nil, errors.New("no such peer")
 		}
@@ -148,15 +151,15 @@ type rig struct {
 	t        *testing.T
 	a, b     *place
 	hostB    *simxen.Host
-	receiver *xlft.Receiver
+	receiver *backup.Receiver
 	copies   *Copies
 	client   *Client
 	server   *Server // of A
 	stop     func()  // stops server
-	session  *xlft.Session
+	session  *primary.Session
 	ended    chan error
 	pa       *simxen.Process
-	dial     xlft.Dialer
+	dial     wire.Dialer
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -200,7 +203,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 	pa, pb := hostA.Spawn(), hostB.Spawn()
 	r.hostB, r.pa = hostB, pa
 	r.copies = &Copies{Config: r.b.conf, Store: r.b.store}
-	r.receiver = &xlft.Receiver{
+	r.receiver = &backup.Receiver{
 		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(), Disks: r.copies,
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
 	}
@@ -210,10 +213,10 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 	r.server, r.stop = r.a.serve(r.dial)
 	r.client = NewClient(CommandSocket(r.a.dir, "web1"), "B", []wire.Disk{{VDev: "xvda", Size: size, Shared: shared}})
 	domain := hostA.Boot("web1", 8)
-	r.session = &xlft.Session{
+	r.session = &primary.Session{
 		Domain: "web1", Software: "test", Instance: "1", Peer: "B",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: 32, Disks: r.client.order.Disks},
-		Settings: xlft.Settings{EpochMax: epoch, FailureTimeout: 10 * time.Second, AckTimeout: 10 * time.Second,
+		Settings: primary.Settings{EpochMax: epoch, FailureTimeout: 10 * time.Second, AckTimeout: 10 * time.Second,
 			SuspendTimeout: time.Second, RetryDelay: 50 * time.Millisecond, SpoolLimit: 1 << 20},
 		Guest: pa.Guest(domain), Output: gates{pa.Output(domain), r.client}, Disks: r.client, Arbiter: xlft.None{}, Store: pa.Store(),
 		Dial: r.dial, Log: zap.NewNop(),
@@ -240,10 +243,10 @@ func (r *rig) protect() {
 		r.ended <- r.session.Run(r.pa.Context())
 		close(r.ended)
 	}()
-	r.await("protected", func(st xlft.Status) bool { return st.Protected })
+	r.await("protected", func(st primary.Status) bool { return st.Protected })
 }
 
-func (r *rig) await(what string, ok func(xlft.Status) bool) {
+func (r *rig) await(what string, ok func(primary.Status) bool) {
 	r.t.Helper()
 	patience := time.After(20 * time.Second)
 	for {
@@ -314,7 +317,7 @@ func TestSession(t *testing.T) {
 	more := func(n uint64) {
 		t.Helper()
 		at := r.session.Status().Epoch
-		r.await("more epochs", func(st xlft.Status) bool { return st.Epoch >= at+n })
+		r.await("more epochs", func(st primary.Status) bool { return st.Epoch >= at+n })
 	}
 	more(2)
 	if st := r.state(); st != xlft.DiskReplica {
@@ -325,7 +328,7 @@ func TestSession(t *testing.T) {
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)
 	}
-	r.await("unprotected", func(st xlft.Status) bool { return !st.Protected && strings.Contains(st.LastError, "detached") })
+	r.await("unprotected", func(st primary.Status) bool { return !st.Protected && strings.Contains(st.LastError, "detached") })
 	select {
 	case <-r.server.Idle():
 	case <-time.After(10 * time.Second):
@@ -336,7 +339,7 @@ func TestSession(t *testing.T) {
 	if err := r.client.Open(ctx, "xvda"); err != nil {
 		t.Fatal(err)
 	}
-	r.await("protected again", func(st xlft.Status) bool { return st.Protected })
+	r.await("protected again", func(st primary.Status) bool { return st.Protected })
 	more(1)
 
 	// A copy is nothing to run from; after the takeover it is.
@@ -439,7 +442,7 @@ func TestSharedStorage(t *testing.T) {
 	if err := mirror().ReadAt(b, 12345); err != nil || string(b) != "written" {
 		t.Errorf("the domain reads %q, %v", b, err)
 	}
-	r.await("protected again", func(st xlft.Status) bool { return st.Protected && st.LastError != "" })
+	r.await("protected again", func(st primary.Status) bool { return st.Protected && st.LastError != "" })
 	if !bytes.Equal(r.a.image(), want) {
 		t.Error("the storage lacks what was held when the server died")
 	}
@@ -458,7 +461,7 @@ func TestSharedStorage(t *testing.T) {
 	if err := r.client.Open(ctx, "xvda"); err != nil {
 		t.Fatal(err)
 	}
-	r.await("protected once more", func(st xlft.Status) bool { return st.Protected && st.Generation > at })
+	r.await("protected once more", func(st primary.Status) bool { return st.Protected && st.Generation > at })
 
 	// The disk is taken away while the last epoch is held: it goes to the storage when the protector says so.
 	write("last", 99999)

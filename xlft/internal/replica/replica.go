@@ -25,7 +25,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xlft/savestream"
-	"xlft/xlft"
+
+	"xlft/xlft/backup"
 	"xlft/xlft/internal/domconf"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/wire"
@@ -157,23 +158,23 @@ func (r *Restorer) Sweep(owned func(domain string) (bool, error)) error {
 }
 
 // Find looks for the replica first: a worker renames it when it runs.
-func (r *Restorer) Find(domain string) (xlft.Found, error) {
+func (r *Restorer) Find(domain string) (backup.Found, error) {
 	for _, x := range []struct {
 		name  string
-		found xlft.Found
-	}{{domain + suffix, xlft.FoundReplica}, {domain, xlft.FoundDomain}} {
+		found backup.Found
+	}{{domain + suffix, backup.FoundReplica}, {domain, backup.FoundDomain}} {
 		switch _, err := r.Host.Lookup(x.name); {
 		case err == nil:
 			return x.found, nil
 		case !errors.Is(err, xen.ErrNoDomain):
-			return xlft.FoundNothing, err
+			return backup.FoundNothing, err
 		}
 	}
-	return xlft.FoundNothing, nil
+	return backup.FoundNothing, nil
 }
 
 // Restore starts a worker.
-func (r *Restorer) Restore(_ context.Context, o wire.Offer) (xlft.Replica, error) {
+func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("restore: %w", err)

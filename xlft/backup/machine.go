@@ -1,8 +1,10 @@
-package xlft
+package backup
 
 import (
 	"errors"
 	"fmt"
+
+	"xlft/xlft"
 )
 
 // StandbyState is what a backup's StandbyMachine is at.
@@ -47,7 +49,7 @@ type (
 	// domain; the replica shall go.
 	DropAsked struct{ Why error }
 	// Claimed is the arbiter's answer.
-	Claimed struct{ Verdict Verdict }
+	Claimed struct{ Verdict xlft.Verdict }
 	// RetryClaim: the delay after an unreachable arbiter is over.
 	RetryClaim struct{}
 	// ReplicaFailed: the restore ended by itself, or an epoch was not what it
@@ -57,14 +59,21 @@ type (
 	Restored struct{}
 )
 
-func (Whole) isStandbyEvent()         {}
-func (PrimaryLost) isStandbyEvent()   {}
-func (Handed) isStandbyEvent()        {}
-func (DropAsked) isStandbyEvent()     {}
-func (Claimed) isStandbyEvent()       {}
-func (RetryClaim) isStandbyEvent()    {}
+func (Whole) isStandbyEvent() {}
+
+func (PrimaryLost) isStandbyEvent() {}
+
+func (Handed) isStandbyEvent() {}
+
+func (DropAsked) isStandbyEvent() {}
+
+func (Claimed) isStandbyEvent() {}
+
+func (RetryClaim) isStandbyEvent() {}
+
 func (ReplicaFailed) isStandbyEvent() {}
-func (Restored) isStandbyEvent()      {}
+
+func (Restored) isStandbyEvent() {}
 
 // StandbyAction is something a backup is to carry out.
 type StandbyAction interface{ isStandbyAction() }
@@ -90,14 +99,21 @@ type (
 	Finish struct{ Err error }
 )
 
-func (Ack) isStandbyAction()        {}
-func (Feed) isStandbyAction()       {}
-func (Claim) isStandbyAction()      {}
+func (Ack) isStandbyAction() {}
+
+func (Feed) isStandbyAction() {}
+
+func (Claim) isStandbyAction() {}
+
 func (ClaimLater) isStandbyAction() {}
-func (TakeOver) isStandbyAction()   {}
-func (Discard) isStandbyAction()    {}
+
+func (TakeOver) isStandbyAction() {}
+
+func (Discard) isStandbyAction() {}
+
 func (SayRunning) isStandbyAction() {}
-func (Finish) isStandbyAction()     {}
+
+func (Finish) isStandbyAction() {}
 
 // Reasons of a replica's end.
 var (
@@ -172,10 +188,10 @@ func (m *StandbyMachine) stepClaiming(ev StandbyEvent) []StandbyAction {
 	switch ev := ev.(type) {
 	case Claimed:
 		switch {
-		case ev.Verdict == Won:
+		case ev.Verdict == xlft.Won:
 			m.state = TakingOver
 			return []StandbyAction{TakeOver{}}
-		case ev.Verdict == Lost:
+		case ev.Verdict == xlft.Lost:
 			return m.gone(ErrArbiterOther)
 		}
 		return []StandbyAction{ClaimLater{}}

@@ -1,4 +1,4 @@
-package xlft
+package primary
 
 import (
 	"context"
@@ -7,9 +7,10 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
-
+	"xlft/xlft"
 	"xlft/xlft/wire"
+
+	"go.uber.org/zap"
 )
 
 // Settings are how a domain is protected.
@@ -34,13 +35,13 @@ type Session struct {
 	// devices may have come or gone.
 	Describe func() (wire.Offer, error)
 
-	Guest   Guest
-	Output  Output
+	Guest   xlft.Guest
+	Output  xlft.Output
 	Disks   Disks // nil if the domain has none
-	Arbiter Arbiter
-	Dial    Dialer
+	Arbiter xlft.Arbiter
+	Dial    wire.Dialer
 	Peer    string // the backup's name
-	Store   Store
+	Store   xlft.Store
 	Log     *zap.Logger
 
 	// Instance tells this run of the domain from any other: a protector that
@@ -56,7 +57,7 @@ type Session struct {
 
 	// Below: the loop's alone.
 	m     Machine
-	rec   Record
+	rec   xlft.Record
 	exit  *Exit
 	link  *link
 	save  *save
@@ -80,7 +81,7 @@ func (s *Session) init() {
 
 // Run protects the domain until protection ends. It returns nil if an operator
 // ended it, and otherwise why. When it returns, the domain runs here and its
-// output flows, or it is gone (ErrBackupRuns, ErrGuestEnded, a switch-over).
+// output flows, or it is gone (ErrBackupRuns, xlft.ErrGuestEnded, a switch-over).
 //
 // Cancelling ctx is an operator's stop: the backup is told before Run returns.
 func (s *Session) Run(ctx context.Context) error {
@@ -91,17 +92,17 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 	// An earlier protector died while the backup could have taken over: the
 	// output stays as it was left, held, until it is known who owns the domain.
-	held := rec.Instance == s.Instance && rec.Role == HostPrimary && rec.Exposed
+	held := rec.Instance == s.Instance && rec.Role == xlft.HostPrimary && rec.Exposed
 	// It knew that the backup runs the domain, and did not come to destroy the
 	// copy here, or could not.
-	yielded := rec.Instance == s.Instance && rec.Role == HostYielded
+	yielded := rec.Instance == s.Instance && rec.Role == xlft.HostYielded
 	s.rec = rec
 	if !yielded {
 		if !held {
 			s.rec.Generation++
 			s.rec.Exposed, s.rec.Handed = false, false
 		}
-		s.rec.Role, s.rec.Peer, s.rec.Instance = HostPrimary, s.Peer, s.Instance
+		s.rec.Role, s.rec.Peer, s.rec.Instance = xlft.HostPrimary, s.Peer, s.Instance
 		if err := s.Store.Save(s.Domain, s.rec); err != nil {
 			return fmt.Errorf("%s: %w", s.Domain, err)
 		}
@@ -346,7 +347,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case AskDrop:
 		s.within(s.Settings.AckTimeout, "the backup did not drop its replica", nil)
 		if s.link == nil {
-			s.postLater(ctx, BackupLost{errHungUp})
+			s.postLater(ctx, BackupLost{wire.ErrHungUp})
 		} else if err := s.link.write(wire.TypeDrop, 0); err != nil {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
@@ -464,7 +465,7 @@ func (s *Session) destroy() {
 	if s.save != nil {
 		s.save.gone.Store(true)
 	}
-	s.rec.Role, s.rec.Exposed, s.rec.Handed = HostYielded, false, false
+	s.rec.Role, s.rec.Exposed, s.rec.Handed = xlft.HostYielded, false, false
 	if err := s.Store.Save(s.Domain, s.rec); err != nil {
 		s.Log.Error("record that the domain was given up", zap.Error(err))
 	}
@@ -484,7 +485,7 @@ func (s *Session) resumeLeftover() {
 	if s.save != nil {
 		return
 	}
-	if st, _, err := s.Guest.State(); err == nil && st == GuestSuspended {
+	if st, _, err := s.Guest.State(); err == nil && st == xlft.GuestSuspended {
 		if err := s.Guest.Resume(); err != nil {
 			s.Log.Error("resume the domain", zap.Error(err))
 		}
@@ -525,10 +526,10 @@ func (s *Session) connect(ctx context.Context, generation uint64) {
 }
 
 func (s *Session) askOwner(ctx context.Context) {
-	ask, cancel := context.WithTimeout(ctx, ownerTimeout)
+	ask, cancel := context.WithTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
-	err := Ask(ask, s.Dial, s.Software, wire.TypeOwner,
+	err := wire.Ask(ask, s.Dial, s.Software, wire.TypeOwner,
 		wire.OwnerQuery{Domain: s.Domain, Generation: s.rec.Generation, Reclaim: true}, wire.TypeOwnerResult, &r)
 	ev := Owner{}
 	switch {
@@ -544,14 +545,14 @@ func (s *Session) askOwner(ctx context.Context) {
 }
 
 func (s *Session) askArbiter(ctx context.Context, gen uint64, handed bool) {
-	v := Lost
-	won, err := s.Arbiter.Claim(ctx, ArbiterQuery{Domain: s.Domain, Generation: gen, Asker: AskerPrimary, Peer: s.Peer, Handed: handed})
+	v := xlft.Lost
+	won, err := s.Arbiter.Claim(ctx, xlft.ArbiterQuery{Domain: s.Domain, Generation: gen, Asker: xlft.AskerPrimary, Peer: s.Peer, Handed: handed})
 	switch {
 	case err != nil:
 		s.Log.Error("arbiter can't be reached", zap.Stringer("arbiter", s.Arbiter), zap.Error(err))
-		v = Unreachable
+		v = xlft.Unreachable
 	case won:
-		v = Won
+		v = xlft.Won
 	}
 	s.Log.Warn("arbiter answered", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", gen), zap.Stringer("verdict", v))
 	s.post(ctx, Solo{v})
@@ -572,7 +573,7 @@ func (s *Session) watchGuest(ctx context.Context) {
 			s.Log.Warn("look at the domain", zap.Error(err))
 			continue
 		}
-		if st == GuestOver {
+		if st == xlft.GuestOver {
 			s.post(ctx, GuestEnded{why})
 			return
 		}

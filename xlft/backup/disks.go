@@ -1,57 +1,16 @@
-package xlft
+package backup
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
 	"xlft/diskrepl"
+	"xlft/xlft"
 	"xlft/xlft/wire"
 )
-
-// Disks are the disks of a domain at the primary. Their epochs are sealed,
-// released and abandoned by the Session's Output.
-type Disks interface {
-	// Replicate copies them to the backup, in the session of that id, and
-	// returns when both sides are the same. From then on what is written is
-	// sent. lost is called, at most once, if that breaks later.
-	Replicate(ctx context.Context, session string, lost func(error)) error
-	// End ends the replication: what is written goes to this host alone.
-	End()
-	// Progress returns how far the first copies are.
-	Progress() []DiskProgress
-}
-
-// DiskProgress is how far the first copy of a disk is.
-type DiskProgress struct {
-	VDev string `json:"vdev"`
-	diskrepl.Progress
-}
-
-// DialDisk opens the connection that carries a disk's writes in a session that
-// the backup has accepted. The answer says how much the backup holds back.
-func DialDisk(ctx context.Context, dial Dialer, software, session string, d wire.Disk) (net.Conn, wire.DiskReady, error) {
-	var ready wire.DiskReady
-	c, _, err := connect(ctx, dial, wire.DiskKind, session, software)
-	if err != nil {
-		return nil, ready, fmt.Errorf("disk %s: %w", d.VDev, err)
-	}
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
-	c.SetDeadline(time.Now().Add(offerTimeout))
-	if err = c.WriteJSON(wire.TypeDisk, 0, d); err == nil {
-		err = c.Expect(wire.TypeDiskReady, &ready)
-	}
-	if err != nil {
-		c.Close()
-		return nil, ready, fmt.Errorf("disk %s: %w", d.VDev, err)
-	}
-	c.SetDeadline(time.Time{})
-	return c.Conn, ready, nil
-}
 
 // A DiskHost has the backup's copies of disks.
 type DiskHost interface {
@@ -67,13 +26,13 @@ type DiskHost interface {
 type DiskCopy interface {
 	diskrepl.Device
 	// Was returns what the copy was when it was opened.
-	Was() DiskRecord
+	Was() xlft.DiskRecord
 	// Begin comes before the first write of a session. The copy is recorded as
 	// one in that state, and what Durable had of it is gone.
-	Begin(DiskState) error
+	Begin(xlft.DiskState) error
 	// Record records durably what it is. One that has a Mark, or says that it is
 	// the domain's disk, takes the place of what Durable has, which goes then.
-	Record(DiskRecord) error
+	Record(xlft.DiskRecord) error
 	// SpillFile is where the part of the journal goes that has no room in
 	// memory: of diskrepl.SpillSize bytes, gone after Close. Nil if Journal has
 	// none.
@@ -84,27 +43,6 @@ type DiskCopy interface {
 	// Close closes it.
 	Close() error
 }
-
-// DiskRecord is what a host remembers of its copy of a disk.
-type DiskRecord struct {
-	State DiskState `json:"state"`
-	// Mark is the moment that a DiskReplica is of, if that is known.
-	Mark diskrepl.Mark `json:"mark,omitzero"`
-}
-
-// DiskState is what a copy of a disk is good for.
-type DiskState string
-
-const (
-	// DiskActive: the domain may run from it.
-	DiskActive DiskState = "active"
-	// DiskCopying: a first copy is being made; it is of no moment.
-	DiskCopying DiskState = "copying"
-	// DiskOutdated: the domain runs elsewhere and has written since.
-	DiskOutdated DiskState = "outdated"
-	// DiskReplica: it is as the domain's disk was at some checkpoint.
-	DiskReplica DiskState = "replica"
-)
 
 // A standbyDisk is a disk of a replica.
 type standbyDisk struct {
@@ -141,7 +79,7 @@ func (s *standby) openDisks() error {
 // is refused.
 func (s *standby) joinDisk(c *wire.Conn) error {
 	var want wire.Disk
-	c.SetDeadline(time.Now().Add(offerTimeout))
+	c.SetDeadline(time.Now().Add(wire.OfferTimeout))
 	if err := c.Expect(wire.TypeDisk, &want); err != nil {
 		return err
 	}
@@ -173,7 +111,7 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 		return refuse(c, code, nil, fmt.Errorf("disk %s: %w", d.VDev, err))
 	}
 	ready := wire.DiskReady{Journal: memory + file}
-	if was := d.copy.Was(); was.State == DiskReplica && !d.Shared {
+	if was := d.copy.Was(); was.State == xlft.DiskReplica && !d.Shared {
 		ready.MarkSession, ready.MarkEpoch = was.Mark.Session, was.Mark.Epoch
 	}
 	if err := c.WriteJSON(wire.TypeDiskReady, 0, ready); err != nil {
@@ -194,9 +132,9 @@ func (d *standbyDisk) begin(repl *diskrepl.Replica) error {
 	if d.repl != nil || d.over {
 		return errTaken
 	}
-	st := DiskCopying
+	st := xlft.DiskCopying
 	if d.Shared {
-		st = DiskReplica // nothing is copied
+		st = xlft.DiskReplica // nothing is copied
 	}
 	if err := d.copy.Begin(st); err != nil {
 		return err
@@ -258,7 +196,7 @@ func (d *standbyDisk) becomeUsable() error {
 	if d.ours || d.over {
 		return nil
 	}
-	if err := d.copy.Record(DiskRecord{State: DiskReplica}); err != nil {
+	if err := d.copy.Record(xlft.DiskRecord{State: xlft.DiskReplica}); err != nil {
 		return err
 	}
 	close(d.usable)
@@ -273,7 +211,7 @@ func (s *standby) finishDisks(epoch uint64) error {
 		d.mu.Lock()
 		d.ours = true // or half of it
 		if err == nil {
-			err = d.copy.Record(DiskRecord{State: DiskActive})
+			err = d.copy.Record(xlft.DiskRecord{State: xlft.DiskActive})
 		}
 		d.mu.Unlock()
 		if err != nil {
@@ -305,7 +243,7 @@ func (s *standby) leave(d *standbyDisk, repl *diskrepl.Replica) error {
 	if err := d.copy.Flush(); err != nil {
 		return err
 	}
-	return d.copy.Record(DiskRecord{DiskReplica, diskrepl.Mark{Session: s.session, Epoch: epoch}})
+	return d.copy.Record(xlft.DiskRecord{State: xlft.DiskReplica, Mark: diskrepl.Mark{Session: s.session, Epoch: epoch}})
 }
 
 // closeDisks lets go of the disks as they are.

@@ -1,4 +1,4 @@
-package xlft
+package primary
 
 import (
 	"slices"

@@ -1,4 +1,4 @@
-package xlft
+package primary
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"xlft/savestream"
+
 	"xlft/xlft/wire"
 )
 

@@ -1,13 +1,11 @@
-package xlft
+package primary
 
 import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash/crc32"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,22 +13,6 @@ import (
 
 	"xlft/xlft/wire"
 )
-
-// A Dialer opens a connection to the backup.
-type Dialer func(ctx context.Context) (net.Conn, error)
-
-// castagnoli is the polynomial of an epoch's checksum; processors compute it.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// greetTimeout bounds every exchange before a session stands.
-const greetTimeout = 10 * time.Second
-
-// offerTimeout bounds the backup's look at an offer, which asks its hypervisor.
-const offerTimeout = 30 * time.Second
-
-// ownerTimeout bounds the question who owns a domain: meanwhile its output is
-// held, and a silent backup leaves it to the arbiter anyway.
-const ownerTimeout = 5 * time.Second
 
 // A link is the primary's side of one session: a control connection, on which
 // a heartbeat never queues behind pages, and a data connection.
@@ -51,7 +33,7 @@ type link struct {
 
 // openLink calls the backup and offers it the domain. It returns once the
 // backup has accepted and both connections stand.
-func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer, pack bool) (_ *link, err error) {
+func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Offer, pack bool) (_ *link, err error) {
 	var id [16]byte
 	rand.Read(id[:])
 	session := hex.EncodeToString(id[:])
@@ -62,12 +44,12 @@ func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer, p
 			l.close()
 		}
 	}()
-	if l.control, _, err = connect(ctx, dial, wire.Control, session, software); err != nil {
+	if l.control, _, err = wire.Open(ctx, dial, wire.Control, session, software); err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { l.control.Close() })
 	defer stop()
-	l.control.SetDeadline(time.Now().Add(offerTimeout))
+	l.control.SetDeadline(time.Now().Add(wire.OfferTimeout))
 	if err := l.control.WriteJSON(wire.TypeOffer, 0, o); err != nil {
 		return nil, fmt.Errorf("offer %s: %w", o.Domain, err)
 	}
@@ -76,7 +58,7 @@ func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer, p
 	}
 	l.control.SetDeadline(time.Time{})
 	var h wire.Hello
-	if l.data, h, err = connect(ctx, dial, wire.Data, session, software); err != nil {
+	if l.data, h, err = wire.Open(ctx, dial, wire.Data, session, software); err != nil {
 		return nil, err
 	}
 	l.pack = pack && slices.Contains(h.Features, wire.FeatureS2)
@@ -84,26 +66,6 @@ func openLink(ctx context.Context, dial Dialer, software string, o wire.Offer, p
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return l, nil
 }
-
-// connect dials and greets.
-func connect(ctx context.Context, dial Dialer, kind wire.ConnKind, session, software string) (*wire.Conn, wire.Hello, error) {
-	raw, err := dial(ctx)
-	if err != nil {
-		return nil, wire.Hello{}, fmt.Errorf("open %s connection: %w", kind, err)
-	}
-	c := wire.NewConn(raw)
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
-	h, err := wire.Greet(c, kind, session, software, greetTimeout)
-	if err != nil {
-		c.Close()
-		return nil, h, fmt.Errorf("open %s connection: %w", kind, err)
-	}
-	return c, h, nil
-}
-
-// errHungUp is a link that its own side closed.
-var errHungUp = errors.New("hung up")
 
 // close hangs up.
 func (l *link) close() {
@@ -162,7 +124,7 @@ func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last pie
 }
 
 func (l *link) beat(ctx context.Context) error {
-	t := time.NewTicker(l.silence / heartbeatsPerTimeout)
+	t := time.NewTicker(l.silence / wire.HeartbeatsPerTimeout)
 	defer t.Stop()
 	for {
 		select {
@@ -176,16 +138,12 @@ func (l *link) beat(ctx context.Context) error {
 	}
 }
 
-// heartbeatsPerTimeout: so many heartbeats must be missed in a row before the
-// other side is suspected.
-const heartbeatsPerTimeout = 5
-
 func (l *link) listen(post func(Event)) error {
 	for {
 		l.control.SetReadDeadline(time.Now().Add(l.silence))
 		f, err := l.control.ReadFrame()
 		if err != nil {
-			return silent(err, l.silence)
+			return wire.Silent(err, l.silence)
 		}
 		switch f.Type {
 		case wire.TypeHeartbeat:
@@ -202,15 +160,6 @@ func (l *link) listen(post func(Event)) error {
 			return fmt.Errorf("%w: %v", wire.ErrUnexpected, f.Type)
 		}
 	}
-}
-
-// silent words a read error; silence is the deadline that was set.
-func silent(err error, silence time.Duration) error {
-	var ne net.Error
-	if errors.As(err, &ne) && ne.Timeout() {
-		return fmt.Errorf("silent for %v", silence)
-	}
-	return fmt.Errorf("connection broke: %w", err)
 }
 
 func (l *link) send(ctx context.Context, sp *spool, sent func(uint64, piece)) error {
@@ -230,7 +179,7 @@ func (l *link) send(ctx context.Context, sp *spool, sent func(uint64, piece)) er
 				}
 			}
 			sum.Length += uint64(len(p.data))
-			sum.CRC = crc32.Update(sum.CRC, castagnoli, p.data)
+			sum.CRC = crc32.Update(sum.CRC, wire.Castagnoli, p.data)
 			if err := l.data.WriteData(e, p.data, l.pack); err != nil {
 				return fmt.Errorf("send epoch %d: %w", e, err)
 			}
@@ -246,23 +195,4 @@ func (l *link) send(ctx context.Context, sp *spool, sent func(uint64, piece)) er
 			}
 		}
 	}
-}
-
-// Ask opens a query connection, sends v as a frame of type t and reads the
-// answer, a frame of type answer, into out.
-func Ask(ctx context.Context, dial Dialer, software string, t wire.Type, v any, answer wire.Type, out any) error {
-	c, _, err := connect(ctx, dial, wire.Query, "", software)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })()
-	c.SetDeadline(time.Now().Add(offerTimeout))
-	if err := c.WriteJSON(t, 0, v); err != nil {
-		return fmt.Errorf("ask peer: %w", err)
-	}
-	if err := c.Expect(answer, out); err != nil {
-		return fmt.Errorf("ask peer: %w", err)
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package xlft
+package primary
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"xlft/xlft"
 
 	"go.uber.org/zap"
 )
@@ -67,7 +69,7 @@ func (s *Session) beginSave(ctx context.Context) {
 // run returns nil if the loop ended the save. The domain runs afterwards,
 // unless it is gone.
 func (v *save) run() error {
-	err := v.s.Guest.Save(v.ctx, v.spool, SaveHooks{Suspend: v.suspend, Captured: v.captured, Next: v.wait})
+	err := v.s.Guest.Save(v.ctx, v.spool, xlft.SaveHooks{Suspend: v.suspend, Captured: v.captured, Next: v.wait})
 	v.spool.fail(errSpoolClosed)
 	if v.suspended && !v.gone.Load() {
 		if rerr := v.s.Guest.Resume(); rerr != nil {

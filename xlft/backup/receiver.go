@@ -1,4 +1,4 @@
-package xlft
+package backup
 
 import (
 	"context"
@@ -9,10 +9,11 @@ import (
 	"sync"
 	"time"
 
+	"xlft/xlft"
+	"xlft/xlft/wire"
+
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-
-	"xlft/xlft/wire"
 )
 
 // Limits of what peers can cost a Receiver before they are believed.
@@ -27,8 +28,8 @@ const (
 type Receiver struct {
 	Software string
 	Restorer Restorer
-	Arbiter  Arbiter
-	Store    Store
+	Arbiter  xlft.Arbiter
+	Store    xlft.Store
 	Log      *zap.Logger
 	// PeerName names the peer behind a connection, by its certificate.
 	PeerName func(net.Conn) string
@@ -91,7 +92,7 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeted func()) {
 	defer greeted()
 	unwatch := context.AfterFunc(ctx, func() { raw.Close() })
 	c := wire.NewConn(raw)
-	h, err := wire.Welcome(c, r.Software, greetTimeout)
+	h, err := wire.Welcome(c, r.Software, wire.GreetTimeout)
 	if err != nil {
 		r.Log.Warn("peer turned away", zap.Stringer("from", raw.RemoteAddr()), zap.Error(err))
 		return
@@ -121,7 +122,7 @@ func refuse(c *wire.Conn, code wire.Code, problems []wire.Problem, err error) er
 }
 
 func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
-	c.SetDeadline(time.Now().Add(offerTimeout))
+	c.SetDeadline(time.Now().Add(wire.OfferTimeout))
 	f, err := c.ReadFrame()
 	if err != nil {
 		return err
@@ -134,7 +135,7 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		}
 		r.awaitLeaving(ctx, o.Domain)
 		ps := r.Restorer.Check(ctx, o)
-		if a, ok := r.Arbiter.(ArbiterChecker); ok {
+		if a, ok := r.Arbiter.(xlft.ArbiterChecker); ok {
 			if err := a.Check(ctx, peer); err != nil {
 				ps = append(ps, wire.Problem{What: "backup: " + err.Error(), Advice: "Try the agent by hand, on the backup, with the options of its configuration: until it works, the backup could not take over."})
 			}
@@ -170,7 +171,7 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResu
 			s.ask(ctx, DropAsked{errReclaimed})
 		}
 		// A claim that is under way decides first.
-		wait, cancel := context.WithTimeout(ctx, ownerTimeout/2)
+		wait, cancel := context.WithTimeout(ctx, wire.OwnerTimeout/2)
 		defer cancel()
 		switch s.settled(wait, q.Reclaim) {
 		case TakingOver, Running:
@@ -184,9 +185,9 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResu
 	switch {
 	case err != nil:
 		return wire.OwnerResult{}, err
-	case rec.Role == HostOwner && rec.Handed:
+	case rec.Role == xlft.HostOwner && rec.Handed:
 		return wire.OwnerResult{Role: wire.RoleReplica, Generation: rec.Generation}, nil
-	case rec.Role == HostOwner:
+	case rec.Role == xlft.HostOwner:
 		return wire.OwnerResult{Role: wire.RoleRunning, Generation: rec.Generation}, nil
 	}
 	return wire.OwnerResult{Role: wire.RoleNone, Generation: rec.Generation}, nil
@@ -195,9 +196,9 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResu
 // record returns what is known of a domain without a standby. A receiver that
 // died in a switch-over left it open whether the domain runs here: that is found
 // out. While its worker is at it, it stays open.
-func (r *Receiver) record(domain string) (Record, error) {
+func (r *Receiver) record(domain string) (xlft.Record, error) {
 	rec, err := r.Store.Load(domain)
-	if err != nil || rec.Role != HostOwner || !rec.Handed {
+	if err != nil || rec.Role != xlft.HostOwner || !rec.Handed {
 		return rec, err
 	}
 	found, err := r.Restorer.Find(domain)
@@ -207,7 +208,7 @@ func (r *Receiver) record(domain string) (Record, error) {
 	case found == FoundReplica:
 		return rec, nil
 	case found == FoundNothing:
-		rec.Role = HostNone
+		rec.Role = xlft.HostNone
 	}
 	rec.Handed = false
 	r.Log.Warn("a switch-over that a receiver before this one did not come to the end of", zap.String("domain", domain), zap.Bool("done", found == FoundDomain))
@@ -217,7 +218,7 @@ func (r *Receiver) record(domain string) (Record, error) {
 // control is a session's control connection: an offer, then the session.
 func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer string) error {
 	var o wire.Offer
-	c.SetDeadline(time.Now().Add(offerTimeout))
+	c.SetDeadline(time.Now().Add(wire.OfferTimeout))
 	if err := c.Expect(wire.TypeOffer, &o); err != nil {
 		return err
 	}
@@ -256,7 +257,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*stand
 			return nil, wire.CodeBusy, nil, fmt.Errorf("%s protects a domain of that name here", old.peer)
 		}
 		old.ask(ctx, DropAsked{errReclaimed})
-		wait, cancel := context.WithTimeout(ctx, offerTimeout/2)
+		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
 		defer cancel()
 		switch old.settled(wait, true) {
 		case Gone:
@@ -271,7 +272,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*stand
 	if err != nil {
 		return nil, wire.CodeInternal, nil, err
 	}
-	if rec.Role == HostOwner && rec.Generation >= o.Generation {
+	if rec.Role == xlft.HostOwner && rec.Generation >= o.Generation {
 		return nil, wire.CodeRunning, nil, fmt.Errorf("this host took the domain over in generation %d", rec.Generation)
 	}
 	if ps := r.Restorer.Check(ctx, o); len(ps) > 0 {
@@ -362,7 +363,7 @@ func (r *Receiver) standbyLocked(domain string) *standby {
 // told before that, and may be back for a new one.
 func (r *Receiver) awaitLeaving(ctx context.Context, domain string) {
 	if s := r.standby(domain); s != nil && s.isLeaving() {
-		wait, cancel := context.WithTimeout(ctx, offerTimeout/2)
+		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
 		defer cancel()
 		s.wait(wait)
 	}

@@ -1,4 +1,4 @@
-package xlft
+package backup
 
 import (
 	"context"
@@ -9,11 +9,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
 	"xlft/diskrepl"
 	"xlft/savestream"
+	"xlft/xlft"
 	"xlft/xlft/wire"
+
+	"go.uber.org/zap"
 )
 
 // A standby holds one domain's replica: the backup's side of a session. It
@@ -37,7 +38,7 @@ type standby struct {
 	disks   []*standbyDisk // fixed once ACCEPT is sent
 	retry   *time.Timer
 	finish  *Finish
-	rec     Record // of a takeover
+	rec     xlft.Record // of a takeover
 
 	wmu sync.Mutex // one writer at a time on control
 
@@ -176,7 +177,7 @@ func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
 		// First the record: from here on a primary that comes back, also after
 		// a restart of this process, is told that the domain is this host's.
 		// One that handed it over and lives is told so only when that is true.
-		s.rec = Record{Generation: s.offer.Generation, Role: HostOwner, Peer: s.peer, Handed: s.m.handed}
+		s.rec = xlft.Record{Generation: s.offer.Generation, Role: xlft.HostOwner, Peer: s.peer, Handed: s.m.handed}
 		err := s.r.Store.Save(s.offer.Domain, s.rec)
 		wg.Go(func() { s.takeOver(ctx, err) })
 	case Discard:
@@ -305,7 +306,7 @@ func (s *standby) Status() StandbyStatus {
 }
 
 func (s *standby) beat(ctx context.Context) {
-	t := time.NewTicker(s.offer.FailureTimeout / heartbeatsPerTimeout)
+	t := time.NewTicker(s.offer.FailureTimeout / wire.HeartbeatsPerTimeout)
 	defer t.Stop()
 	for {
 		select {
@@ -324,7 +325,7 @@ func (s *standby) listen(ctx context.Context) error {
 		s.control.SetReadDeadline(time.Now().Add(s.offer.FailureTimeout))
 		f, err := s.control.ReadFrame()
 		if err != nil {
-			return silent(err, s.offer.FailureTimeout)
+			return wire.Silent(err, s.offer.FailureTimeout)
 		}
 		switch f.Type {
 		case wire.TypeHeartbeat:
@@ -422,7 +423,7 @@ func (s *standby) receiveEpoch(ctx context.Context, c *wire.Conn, scan *savestre
 		switch f.Type {
 		case wire.TypeData:
 			sum.Length += uint64(len(f.Body))
-			sum.CRC = crc32.Update(sum.CRC, castagnoli, f.Body)
+			sum.CRC = crc32.Update(sum.CRC, wire.Castagnoli, f.Body)
 			s.mu.Lock()
 			s.bytes += uint64(len(f.Body))
 			s.mu.Unlock()
@@ -533,7 +534,7 @@ func (s *standby) setFed(e uint64) {
 func (s *standby) endFeed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.failed = errHungUp
+	s.failed = wire.ErrHungUp
 	s.cond.Broadcast()
 }
 
@@ -548,14 +549,14 @@ func (s *standby) waitFed(e uint64) bool {
 }
 
 func (s *standby) claim(ctx context.Context, handed bool) {
-	v := Lost
-	won, err := s.r.Arbiter.Claim(ctx, ArbiterQuery{Domain: s.offer.Domain, Generation: s.offer.Generation, Asker: AskerBackup, Peer: s.peer, Handed: handed})
+	v := xlft.Lost
+	won, err := s.r.Arbiter.Claim(ctx, xlft.ArbiterQuery{Domain: s.offer.Domain, Generation: s.offer.Generation, Asker: xlft.AskerBackup, Peer: s.peer, Handed: handed})
 	switch {
 	case err != nil:
 		s.log.Error("arbiter can't be reached: the domain waits", zap.Stringer("arbiter", s.r.Arbiter), zap.Error(err))
-		v = Unreachable
+		v = xlft.Unreachable
 	case won:
-		v = Won
+		v = xlft.Won
 	}
 	s.log.Warn("arbiter answered", zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", s.offer.Generation), zap.Stringer("verdict", v))
 	s.post(ctx, Claimed{v})
@@ -582,4 +583,14 @@ func (s *standby) takeOver(ctx context.Context, err error) {
 	}
 	s.log.Warn("took the domain over", zap.Uint64("epoch", newest), zap.Duration("took", time.Since(begun)))
 	s.post(ctx, Restored{})
+}
+
+// freeMax is how much memory is kept for the next epoch.
+const freeMax = 64 << 20
+
+func timeC(t *time.Timer) <-chan time.Time {
+	if t == nil {
+		return nil
+	}
+	return t.C
 }

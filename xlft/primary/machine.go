@@ -1,8 +1,10 @@
-package xlft
+package primary
 
 import (
 	"errors"
 	"fmt"
+
+	"xlft/xlft"
 )
 
 // State is what a primary's Machine is at.
@@ -84,7 +86,7 @@ type (
 	// ReplicaDropped: the backup destroyed its replica and will never run it.
 	ReplicaDropped struct{ Err error }
 	// Solo is the arbiter's answer to AskArbiter.
-	Solo struct{ Verdict Verdict }
+	Solo struct{ Verdict xlft.Verdict }
 	// BackupRuns: the backup has taken over, asked by HandOver or by itself.
 	BackupRuns struct{}
 	// Retry: the delay of a RetryLater is over.
@@ -100,25 +102,43 @@ type (
 	GuestEnded struct{ Why string }
 )
 
-func (Start) isEvent()          {}
-func (Connected) isEvent()      {}
-func (DisksSynced) isEvent()    {}
-func (DisksLost) isEvent()      {}
-func (ConnectFailed) isEvent()  {}
-func (Owner) isEvent()          {}
-func (Trigger) isEvent()        {}
-func (Captured) isEvent()       {}
-func (SaveEnded) isEvent()      {}
-func (Acked) isEvent()          {}
-func (BackupLost) isEvent()     {}
+func (Start) isEvent() {}
+
+func (Connected) isEvent() {}
+
+func (DisksSynced) isEvent() {}
+
+func (DisksLost) isEvent() {}
+
+func (ConnectFailed) isEvent() {}
+
+func (Owner) isEvent() {}
+
+func (Trigger) isEvent() {}
+
+func (Captured) isEvent() {}
+
+func (SaveEnded) isEvent() {}
+
+func (Acked) isEvent() {}
+
+func (BackupLost) isEvent() {}
+
 func (ReplicaDropped) isEvent() {}
-func (Solo) isEvent()           {}
-func (BackupRuns) isEvent()     {}
-func (Retry) isEvent()          {}
-func (StopAsked) isEvent()      {}
-func (FailoverAsked) isEvent()  {}
-func (NotDrained) isEvent()     {}
-func (GuestEnded) isEvent()     {}
+
+func (Solo) isEvent() {}
+
+func (BackupRuns) isEvent() {}
+
+func (Retry) isEvent() {}
+
+func (StopAsked) isEvent() {}
+
+func (FailoverAsked) isEvent() {}
+
+func (NotDrained) isEvent() {}
+
+func (GuestEnded) isEvent() {}
 
 // Role is what the backup says it is to a domain.
 type Role int
@@ -127,17 +147,6 @@ const (
 	RoleNone    Role = iota // holds no replica, or has just destroyed it
 	RoleRunning             // took the domain over
 )
-
-// Verdict is the arbiter's answer to one side.
-type Verdict int
-
-const (
-	Unreachable Verdict = iota // no answer: nothing is decided
-	Won
-	Lost
-)
-
-func (v Verdict) String() string { return [...]string{"unreachable", "won", "lost"}[v] }
 
 // Why names the reason of a checkpoint.
 type Why string
@@ -203,26 +212,45 @@ type (
 	Exit struct{ Err error }
 )
 
-func (Connect) isAction()        {}
-func (AskOwner) isAction()       {}
-func (SyncDisks) isAction()      {}
-func (BeginSave) isAction()      {}
-func (Checkpoint) isAction()     {}
-func (Send) isAction()           {}
-func (Release) isAction()        {}
-func (HandOver) isAction()       {}
-func (AskDrop) isAction()        {}
-func (AskArbiter) isAction()     {}
-func (EndSave) isAction()        {}
-func (Hold) isAction()           {}
-func (Unhold) isAction()         {}
-func (Abandon) isAction()        {}
+func (Connect) isAction() {}
+
+func (AskOwner) isAction() {}
+
+func (SyncDisks) isAction() {}
+
+func (BeginSave) isAction() {}
+
+func (Checkpoint) isAction() {}
+
+func (Send) isAction() {}
+
+func (Release) isAction() {}
+
+func (HandOver) isAction() {}
+
+func (AskDrop) isAction() {}
+
+func (AskArbiter) isAction() {}
+
+func (EndSave) isAction() {}
+
+func (Hold) isAction() {}
+
+func (Unhold) isAction() {}
+
+func (Abandon) isAction() {}
+
 func (NextGeneration) isAction() {}
-func (Hangup) isAction()         {}
-func (RetryLater) isAction()     {}
-func (Destroy) isAction()        {}
-func (CloseGate) isAction()      {}
-func (Exit) isAction()           {}
+
+func (Hangup) isAction() {}
+
+func (RetryLater) isAction() {}
+
+func (Destroy) isAction() {}
+
+func (CloseGate) isAction() {}
+
+func (Exit) isAction() {}
 
 // Errors with which a Session ends.
 var (
@@ -232,8 +260,6 @@ var (
 	// ErrBothRun: the backup says it runs the domain while this host runs it
 	// too, by its own right. Only an operator can choose.
 	ErrBothRun = errors.New("the backup says it runs the domain too: split brain")
-	// ErrGuestEnded: the domain shut down, crashed or was destroyed.
-	ErrGuestEnded = errors.New("the domain ended")
 )
 
 // A Machine decides what the primary of a protected domain does next. It does
@@ -338,7 +364,7 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 	case StopAsked:
 		return m.end(nil)
 	case GuestEnded:
-		return m.end(fmt.Errorf("%w: %s", ErrGuestEnded, ev.Why))
+		return m.end(fmt.Errorf("%w: %s", xlft.ErrGuestEnded, ev.Why))
 	}
 	return nil
 }
@@ -401,7 +427,7 @@ func (m *Machine) stepRunning(ev Event) []Action {
 		return m.drop()
 	case GuestEnded:
 		m.stopping = true
-		m.exitErr = fmt.Errorf("%w: %s", ErrGuestEnded, ev.Why)
+		m.exitErr = fmt.Errorf("%w: %s", xlft.ErrGuestEnded, ev.Why)
 		return m.drop()
 	case FailoverAsked:
 		m.failover = true
@@ -468,7 +494,7 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 		m.stopping = true // should the switch-over fail
 	case GuestEnded:
 		m.stopping = true
-		m.exitErr = fmt.Errorf("%w: %s", ErrGuestEnded, ev.Why)
+		m.exitErr = fmt.Errorf("%w: %s", xlft.ErrGuestEnded, ev.Why)
 		return m.drop()
 	}
 	return nil
@@ -499,9 +525,9 @@ func (m *Machine) stepDoubt(ev Event) []Action {
 	switch ev := ev.(type) {
 	case Solo:
 		switch ev.Verdict {
-		case Won:
+		case xlft.Won:
 			return append([]Action{Hangup{Drop: true}}, m.alone()...)
-		case Lost:
+		case xlft.Lost:
 			if !m.handed {
 				return m.yield()
 			}
@@ -535,7 +561,7 @@ func (m *Machine) stepDoubt(ev Event) []Action {
 		m.stopping = true
 	case GuestEnded:
 		m.stopping = true
-		m.exitErr = fmt.Errorf("%w: %s", ErrGuestEnded, ev.Why)
+		m.exitErr = fmt.Errorf("%w: %s", xlft.ErrGuestEnded, ev.Why)
 	}
 	return nil
 }

@@ -1,0 +1,2 @@
+// Package xlft has the words that both sides of a protection share.
+package xlft

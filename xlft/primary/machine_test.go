@@ -1,0 +1,113 @@
+package primary
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"xlft/tests/story"
+
+	"xlft/xlft"
+)
+
+func TestStories(t *testing.T) {
+	story.Run(t, func() func([]string) string { return tell(new(Machine)) })
+}
+
+var errStory = errors.New("broke")
+
+func tell(m *Machine) func([]string) string {
+	verdicts := map[string]xlft.Verdict{"won": xlft.Won, "lost": xlft.Lost, "unreachable": xlft.Unreachable}
+	return func(w []string) string {
+		var ev Event
+		switch w[0] {
+		case "start":
+			said := strings.Join(w[1:], " ")
+			ev = Start{Held: strings.Contains(said, "held"), Handed: strings.Contains(said, "handed"), Yielded: strings.Contains(said, "yielded")}
+		case "connected":
+			ev = Connected{}
+		case "synced":
+			ev = DisksSynced{}
+		case "disks-lost":
+			ev = DisksLost{errors.New("disk error")}
+		case "connect-failed":
+			ev = ConnectFailed{errStory}
+		case "owner":
+			ev = Owner{Role: map[string]Role{"none": RoleNone, "running": RoleRunning}[w[1]], Unreachable: w[1] == "unreachable"}
+		case "not-drained":
+			ev = NotDrained{errStory}
+		case "trigger":
+			ev = Trigger{WhyInterval}
+		case "captured":
+			ev = Captured{story.Number(w, 1)}
+		case "save-ended":
+			ev = SaveEnded{}
+			if len(w) > 1 {
+				ev = SaveEnded{errStory}
+			}
+		case "acked":
+			ev = Acked{story.Number(w, 1)}
+		case "lost":
+			ev = BackupLost{errStory}
+		case "dropped":
+			ev = ReplicaDropped{errStory}
+		case "solo":
+			ev = Solo{verdicts[w[1]]}
+		case "backup-runs":
+			ev = BackupRuns{}
+		case "retry":
+			ev = Retry{}
+		case "stop":
+			ev = StopAsked{}
+		case "failover":
+			ev = FailoverAsked{}
+		case "guest-ended":
+			ev = GuestEnded{w[1]}
+		default:
+			return "unknown command " + w[0] + "\n"
+		}
+		return story.Step(m, ev, m.Step)
+	}
+}
+
+// The machine must take every event in every state without a panic; what a peer
+// or an operator does is not its to choose.
+func FuzzMachine(f *testing.F) {
+	f.Add([]byte{0, 1, 5, 7, 4, 5, 7})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		m := new(Machine)
+		for _, c := range script {
+			arg := uint64(c >> 4)
+			evs := []Event{
+				Start{arg%2 == 1, arg%4 == 3, arg == 4}, Connected{}, ConnectFailed{errStory}, Owner{Role(arg % 2), arg > 7}, Trigger{WhyDirty},
+				Captured{m.taking}, SaveEnded{}, Acked{arg}, BackupLost{errStory}, ReplicaDropped{errStory},
+				Solo{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"},
+			}
+			ev := evs[c%16]
+			if _, ok := ev.(Captured); ok && m.taking == 0 {
+				continue // the session's own word, never untrue
+			}
+			before := m.State()
+			for _, a := range m.Step(ev) {
+				switch a := a.(type) {
+				case Checkpoint:
+					if m.flight != 0 {
+						t.Fatalf("checkpoint %d with epoch %d in flight", a.Epoch, m.flight)
+					}
+				case Release:
+					if a.Epoch != m.acked {
+						t.Fatalf("release %d, but %d is acked", a.Epoch, m.acked)
+					}
+				case Abandon:
+					// All output may go only if nobody else can run the domain.
+					if m.exposed {
+						t.Fatalf("abandon in %v after %v while the backup may take over", before, ev)
+					}
+				}
+			}
+			if before == Ended && m.State() != Ended {
+				t.Fatal("left the end")
+			}
+		}
+	})
+}
