@@ -79,7 +79,7 @@ install: build-xen ## install into PREFIX (/usr/local) and /etc
 	install -D -m 0644 conf/tmpfiles.d/xlft.conf $(DESTDIR)/etc/tmpfiles.d/xlft.conf
 	install -D -m 0644 conf/xlft.toml $(DESTDIR)$(PREFIX)/share/doc/xlft/xlft.toml
 	install -D -m 0644 scripts/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/xlft
-	build/xlft man $(DESTDIR)$(PREFIX)/share/man/man8
+	go run -tags man -ldflags '$(LDFLAGS)' ./xlft/cmd/xlft man $(DESTDIR)$(PREFIX)/share/man/man8
 	test -e $(DESTDIR)/etc/xlft/xlft.toml || install -d -m 0755 $(DESTDIR)/etc/xlft
 	@echo "Now: cp $(PREFIX)/share/doc/xlft/xlft.toml /etc/xlft/, edit it, and see README.md."
 

@@ -1,28 +1,31 @@
-// Package netbuffer holds what a protected domain sends until the checkpoint
-// of the epoch that sent it is safe on the backup.
+// Package netbuffer holds back the network output of a protected domain. The
+// packets that the domain sends in an epoch leave only after the checkpoint of
+// that epoch is safe on the backup.
 //
-// Everything that arrives from a vif is redirected (clsact or ingress, matchall,
-// mirred) to one of two ifbs whose root qdisc is plug. The plug keeps packets of
-// all ethertypes, in order, and hands them back to the vif when it is opened,
-// from where they go on as if nothing had happened. The two take turns: one has
-// the sealed epoch, the other the running one. Seal turns the redirect over to
-// the one that is empty, Release opens the other.
+// All packets that arrive from a vif are redirected (clsact or ingress,
+// matchall, mirred) to one of two ifbs whose root qdisc is plug. A plug keeps
+// packets of all ethertypes, in order. When it is opened it hands the packets
+// back to the vif, where they continue as if they had just arrived. The two
+// ifbs take turns: one has the sealed epoch, the other the running epoch. Seal
+// switches the redirect to the empty one, Release opens the other.
 //
-// One plug with its counters of packets per epoch would do in theory. But the
-// kernel changes those counters without the lock that an arriving packet takes
+// One plug, which counts packets per epoch, would do in theory. But the kernel
+// changes those counters without the lock that an arriving packet takes
 // (plug_change in net/sched/sch_plug.c), and packets do arrive during a seal:
-// the domain is suspended, its backend is not. A wrong count lets a later epoch
-// out ahead of its checkpoint. Here nothing is counted.
+// the domain is suspended, its backend is not. A wrong count lets packets of a
+// later epoch out ahead of their checkpoint. This package counts no packets.
 //
 // The one rule: Seal while the domain is suspended, and Release an epoch only
-// after its checkpoint is acknowledged. There are two queues, so there is never
-// a second Seal before the Release; Seal refuses it.
+// after its checkpoint is acknowledged. There are two queues, so a second epoch
+// can't be sealed before the first is released; Seal refuses it.
 //
 // A gate lives in the kernel, not in this process. If the process dies while
-// the gate holds, the packets stay held; Open finds the gate again and leaves
-// the choice between Abandon and Discard to the caller.
+// the gate holds, the packets stay held. Open adopts the gate, and the caller
+// chooses between ReleaseAll, which lets the packets out, and Discard, which
+// drops them.
 //
 // The kernel must have ifb, sch_plug, sch_ingress, cls_matchall and act_mirred;
-// Check tries them. Calls need CAP_NET_ADMIN in the network namespace of the
-// vifs.
+// Check tries them. Open and Cleanup need CAP_NET_ADMIN in the network
+// namespace of the vifs, Check in any. On other systems than Linux the package
+// builds, and only New and Adopt make gates.
 package netbuffer

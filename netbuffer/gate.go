@@ -4,31 +4,32 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// A Line is one vif and its path through a gate.
-type Line struct {
-	Name string // of the vif
+// A Vif is one interface of a domain and its path through a gate.
+type Vif struct {
+	Name string // of the interface, vif3.0
 	Path Path
+
+	// Current is the queue of Path that gets packets at present, 0 or 1. An
+	// earlier process may have left either.
+	Current int
 }
 
 // A Gate holds the output of all vifs of a domain by epoch.
 //
 //	open --Seal--> holding, epoch sealed --Release--> holding --Seal--> ...
 //	  ^                      |                          |
-//	  +-------Abandon--------+--------------------------+
+//	  +-----ReleaseAll-------+--------------------------+
 //
 // Its methods may be called from several goroutines.
 type Gate struct {
 	opts Options
-	host host // nil behind New
+	host host // nil behind New and Adopt
 
-	mu      sync.Mutex
-	lines   []*line
+	mu      lock
+	vifs    []*vif
 	holding bool
 	sealed  bool
 	epoch   uint64 // newest that was sealed
@@ -37,116 +38,89 @@ type Gate struct {
 	closed  bool
 }
 
-type line struct {
-	Line
-	gone bool // the vif vanished; its queues may still hold packets
-
-	// now is the queue that gets packets. The other one has the epoch before:
-	// held, or released and leaving, or empty.
-	now   int
+// A vif is a Vif behind a gate. Current moves with every Seal; the other queue
+// has the epoch before: held, or released and leaving, or empty.
+type vif struct {
+	Vif
+	nap   func()
 	ready bool // the other queue is empty and holds
+	gone  bool // the interface vanished; its queues may still hold packets
 }
 
 // host is what a gate needs of the machine besides its paths.
 type host interface {
-	// added returns vifs of the domain that have no line, and tells lines whose
-	// vif is gone.
-	added(lines []*line) ([]string, error)
-	// extend gives gates to vifs that have none.
-	extend(lines []*line, holding bool) ([]*line, error)
+	// added returns the interfaces of the domain that are not among vifs, and
+	// marks the vifs whose interface is gone.
+	added(vifs []*vif) ([]string, error)
+	// addVifs gives gates to the interfaces that have none.
+	addVifs(vifs []*vif, holding bool) ([]*vif, error)
 	// remember writes down, for the next process, whether the gate holds.
-	remember(l *line, holding bool) error
-	// redirected says whether the vif's packets still go to the queues.
-	redirected(l *line) error
+	remember(v *vif, holding bool) error
+	// redirected checks that the vif's packets still go to the queues.
+	redirected(v *vif) error
 	// bypass ends the redirect; the queues stay.
-	bypass(l *line) error
-	// destroy drops the queues and all they hold.
-	destroy(l *line) error
+	bypass(v *vif) error
+	// destroy drops the queues and all packets in them.
+	destroy(v *vif) error
 	close() error
 }
 
-// Options say how a gate is built. The zero value is good.
-type Options struct {
-	// Limit is how many bytes of one epoch a vif may have waiting; more is
-	// dropped. 0 means DefaultLimit.
-	Limit uint32
+// A lock is a mutex made of a channel. Methods nap while they hold the lock;
+// testing/synctest advances a bubble's clock while other goroutines wait at a
+// channel, but not while they wait at a sync.Mutex.
+type lock chan struct{}
 
-	// Vifs names interfaces of the domain that neither their name nor sysfs
-	// tells, for example vifs of another driver. They must exist.
-	Vifs []string
+func (l lock) Lock()   { l <- struct{}{} }
+func (l lock) Unlock() { <-l }
 
-	// Quiesce keeps the domain from sending until resume is called. Close calls
-	// it for the moment in which the redirect is taken away: a packet that no
-	// longer goes through the gate could otherwise overtake one that does. If
-	// nil, Close may reorder.
-	Quiesce func() (resume func(), err error)
-
-	// Timeout bounds each wait for released packets to leave. 0 means
-	// DefaultTimeout.
-	Timeout time.Duration
-}
-
-const (
-	// DefaultLimit is what a 10 Gbit/s interface sends in 250 ms, far more than
-	// an epoch takes.
-	DefaultLimit = 10_000_000_000 / 8 / 4
-
-	// DefaultTimeout bounds waits for packets to leave.
-	DefaultTimeout = time.Second
-
-	// linger is how long Release waits for packets to leave, so that the next
-	// Seal, in the domain's pause, need not.
-	linger = 10 * time.Millisecond
-
-	// quiet is how long nothing must have come from a vif whose domain is
-	// suspended, or had its redirect taken away, to count as nothing more.
-	quiet = 10 * time.Millisecond
-)
-
-// nap sleeps between two looks at a queue. time.Sleep rounds up to a
-// millisecond in an idle process, and the domain is suspended meanwhile.
-func nap() {
-	ts := unix.NsecToTimespec(50_000)
-	_ = unix.Nanosleep(&ts, nil)
-}
-
-func (o Options) timeout() time.Duration {
-	if o.Timeout > 0 {
-		return o.Timeout
-	}
-	return DefaultTimeout
-}
-
-func (o Options) limit() uint32 {
-	if o.Limit > 0 {
-		return o.Limit
-	}
-	return DefaultLimit
-}
-
-// New makes a gate of paths whose first queue lets everything out at present
-// and whose second is empty and holds. Tests use it with netbuffertest's Path;
-// Open is the real one.
-func New(opts Options, lines ...Line) *Gate {
-	g := &Gate{opts: opts}
-	for _, l := range lines {
-		g.lines = append(g.lines, &line{Line: l})
+// New makes a gate that is open, of vifs whose current queue lets everything
+// out at present. The other queue is empty and holds; or an earlier process
+// left it open, and packets may still be leaving it.
+//
+// New and Adopt are for tests and simulations, which give vifs netbuffertest's
+// Path; Open makes the gate of a domain. Such a gate knows the paths only, not
+// the queues' kernel: Discard and Close end the gate and leave the paths to the
+// caller.
+func New(opts Options, vifs ...Vif) *Gate {
+	g := newGate(opts, nil)
+	for _, v := range vifs {
+		g.vifs = append(g.vifs, newVif(v, opts))
 	}
 	return g
 }
 
+// Adopt makes a gate of vifs that an earlier process left holding, as Open does
+// if it finds such a gate: if one vif held, all of the domain's count as
+// holding. The packets belong to epochs that this process does not know, so
+// Seal and Drain return ErrAdopted until ReleaseAll; Discard works.
+func Adopt(opts Options, vifs ...Vif) *Gate {
+	g := New(opts, vifs...)
+	g.adopt()
+	return g
+}
+
+func newGate(opts Options, h host) *Gate {
+	return &Gate{opts: opts, host: h, mu: make(lock, 1)}
+}
+
+func newVif(v Vif, opts Options) *vif { return &vif{Vif: v, nap: opts.nap} }
+
+// adopt notes that the gate was found holding.
+func (g *Gate) adopt() { g.holding, g.adopted = true, true }
+
 // Seal ends epoch on all vifs and starts the next. Call it while the domain is
-// suspended: what it sends after it resumes belongs to the next epoch. What
-// its backends still pass on meanwhile is held with the next epoch: late, never
-// early. The first Seal starts holding; what went before has left.
+// suspended: packets that the domain sends after it resumes belong to the next
+// epoch. Packets that its backends pass on meanwhile are held with the next
+// epoch: late, never early. The first Seal starts holding; earlier packets have
+// left.
 //
-// There are two queues, one for the sealed epoch and one for the running one,
+// There are two queues, one for the sealed epoch and one for the running epoch,
 // so Seal returns ErrHeld until Release.
 //
 // After ErrHeld, ErrEpoch, ErrAdopted, ErrBusy or ErrNewVif nothing was sealed
-// and Seal can be tried again. If turning a vif over fails, later calls return
-// ErrBroken: some vifs may be sealed and others not. All that is held stays
-// held.
+// and Seal can be tried again. If a vif's switch fails, later calls return
+// ErrBroken: some vifs may be sealed and others not. All packets in the queues
+// stay there.
 func (g *Gate) Seal(epoch uint64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -166,35 +140,35 @@ func (g *Gate) Seal(epoch uint64) error {
 		return err
 	}
 	deadline := time.Now().Add(g.opts.timeout())
-	for _, l := range g.lines {
-		if err := l.prepare(deadline); err != nil {
-			return g.errorf("seal epoch %d: %s: %w", epoch, l.Name, err)
+	for _, v := range g.vifs {
+		if err := v.prepare(deadline); err != nil {
+			return g.errorf("seal epoch %d: %s: %w", epoch, v.Name, err)
 		}
 	}
 	if !g.holding && g.host != nil {
-		// Write it down first: a gate that holds and is not known to hold would
-		// be let out by the next process.
-		for _, l := range g.lines {
-			if err := g.host.remember(l, true); err != nil {
+		// Write it down first: if a gate holds and its alias does not say so,
+		// the next process lets everything out.
+		for _, v := range g.vifs {
+			if err := g.host.remember(v, true); err != nil {
 				return g.errorf("seal epoch %d: %w", epoch, err)
 			}
 		}
 	}
-	for _, l := range g.lines {
-		if err := l.turn(); err != nil {
-			return g.fail("seal epoch %d: %s: %w", epoch, l.Name, err)
+	for _, v := range g.vifs {
+		if err := v.switchQueue(); err != nil {
+			return g.fail("seal epoch %d: %s: %w", epoch, v.Name, err)
 		}
 	}
 	g.holding, g.sealed, g.epoch = true, true, epoch
 	return nil
 }
 
-// checkVifs looks for vifs that came since the last look.
+// checkVifs looks for interfaces that appeared since the last look.
 func (g *Gate) checkVifs() error {
 	if g.host == nil {
 		return nil
 	}
-	added, err := g.host.added(g.lines)
+	added, err := g.host.added(g.vifs)
 	if err != nil {
 		return err
 	}
@@ -204,36 +178,36 @@ func (g *Gate) checkVifs() error {
 	return nil
 }
 
-// prepare makes the other queue ready to take an epoch. What it had is
-// released; it must be gone before the queue can hold again.
-func (l *line) prepare(deadline time.Time) error {
-	if l.ready {
+// prepare makes the other queue ready to take an epoch. The epoch in it was
+// released, and must have left before the queue can hold again.
+func (v *vif) prepare(deadline time.Time) error {
+	if v.ready {
 		return nil
 	}
-	if err := l.wait(1-l.now, deadline); err != nil {
+	if err := v.wait(1-v.Current, deadline); err != nil {
 		return err
 	}
-	if err := l.Path.Change(1-l.now, Hold); err != nil {
+	if err := v.Path.Change(1-v.Current, Hold); err != nil {
 		return err
 	}
-	l.ready = true
+	v.ready = true
 	return nil
 }
 
-// turn sends what comes from now on to the other queue.
-func (l *line) turn() error {
-	if err := l.Path.Steer(1 - l.now); err != nil {
+// switchQueue sends arriving packets to the other queue from now on.
+func (v *vif) switchQueue() error {
+	if err := v.Path.Steer(1 - v.Current); err != nil {
 		return err
 	}
-	l.now, l.ready = 1-l.now, false
+	v.Current, v.ready = 1-v.Current, false
 	return nil
 }
 
-// wait waits until a queue is empty. It looks twice: the last packet counts as
-// gone when it is being passed on.
-func (l *line) wait(queue int, deadline time.Time) error {
+// wait waits until a queue is empty, and returns ErrBusy after deadline. It
+// looks twice: the last packet counts as gone while it is being passed on.
+func (v *vif) wait(queue int, deadline time.Time) error {
 	for seen := 0; ; {
-		empty, err := l.Path.Empty(queue)
+		empty, err := v.Path.Empty(queue)
 		if err != nil {
 			return err
 		}
@@ -245,12 +219,13 @@ func (l *line) wait(queue int, deadline time.Time) error {
 		if time.Now().After(deadline) {
 			return ErrBusy
 		}
-		nap()
+		v.nap()
 	}
 }
 
-// Release lets epoch out. Call it once the backup holds its checkpoint. The
-// packets are on their way when it returns, most often gone.
+// Release lets epoch out. Call it once the backup holds the epoch's checkpoint.
+// When Release returns the packets are on their way, and have most often left.
+// Any epoch but the sealed one is ErrEpoch.
 func (g *Gate) Release(epoch uint64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -262,25 +237,29 @@ func (g *Gate) Release(epoch uint64) error {
 	case !g.sealed || epoch != g.epoch:
 		return g.errorf("release epoch %d: %w", epoch, ErrEpoch)
 	}
-	for _, l := range g.lines {
-		if err := l.Path.Change(1-l.now, Pass); err != nil {
-			return g.fail("release epoch %d: %s: %w", epoch, l.Name, err)
+	for _, v := range g.vifs {
+		if err := v.Path.Change(1-v.Current, Pass); err != nil {
+			return g.fail("release epoch %d: %s: %w", epoch, v.Name, err)
 		}
 	}
 	g.sealed = false
 	deadline := time.Now().Add(linger)
-	for _, l := range g.lines {
-		if err := l.prepare(deadline); err != nil {
-			break // Seal will see
+	for _, v := range g.vifs {
+		if err := v.prepare(deadline); err != nil {
+			break // Seal tries again, and returns the error
 		}
 	}
 	return nil
 }
 
-// Drain lets out what came since the last Seal too, and returns when all has
-// left and nothing more comes. It is for a domain that stays suspended because
-// another host runs it on from its last checkpoint, which must be released: what
-// its backends still pass on, the domain sent before. The gate goes on holding.
+// Drain also lets out the packets that came after the last Seal. It returns
+// when all packets have left and no more come, or with ErrBusy at ctx's
+// deadline, without one after Options.Timeout. The gate still holds afterwards.
+//
+// Drain is for a domain that stays suspended because another host continues it
+// from its last checkpoint: packets that backends still pass on were sent
+// before that checkpoint. The sealed epoch must be released, or Drain returns
+// ErrHeld.
 func (g *Gate) Drain(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -300,90 +279,92 @@ func (g *Gate) Drain(ctx context.Context) error {
 	if !ok {
 		deadline = time.Now().Add(g.opts.timeout())
 	}
-	for since := time.Now(); time.Since(since) < quiet; nap() {
-		for _, l := range g.lines {
-			if err := l.prepare(deadline); err != nil {
-				return g.errorf("drain: %s: %w", l.Name, err)
+	for since := time.Now(); time.Since(since) < quiet; g.opts.nap() {
+		for _, v := range g.vifs {
+			if err := v.prepare(deadline); err != nil {
+				return g.errorf("drain: %s: %w", v.Name, err)
 			}
-			empty, err := l.Path.Empty(l.now)
+			empty, err := v.Path.Empty(v.Current)
 			if err != nil {
-				return g.errorf("drain: %s: %w", l.Name, err)
+				return g.errorf("drain: %s: %w", v.Name, err)
 			}
 			if empty {
 				continue
 			}
 			since = time.Now()
 			if since.After(deadline) {
-				return g.errorf("drain: %s: %w", l.Name, ErrBusy)
+				return g.errorf("drain: %s: %w", v.Name, ErrBusy)
 			}
-			// As if the domain had sent nothing since: an epoch without a number.
-			if err := l.turn(); err != nil {
-				return g.fail("drain: %s: %w", l.Name, err)
+			// The domain has sent nothing since the seal, so these packets are
+			// an epoch without a number.
+			if err := v.switchQueue(); err != nil {
+				return g.fail("drain: %s: %w", v.Name, err)
 			}
-			if err := l.Path.Change(1-l.now, Pass); err != nil {
-				return g.fail("drain: %s: %w", l.Name, err)
+			if err := v.Path.Change(1-v.Current, Pass); err != nil {
+				return g.fail("drain: %s: %w", v.Name, err)
 			}
 		}
 	}
 	return nil
 }
 
-// Abandon lets everything out, in order, and stops holding. Call it when
-// protection is over and this host is known to own the domain. The gate stays
+// ReleaseAll lets everything out, in order, and stops holding. Call it when
+// protection has ended and this host is known to own the domain. The gate stays
 // in place; the next Seal starts holding again, and may count from 1 again.
-func (g *Gate) Abandon() error {
+// After an error ReleaseAll can be repeated.
+func (g *Gate) ReleaseAll() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
-		return g.errorf("abandon: %w", ErrClosed)
+		return g.errorf("release all: %w", ErrClosed)
 	}
-	return g.abandon()
+	return g.releaseAll()
 }
 
-func (g *Gate) abandon() error {
+func (g *Gate) releaseAll() error {
 	var errs error
 	deadline := time.Now().Add(g.opts.timeout())
-	for _, l := range g.lines {
-		if err := l.open(deadline); err != nil {
-			errs = errors.Join(errs, g.errorf("abandon: %s: %w", l.Name, err))
+	for _, v := range g.vifs {
+		if err := v.open(deadline); err != nil {
+			errs = errors.Join(errs, g.errorf("release all: %s: %w", v.Name, err))
 			continue
 		}
 		if g.host != nil {
-			errs = errors.Join(errs, g.host.remember(l, false))
+			errs = errors.Join(errs, g.host.remember(v, false))
 		}
 	}
 	if errs == nil {
 		g.holding, g.sealed, g.adopted, g.broken = false, false, false, nil
-		g.epoch = 0 // who protects anew counts anew
+		g.epoch = 0 // the next protection counts from 1
 	}
 	return errs
 }
 
 // open lets everything out, the older epoch first.
-func (l *line) open(deadline time.Time) error {
-	if !l.ready {
-		if err := l.Path.Change(1-l.now, Pass); err != nil {
+func (v *vif) open(deadline time.Time) error {
+	if !v.ready {
+		if err := v.Path.Change(1-v.Current, Pass); err != nil {
 			return err
 		}
-		// If it does not run empty in time, order is what has to give.
-		if err := l.wait(1-l.now, deadline); err != nil && !errors.Is(err, ErrBusy) {
+		// A queue that does not run empty in time costs the order, not packets.
+		if err := v.wait(1-v.Current, deadline); err != nil && !errors.Is(err, ErrBusy) {
 			return err
 		}
 	}
-	return l.Path.Change(l.now, Pass)
+	return v.Path.Change(v.Current, Pass)
 }
 
-// Close lets everything out, takes the redirects away and removes the gate.
-// With Options.Quiesce no packet is lost and none overtakes another. After
-// ErrBusy the gate still stands, lets everything through, and Close can be
-// repeated. Close of a closed gate does nothing.
+// Close lets everything out, removes the redirects and then the gate. With
+// Options.Quiesce no packet is lost and none overtakes another. After ErrBusy
+// the gate still exists and lets everything through, and Close can be repeated.
+// Close of a closed gate does nothing.
 func (g *Gate) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil
 	}
-	if err := g.abandon(); err != nil {
+	if err := g.releaseAll(); err != nil {
 		return err
 	}
 	if g.host == nil {
@@ -393,14 +374,15 @@ func (g *Gate) Close() error {
 	if err := g.bypass(); err != nil {
 		return err
 	}
-	// A packet that was in the classifier when its filter went may still come.
+	// A packet that was in the classifier when its filter was removed may still
+	// arrive.
 	if err := g.settle(quiet); err != nil {
 		return err
 	}
 	var errs error
-	for _, l := range g.lines {
-		if err := g.host.destroy(l); err != nil {
-			errs = errors.Join(errs, g.errorf("close: %s: %w", l.Name, err))
+	for _, v := range g.vifs {
+		if err := g.host.destroy(v); err != nil {
+			errs = errors.Join(errs, g.errorf("close: %s: %w", v.Name, err))
 		}
 	}
 	if errs == nil {
@@ -410,7 +392,7 @@ func (g *Gate) Close() error {
 	return errs
 }
 
-// bypass takes the redirects away while the domain is quiet.
+// bypass removes the redirects while the domain is quiet.
 func (g *Gate) bypass() error {
 	if g.opts.Quiesce != nil {
 		resume, err := g.opts.Quiesce()
@@ -423,30 +405,31 @@ func (g *Gate) bypass() error {
 		return err
 	}
 	var errs error
-	for _, l := range g.lines {
-		if err := g.host.bypass(l); err != nil {
-			errs = errors.Join(errs, g.errorf("close: %s: %w", l.Name, err))
+	for _, v := range g.vifs {
+		if err := g.host.bypass(v); err != nil {
+			errs = errors.Join(errs, g.errorf("close: %s: %w", v.Name, err))
 		}
 	}
 	return errs
 }
 
-// settle waits until the queues are empty and nothing new came for a while.
+// settle waits until the queues have been empty, and passed nothing, for the
+// time still.
 func (g *Gate) settle(still time.Duration) error {
 	deadline := time.Now().Add(g.opts.timeout())
-	for _, l := range g.lines {
+	for _, v := range g.vifs {
 		var since time.Time
 		last := ^uint64(0)
 		for {
 			empty, passed := true, uint64(0)
 			for q := range 2 {
-				e, err := l.Path.Empty(q)
+				e, err := v.Path.Empty(q)
 				if err != nil {
-					return g.errorf("close: %s: %w", l.Name, err)
+					return g.errorf("close: %s: %w", v.Name, err)
 				}
-				st, err := l.Path.State(q)
+				st, err := v.Path.State(q)
 				if err != nil {
-					return g.errorf("close: %s: %w", l.Name, err)
+					return g.errorf("close: %s: %w", v.Name, err)
 				}
 				empty, passed = empty && e, passed+st.Passed
 			}
@@ -458,17 +441,18 @@ func (g *Gate) settle(still time.Duration) error {
 				break
 			}
 			if now.After(deadline) {
-				return g.errorf("close: %s: %w", l.Name, ErrBusy)
+				return g.errorf("close: %s: %w", v.Name, ErrBusy)
 			}
-			nap()
+			v.nap()
 		}
 	}
 	return nil
 }
 
-// Discard drops what is held and removes the gate. It is for the loser of an
-// arbitration, after the domain was destroyed. If a vif still exists its output
-// goes nowhere from now on.
+// Discard drops all packets in the gate and removes the gate. It is for the
+// loser of an arbitration, after the domain was destroyed. If a vif still
+// exists, its output is dropped from now on. Discard of a closed gate does
+// nothing.
 func (g *Gate) Discard() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -476,12 +460,12 @@ func (g *Gate) Discard() error {
 		return nil
 	}
 	var errs error
-	for _, l := range g.lines {
+	for _, v := range g.vifs {
 		if g.host == nil {
 			continue
 		}
-		if err := g.host.destroy(l); err != nil {
-			errs = errors.Join(errs, g.errorf("discard: %s: %w", l.Name, err))
+		if err := g.host.destroy(v); err != nil {
+			errs = errors.Join(errs, g.errorf("discard: %s: %w", v.Name, err))
 		}
 	}
 	if errs == nil {
@@ -493,119 +477,51 @@ func (g *Gate) Discard() error {
 	return errs
 }
 
-// Extend gives gates to vifs that appeared since Open and returns their names.
-// If the gate holds, theirs hold from the start; what they sent before was not
-// held.
-func (g *Gate) Extend() ([]string, error) {
+// AddVifs gives gates to interfaces that appeared since Open, and returns their
+// names. If the gate holds, the new gates hold from the start; packets that the
+// interfaces sent before were not held.
+func (g *Gate) AddVifs() ([]string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
-		return nil, g.errorf("extend: %w", ErrClosed)
+		return nil, g.errorf("add vifs: %w", ErrClosed)
 	}
 	if g.host == nil {
 		return nil, nil
 	}
-	lines, err := g.host.extend(g.lines, g.holding)
+	vifs, err := g.host.addVifs(g.vifs, g.holding)
 	var names []string
-	for _, l := range lines {
-		g.lines = append(g.lines, l)
-		names = append(names, l.Name)
+	for _, v := range vifs {
+		g.vifs = append(g.vifs, v)
+		names = append(names, v.Name)
 	}
 	return names, err
 }
 
 // Holding reports whether packets wait for a release. A gate that Open found
-// holding is Adopted too, until Abandon.
+// holding is adopted too, until ReleaseAll.
 func (g *Gate) Holding() (holding, adopted bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.holding, g.adopted
 }
 
-// Vifs returns the names of the vifs behind the gate.
+// Vifs returns the names of the vifs behind the gate, vanished ones too.
 func (g *Gate) Vifs() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	names := make([]string, len(g.lines))
-	for i, l := range g.lines {
-		names[i] = l.Name
+	names := make([]string, len(g.vifs))
+	for i, v := range g.vifs {
+		names[i] = v.Name
 	}
 	return names
-}
-
-// Stats say what waits.
-type Stats struct {
-	Holding bool
-	Sealed  uint64 // epoch that is sealed and not released; 0 if none
-	Vifs    []VifStats
-	Packets uint64 // waiting, of all vifs
-	Bytes   uint64 // of Packets
-	Drops   uint64 // packets of all vifs that found their queue full
-
-	// Fullest is how full the fullest queue is, 0 to 1: before it is full there
-	// has to be a checkpoint.
-	Fullest float64
-}
-
-// VifStats say what waits behind one vif, in both queues.
-type VifStats struct {
-	Name    string
-	Packets uint64
-	Bytes   uint64
-	Limit   uint64  // of the bytes in each queue
-	Fullest float64 // of the two, 0 to 1
-	Passed  uint64  // bytes that left
-	Drops   uint64  // packets that found the queue full
-	Gone    bool    // the vif vanished
-}
-
-// Stats reads the queues, and checks that the vifs' packets still go through
-// them: ErrBypassed says that somebody removed a redirect. The numbers are
-// good even then.
-func (g *Gate) Stats() (Stats, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s := Stats{Holding: g.holding}
-	if g.sealed {
-		s.Sealed = g.epoch
-	}
-	if g.closed {
-		return s, g.errorf("stats: %w", ErrClosed)
-	}
-	var errs error
-	for _, l := range g.lines {
-		v := VifStats{Name: l.Name, Limit: uint64(g.opts.limit()), Gone: l.gone}
-		for q := range 2 {
-			st, err := l.Path.State(q)
-			if err != nil {
-				errs = errors.Join(errs, g.errorf("stats: %s: %w", l.Name, err))
-				continue
-			}
-			v.Packets += st.Packets
-			v.Bytes += st.Bytes
-			v.Passed += st.Passed
-			v.Drops += st.Drops
-			v.Fullest = max(v.Fullest, float64(st.Bytes)/float64(v.Limit))
-		}
-		if g.host != nil && !l.gone {
-			if err := g.host.redirected(l); err != nil {
-				errs = errors.Join(errs, g.errorf("stats: %s: %w", l.Name, err))
-			}
-		}
-		s.Vifs = append(s.Vifs, v)
-		s.Packets += v.Packets
-		s.Bytes += v.Bytes
-		s.Drops += v.Drops
-		s.Fullest = max(s.Fullest, v.Fullest)
-	}
-	return s, errs
 }
 
 func (g *Gate) errorf(format string, args ...any) error {
 	return fmt.Errorf("netbuffer: "+format, args...)
 }
 
-// fail makes the gate broken for good.
+// fail makes the gate broken, until ReleaseAll.
 func (g *Gate) fail(format string, args ...any) error {
 	err := g.errorf(format, args...)
 	g.broken = fmt.Errorf("%w after: %w", ErrBroken, err)

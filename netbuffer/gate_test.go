@@ -47,7 +47,7 @@ func (w *wire) receive(p []byte) {
 type sealer interface {
 	Seal(uint64) error
 	Release(uint64) error
-	Abandon() error
+	ReleaseAll() error
 }
 
 // broken is a gate that lacks one of the rules.
@@ -57,7 +57,7 @@ type broken struct {
 
 	twice    bool // seals again before a release
 	hurries  bool // opens the next epoch while the one before is leaving
-	anyOrder bool // abandons the newest epoch first
+	anyOrder bool // opens the newest epoch first
 	sealed   bool
 }
 
@@ -84,7 +84,7 @@ func (b *broken) Release(uint64) error {
 	return nil
 }
 
-func (b *broken) Abandon() error {
+func (b *broken) ReleaseAll() error {
 	b.sealed = false
 	for _, p := range b.paths {
 		_ = p.Change(1-b.now, netbuffer.Pass)
@@ -96,7 +96,7 @@ func (b *broken) Abandon() error {
 	return nil
 }
 
-// play runs random traffic, seals, acknowledgements and abandonments, and
+// play runs random traffic, seals, acknowledgements and ends of protection, and
 // returns the first breach of: nothing leaves before its epoch is released,
 // nothing is lost, nothing is reordered.
 func play(seed uint64, wrap func([]*netbuffertest.Path) sealer) error {
@@ -150,7 +150,7 @@ func play(seed uint64, wrap func([]*netbuffertest.Path) sealer) error {
 				break
 			}
 			w.free = true
-			if err := gate.Abandon(); err != nil {
+			if err := gate.ReleaseAll(); err != nil {
 				return err
 			}
 			unacked = nil
@@ -168,7 +168,7 @@ func play(seed uint64, wrap func([]*netbuffertest.Path) sealer) error {
 		}
 	}
 	w.free = true
-	if err := gate.Abandon(); err != nil {
+	if err := gate.ReleaseAll(); err != nil {
 		return err
 	}
 	for _, p := range paths {
@@ -185,11 +185,11 @@ func play(seed uint64, wrap func([]*netbuffertest.Path) sealer) error {
 }
 
 func newGate(paths []*netbuffertest.Path) sealer {
-	var lines []netbuffer.Line
+	var gated []netbuffer.Vif
 	for i, p := range paths {
-		lines = append(lines, netbuffer.Line{Name: fmt.Sprintf("vif1.%d", i), Path: p})
+		gated = append(gated, netbuffer.Vif{Name: fmt.Sprintf("vif1.%d", i), Path: p})
 	}
-	return netbuffer.New(netbuffer.Options{}, lines...)
+	return netbuffer.New(netbuffer.Options{}, gated...)
 }
 
 func TestNothingLeavesBeforeItsEpoch(t *testing.T) {
@@ -206,9 +206,9 @@ func TestBrokenGatesAreCaught(t *testing.T) {
 		gate broken
 		want string
 	}{
-		"SealsTwice":          {broken{twice: true, anyOrder: true}, "is released"},
-		"DoesNotWaitForEmpty": {broken{hurries: true}, "want"},
-		"AbandonsOutOfOrder":  {broken{anyOrder: true}, "want"},
+		"SealsTwice":            {broken{twice: true, anyOrder: true}, "is released"},
+		"DoesNotWaitForEmpty":   {broken{hurries: true}, "want"},
+		"ReleasesAllOutOfOrder": {broken{anyOrder: true}, "want"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			caught := 0
@@ -233,7 +233,7 @@ func TestBrokenGatesAreCaught(t *testing.T) {
 func TestGateRefusesTheWrongOrder(t *testing.T) {
 	var out int
 	q := netbuffertest.NewPath(func([]byte) { out++ })
-	g := netbuffer.New(netbuffer.Options{}, netbuffer.Line{Name: "vif1.0", Path: q})
+	g := netbuffer.New(netbuffer.Options{}, netbuffer.Vif{Name: "vif1.0", Path: q})
 	want := func(what string, err, target error) {
 		t.Helper()
 		if !errors.Is(err, target) {
@@ -252,14 +252,14 @@ func TestGateRefusesTheWrongOrder(t *testing.T) {
 	if s, err := g.Stats(); err != nil || s.Packets != 1 || s.Bytes != 1 || s.Sealed != 3 || !s.Holding {
 		t.Errorf("stats: got %+v, %v", s, err)
 	}
-	want("abandon", g.Abandon(), nil)
-	want("release after abandon", g.Release(3), netbuffer.ErrEpoch)
+	want("release all", g.ReleaseAll(), nil)
+	want("release after release all", g.Release(3), netbuffer.ErrEpoch)
 	if out != 1 {
 		t.Errorf("%d packets came out, want 1", out)
 	}
-	want("seal 1 after abandon", g.Seal(1), nil) // protected anew
+	want("seal 1 after release all", g.Seal(1), nil) // protected anew
 	want("seal 1 twice", g.Seal(1), netbuffer.ErrHeld)
-	want("release 1 after abandon", g.Release(1), nil)
+	want("release 1 after release all", g.Release(1), nil)
 	want("seal 1 thrice", g.Seal(1), netbuffer.ErrEpoch)
 	want("close", g.Close(), nil)
 	want("close again", g.Close(), nil)
@@ -271,12 +271,12 @@ func TestGateRefusesTheWrongOrder(t *testing.T) {
 func TestDrain(t *testing.T) {
 	w := &wire{next: map[byte]uint32{}, released: 1}
 	late := []*trickle{{Path: netbuffertest.NewPath(w.receive), more: 5}, {Path: netbuffertest.NewPath(w.receive), vif: 1, more: 50}}
-	var lines []netbuffer.Line
+	var gated []netbuffer.Vif
 	for i, p := range late {
 		p.Path.Slow(true)
-		lines = append(lines, netbuffer.Line{Name: fmt.Sprintf("vif1.%d", i), Path: p})
+		gated = append(gated, netbuffer.Vif{Name: fmt.Sprintf("vif1.%d", i), Path: p})
 	}
-	g := netbuffer.New(netbuffer.Options{}, lines...)
+	g := netbuffer.New(netbuffer.Options{}, gated...)
 	ctx := t.Context()
 	if err := g.Drain(ctx); err != nil {
 		t.Errorf("drain of a gate that does not hold: %v", err)
@@ -356,7 +356,7 @@ func TestSealAllOrNone(t *testing.T) {
 	var out int
 	a := netbuffertest.NewPath(func([]byte) { out++ })
 	b := &stuck{Path: netbuffertest.NewPath(func([]byte) { out++ })}
-	g := netbuffer.New(netbuffer.Options{}, netbuffer.Line{Name: "vif1.0", Path: a}, netbuffer.Line{Name: "vif1.1", Path: b})
+	g := netbuffer.New(netbuffer.Options{}, netbuffer.Vif{Name: "vif1.0", Path: a}, netbuffer.Vif{Name: "vif1.1", Path: b})
 	if err := errors.Join(g.Seal(1), g.Release(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -376,11 +376,11 @@ func TestSealAllOrNone(t *testing.T) {
 	if out != 0 {
 		t.Errorf("%d packets got out", out)
 	}
-	if err := g.Abandon(); err != nil || out != 2 {
-		t.Errorf("abandon: %v, %d packets out, want 2", err, out)
+	if err := g.ReleaseAll(); err != nil || out != 2 {
+		t.Errorf("release all: %v, %d packets out, want 2", err, out)
 	}
 	if err := g.Seal(3); err != nil {
-		t.Errorf("seal after abandon: %v", err)
+		t.Errorf("seal after release all: %v", err)
 	}
 }
 
@@ -402,7 +402,7 @@ func (s *stuck) Steer(queue int) error {
 func TestSealWaitsUntilTheReleasedHaveLeft(t *testing.T) {
 	var out int
 	p := &full{Path: netbuffertest.NewPath(func([]byte) { out++ })}
-	g := netbuffer.New(netbuffer.Options{Timeout: 10 * time.Millisecond}, netbuffer.Line{Name: "vif1.0", Path: p})
+	g := netbuffer.New(netbuffer.Options{Timeout: 10 * time.Millisecond}, netbuffer.Vif{Name: "vif1.0", Path: p})
 	if err := g.Seal(1); err != nil {
 		t.Fatal(err)
 	}

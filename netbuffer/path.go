@@ -2,8 +2,9 @@ package netbuffer
 
 import "fmt"
 
-// An Action is the action field of struct tc_plug_qopt (linux/pkt_sched.h). A
-// plug knows two more, to let out as many packets as it counted and to set its
+// An Action is the action field of struct tc_plug_qopt (linux/pkt_sched.h):
+// what a queue does with its packets. A plug knows two more actions: to let out
+// as many packets as it counted, which a gate does not use, and to set its
 // limit.
 type Action int32
 
@@ -11,6 +12,9 @@ const (
 	Hold Action = 0 // TCQ_PLUG_BUFFER: keep what comes from now on
 	Pass Action = 2 // TCQ_PLUG_RELEASE_INDEFINITE: let out what is there and what comes
 )
+
+// plugLimit is an action of the kernel's queues only.
+const plugLimit Action = 3 // TCQ_PLUG_LIMIT
 
 func (a Action) String() string {
 	switch a {
@@ -22,23 +26,25 @@ func (a Action) String() string {
 	return fmt.Sprintf("action %d", int32(a))
 }
 
-// A Path is what a vif's packets go through: two queues, and a switch that
-// sends what arrives to one of them. It is the kernel's, or a fake.
+// A Path is the way of one vif's packets through a gate: two queues, numbered 0
+// and 1, and a switch that sends each arriving packet to one of them. The
+// kernel's path is two ifbs with plug qdiscs; netbuffertest has one in memory.
 type Path interface {
-	// Change makes a queue, 0 or 1, hold or let out. Hold is only asked of a
-	// queue that is empty and gets no packets.
+	// Change makes a queue hold or let out. A gate asks for Hold only while the
+	// queue is empty and gets no packets.
 	Change(queue int, a Action) error
-	// Steer sends what arrives from now on to queue. No packet is lost or goes
-	// past both queues meanwhile.
+	// Steer sends arriving packets to queue from now on. Meanwhile no packet is
+	// lost, and none goes past both queues.
 	Steer(queue int) error
-	// Empty reports whether a queue has nothing, and nothing that it had is
-	// still on its way.
+	// Empty reports whether a queue holds no packets and all packets that left
+	// the queue have been handed on.
 	Empty(queue int) (bool, error)
+	// State reads the statistics of a queue.
 	State(queue int) (QueueState, error)
 }
 
-// A QueueState is what the statistics of a queue say. Bytes are as qdiscs count
-// them: a GSO packet has the headers of all its segments.
+// A QueueState is the statistics of a queue. Bytes are as qdiscs count them: a
+// GSO packet counts with the headers of all its segments.
 type QueueState struct {
 	Passed  uint64 // bytes that left
 	Packets uint64 // waiting

@@ -2,12 +2,13 @@ package xlft
 
 import "context"
 
-// An Arbiter gives a domain, in one generation, to whoever asks first.
+// An Arbiter gives a domain, in one generation, to whichever side claims it
+// first.
 type Arbiter interface {
-	// Claim asks for the domain. The answer is final for that generation: the
-	// same asker gets the same answer again. An error means that nothing is
+	// Claim claims the domain. The answer is final for that generation: the
+	// same side gets the same answer again. An error means that nothing is
 	// known: the claim may or may not have been taken.
-	Claim(ctx context.Context, q ArbiterQuery) (won bool, err error)
+	Claim(ctx context.Context, c Claim) (won bool, err error)
 	// String names the arbiter in status and log.
 	String() string
 }
@@ -15,37 +16,30 @@ type Arbiter interface {
 // An ArbiterChecker is an Arbiter that can say beforehand whether it could
 // decide.
 type ArbiterChecker interface {
-	// Check says why it could not decide against a peer now; nil if it could.
+	// Check says why the arbiter could not decide against a peer now; nil if it
+	// could.
 	Check(ctx context.Context, peer string) error
 }
 
-// An ArbiterQuery asks for a domain in one generation.
-type ArbiterQuery struct {
+// A Claim asks for a domain in one generation.
+type Claim struct {
 	Domain     string
 	Generation uint64
-	Asker      Asker
+	Side       Side   // the claimant's
 	Peer       string // the other host
 	// Handed: the primary has told the backup to run the domain. A backup that
-	// asks so does it with the primary's consent; a primary that asks so does
-	// not know whether the domain runs there by now.
+	// claims so has the primary's consent; a primary that claims so does not
+	// know whether the domain runs on the backup by now.
 	Handed bool
 }
 
-// Asker is a side of a session.
-type Asker string
+// Side is a side of a protection.
+type Side string
 
 const (
-	AskerPrimary Asker = "primary"
-	AskerBackup  Asker = "backup"
+	Primary Side = "primary"
+	Backup  Side = "backup"
 )
-
-// None is the arbiter of those who accept a split brain: whoever asks is told
-// yes.
-type None struct{}
-
-func (None) Claim(context.Context, ArbiterQuery) (bool, error) { return true, nil }
-
-func (None) String() string { return "none (split brain accepted)" }
 
 // Verdict is the arbiter's answer to one side.
 type Verdict int
@@ -57,3 +51,22 @@ const (
 )
 
 func (v Verdict) String() string { return [...]string{"unreachable", "won", "lost"}[v] }
+
+// Arbitrate makes a claim. The error says why the arbiter is Unreachable.
+func Arbitrate(ctx context.Context, a Arbiter, c Claim) (Verdict, error) {
+	won, err := a.Claim(ctx, c)
+	switch {
+	case err != nil:
+		return Unreachable, err
+	case won:
+		return Won, nil
+	}
+	return Lost, nil
+}
+
+// None is the arbiter of those who accept a split brain: every claim is won.
+type None struct{}
+
+func (None) Claim(context.Context, Claim) (bool, error) { return true, nil }
+
+func (None) String() string { return "none (split brain accepted)" }

@@ -55,21 +55,18 @@ func newBench(tb testing.TB, pages int, compress bool) *bench {
 	l := wire.NewListener(inner, idb.TLSConfig(func(f wire.Fingerprint) bool { return f == ida.Fingerprint }))
 	pa, pb := b.hostA.Spawn(), b.hostB.Spawn()
 	r := &backup.Receiver{
-		Software: "bench", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(),
+		Software: "bench", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(records(tb)), Log: zap.NewNop(),
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
 	}
 	go r.Serve(pb.Context(), l)
 	b.domain = b.hostA.Boot("web1", pages)
-	conf := ida.TLSConfig(func(f wire.Fingerprint) bool { return f == idb.Fingerprint })
 	b.session = &primary.Session{
 		Domain: "web1", Software: "bench", Instance: "1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: uint64(pages) * 4},
 		Settings: primary.Settings{EpochMax: time.Hour, FailureTimeout: 30 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second,
 			RetryDelay: time.Second, SpoolLimit: 256 << 20, Compress: compress},
-		Guest: pa.Guest(b.domain), Output: pa.Output(b.domain), Arbiter: xlft.None{}, Store: pa.Store(), Peer: "B",
-		Dial: func(ctx context.Context) (net.Conn, error) {
-			return wire.Dial(ctx, new(net.Dialer), l.Addr().String(), conf)
-		},
+		Guest: pa.Guest(b.domain), Gates: xlft.Gates{Net: pa.Gate(b.domain)}, Arbiter: xlft.None{}, Store: pa.Store(records(tb)), Peer: "B",
+		Dial:   ida.Dialer(l.Addr().String(), idb.Fingerprint),
 		Events: b.events, Log: zap.NewNop(),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -84,7 +81,7 @@ func (b *bench) await(e uint64) {
 	for {
 		changed := b.session.Changed()
 		st := b.session.Status()
-		if st.Epoch >= e && st.State == primary.Protected.String() {
+		if st.Epoch >= e && st.State == primary.Protected {
 			return
 		}
 		select {

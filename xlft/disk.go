@@ -1,26 +1,40 @@
 package xlft
 
 import (
+	"fmt"
+
 	"xlft/diskrepl"
 )
 
 // DiskRecord is what a host remembers of its copy of a disk.
 type DiskRecord struct {
 	State DiskState `json:"state"`
-	// Mark is the moment that a DiskReplica is of, if that is known.
+	// Mark is the checkpoint that a Consistent copy is of, if that is known.
 	Mark diskrepl.Mark `json:"mark,omitzero"`
 }
 
-// DiskState is what a copy of a disk is good for.
+// DiskState is what a host's copy of a disk is good for, in DRBD's words. The
+// zero value is a disk of which nothing is known: xlft never replicated it.
 type DiskState string
 
 const (
-	// DiskActive: the domain may run from it.
-	DiskActive DiskState = "active"
-	// DiskCopying: a first copy is being made; it is of no moment.
-	DiskCopying DiskState = "copying"
-	// DiskOutdated: the domain runs elsewhere and has written since.
-	DiskOutdated DiskState = "outdated"
-	// DiskReplica: it is as the domain's disk was at some checkpoint.
-	DiskReplica DiskState = "replica"
+	// UpToDate: the domain runs from this copy, or may.
+	UpToDate DiskState = "up-to-date"
+	// Inconsistent: a first copy is being made, and no domain can run from it.
+	Inconsistent DiskState = "inconsistent"
+	// Consistent: the copy is as the domain's disk was at some checkpoint.
+	Consistent DiskState = "consistent"
+	// Outdated: the domain runs elsewhere and has written since.
+	Outdated DiskState = "outdated"
 )
+
+// UnmarshalText refuses a state that this version does not know: to guess would
+// be to let a domain run from a disk that is not its own.
+func (s *DiskState) UnmarshalText(b []byte) error {
+	switch st := DiskState(b); st {
+	case "", UpToDate, Inconsistent, Consistent, Outdated:
+		*s = st
+		return nil
+	}
+	return fmt.Errorf("unknown disk state %q", b)
+}

@@ -19,20 +19,21 @@ const (
 // A Guest is the domain that a primary protects.
 type Guest interface {
 	// Save runs a checkpointed save: memory live first, then checkpoint after
-	// checkpoint as hooks say. The stream, libxc's format v3, goes to dst. It
-	// returns when hooks.Next said no, ctx was cancelled or something failed.
-	// It leaves the domain as the hooks left it.
-	Save(ctx context.Context, dst io.Writer, hooks SaveHooks) error
+	// checkpoint as hooks say. The stream, libxc's format v3, goes to dst. Save
+	// returns when hooks.Next returned false, ctx was cancelled or something
+	// failed, and leaves the domain as the hooks left it.
+	Save(ctx context.Context, dst io.ReaderFrom, hooks SaveHooks) error
 	// Suspend asks the domain to suspend and returns once it has, with the time
-	// at which it was asked. On an error the domain runs on, or is over (an
+	// of the request. On an error the domain runs on, or has ended (an
 	// ErrGuestEnded).
 	Suspend(ctx context.Context) (asked time.Time, err error)
 	// Resume lets a suspended domain run on.
 	Resume() error
-	// Pause and Unpause stop and start its vCPUs, without its knowledge.
+	// Pause and Unpause stop and start the domain's vCPUs, without the domain's
+	// knowledge.
 	Pause() error
 	Unpause() error
-	// Destroy ends it. A domain that is gone already is no error.
+	// Destroy ends the domain. A domain that is gone already is no error.
 	Destroy() error
 	// DirtyPages counts the pages written since the last checkpoint.
 	DirtyPages() (uint64, error)

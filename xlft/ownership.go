@@ -3,22 +3,24 @@ package xlft
 // A Store keeps what a host must remember of its domains through a crash.
 // Both methods return when the disk has it.
 type Store interface {
-	// Load returns the zero Record if nothing is known of the domain.
-	Load(domain string) (Record, error)
-	Save(domain string, r Record) error
+	// Load returns the zero Ownership if nothing is known of the domain.
+	Load(domain string) (Ownership, error)
+	Save(domain string, o Ownership) error
 }
 
-// Record is what a host knows of who owns a domain.
-type Record struct {
+// Ownership is what a host knows of who owns a domain.
+type Ownership struct {
 	Generation uint64   `json:"generation"`
 	Role       HostRole `json:"role"`
 	Peer       string   `json:"peer"` // the other host's name in the config
-	// Of a primary: the backup may hold a whole checkpoint of this run of the
-	// domain.
+	// Exposed, on a primary: the backup may hold a whole checkpoint of this run
+	// of the domain, so that it could take over.
 	Exposed bool `json:"exposed,omitempty"`
-	// Handed: it may have been told to run the domain. Of an owner: the primary
-	// told it to, and it is not known yet whether it came to that.
-	Handed   bool   `json:"handed,omitempty"`
+	// Handed, on a primary: the backup may have been told to run the domain. On
+	// an owner: the primary handed the domain over, and it is not yet known
+	// whether the domain runs here.
+	Handed bool `json:"handed,omitempty"`
+	// Instance, on a primary, tells this run of the domain from any other.
 	Instance string `json:"instance,omitempty"`
 }
 

@@ -28,11 +28,11 @@ func TestPauseWithoutNetwork(t *testing.T) {
 			a, b := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
 			d := a.Boot("web1", 64)
 			pa, pb := a.Spawn(), b.Spawn()
-			r := &backup.Receiver{Software: "x", Restorer: &simxen.Restorer{P: pb, Slow: slow}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(),
+			r := &backup.Receiver{Software: "x", Restorer: &simxen.Restorer{P: pb, Slow: slow}, Arbiter: xlft.None{}, Store: pb.Store(records(t)), Log: zap.NewNop(),
 				PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 24}
 			go r.Serve(pb.Context(), pb.Listen())
-			s := &primary.Session{Domain: "web1", Instance: "1", Offer: wire.Offer{UUID: "u", Config: []byte("{}")}, Guest: pa.Guest(d), Output: pa.Output(d),
-				Arbiter: xlft.None{}, Dial: pa.Dial("B"), Peer: "B", Store: pa.Store(), Log: zap.NewNop(),
+			s := &primary.Session{Domain: "web1", Instance: "1", Offer: wire.Offer{UUID: "u", Config: []byte("{}")}, Guest: pa.Guest(d), Gates: xlft.Gates{Net: pa.Gate(d)},
+				Arbiter: xlft.None{}, Dial: pa.Dial("B"), Peer: "B", Store: pa.Store(records(t)), Log: zap.NewNop(),
 				Settings: primary.Settings{EpochMax: 50 * time.Millisecond, FailureTimeout: 10 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second, RetryDelay: time.Second, SpoolLimit: 1 << 24}}
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error)

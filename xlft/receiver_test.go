@@ -58,7 +58,7 @@ func newRig(t testing.TB) *rig {
 	r := &rig{t: t, a: a.Spawn(), b: b.Spawn(), hostB: b}
 	r.makes = &simxen.Restorer{P: r.b}
 	rc := &backup.Receiver{
-		Software: "test", Restorer: r.makes, Arbiter: xlft.None{}, Store: r.b.Store(), Log: zap.NewNop(),
+		Software: "test", Restorer: r.makes, Arbiter: xlft.None{}, Store: r.b.Store(records(t)), Log: zap.NewNop(),
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 20,
 	}
 	go rc.Serve(r.b.Context(), r.b.Listen())
@@ -82,7 +82,7 @@ func (r *rig) open(kind wire.ConnKind) *wire.Conn {
 
 func (r *rig) session() {
 	r.t.Helper()
-	r.control = r.open(wire.Control)
+	r.control = r.open(wire.KindControl)
 	o := wire.Offer{Domain: "web1", UUID: "u", Generation: 1, Config: []byte("{}"), FailureTimeout: time.Second, MaxEpoch: 1 << 20}
 	if err := r.control.WriteJSON(wire.TypeOffer, 0, o); err != nil {
 		r.t.Fatal(err)
@@ -90,7 +90,7 @@ func (r *rig) session() {
 	if err := r.control.Expect(wire.TypeAccept, nil); err != nil {
 		r.t.Fatal(err)
 	}
-	r.data = r.open(wire.Data)
+	r.data = r.open(wire.KindData)
 }
 
 // epoch sends a stream as epoch n; sum says what the end of it claims.
@@ -275,15 +275,15 @@ func TestProtectAgainWhileReplicaGoes(t *testing.T) {
 			t.Fatal(err)
 		}
 		begun := time.Now()
-		r.control.WriteFrame(wire.TypeDrop, 0, nil)
+		r.control.WriteFrame(wire.TypeDestroy, 0, nil)
 		var no *wire.Refusal
-		if err := r.answer(0); !errors.As(err, &no) || no.Code != wire.CodeDropped || time.Since(begun) > time.Second {
+		if err := r.answer(0); !errors.As(err, &no) || no.Code != wire.CodeDestroyed || time.Since(begun) > time.Second {
 			t.Fatalf("after %v: %v", time.Since(begun), err)
 		}
 		r.control.Close()
 		r.data.Close()
 
-		q := r.open(wire.Query)
+		q := r.open(wire.KindQuery)
 		q.WriteJSON(wire.TypeCheck, 0, wire.Offer{Domain: "web1", FailureTimeout: time.Second})
 		var res wire.CheckResult
 		if err := q.Expect(wire.TypeCheckResult, &res); err != nil || len(res.Problems) > 0 {
@@ -292,9 +292,9 @@ func TestProtectAgainWhileReplicaGoes(t *testing.T) {
 		r.session()
 
 		r.makes.Freeing = time.Minute
-		r.control.WriteFrame(wire.TypeDrop, 0, nil)
+		r.control.WriteFrame(wire.TypeDestroy, 0, nil)
 		r.answer(0)
-		q = r.open(wire.Query)
+		q = r.open(wire.KindQuery)
 		q.WriteJSON(wire.TypeCheck, 0, wire.Offer{Domain: "web1", FailureTimeout: time.Second})
 		res = wire.CheckResult{}
 		if err := q.Expect(wire.TypeCheckResult, &res); err != nil || len(res.Problems) != 1 || !strings.Contains(res.Problems[0].What, "still destroying") {
@@ -316,7 +316,7 @@ func TestRefusedOffers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t)
-				k := r.open(wire.Control)
+				k := r.open(wire.KindControl)
 				k.WriteJSON(wire.TypeOffer, 0, c.offer)
 				if err := k.Expect(wire.TypeAccept, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("the receiver says %v, want %q", err, c.want)

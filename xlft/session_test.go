@@ -53,7 +53,7 @@ func TestAckBeforeSent(t *testing.T) {
 		s := newSim(t, 2, variant{
 			storage: mirrored,
 			dial:    onDial(2, func(c net.Conn) net.Conn { return lateConn{c, late} }), // the data connection
-			output:  func(o xlft.Output) xlft.Output { return lateOutput{o, 2 * late} },
+			net:     func(g xlft.Gate) xlft.Gate { return lateOutput{g, 2 * late} },
 		}, zap.NewNop())
 		s.receive()
 		s.protect()
@@ -67,13 +67,13 @@ func TestAckBeforeSent(t *testing.T) {
 }
 
 type lateOutput struct {
-	xlft.Output
+	xlft.Gate
 	by time.Duration
 }
 
 func (o lateOutput) Release(e uint64) error {
 	time.Sleep(o.by)
-	return o.Output.Release(e)
+	return o.Gate.Release(e)
 }
 
 // A hangingGuest's save calls hang where it captures a checkpoint.
@@ -83,7 +83,7 @@ type hangingGuest struct {
 	hang func(context.Context)
 }
 
-func (g *hangingGuest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) error {
+func (g *hangingGuest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {
 	n, captured := 0, hooks.Captured
 	hooks.Captured = func() error {
 		if n++; n == g.at {
@@ -167,10 +167,10 @@ func TestBackupKeepsReplica(t *testing.T) {
 		s.receive()
 		s.protect()
 		s.awaitProtected()
-		control.to.Store(int64(wire.TypeDrop))
+		control.to.Store(int64(wire.TypeDestroy))
 		s.primary.Terminate()
 		time.Sleep(simAck / 2)
-		if st := s.session.Status(); st.State != primary.Dropping.String() {
+		if st := s.session.Status(); st.State != primary.Ending {
 			t.Errorf("%+v", st)
 		}
 		s.endWell()

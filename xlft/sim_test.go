@@ -1,7 +1,6 @@
 package xlft_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -21,11 +20,12 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"xlft/diskrepl"
-
 	"xlft/tests/simxen"
 	"xlft/xlft"
 	"xlft/xlft/backup"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/arbiter"
+	"xlft/xlft/internal/store"
 	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
@@ -57,16 +57,15 @@ const (
 
 // A variant is xlft with one of its promises broken on purpose.
 type variant struct {
-	output   func(xlft.Output) xlft.Output
+	net      func(xlft.Gate) xlft.Gate
+	disks    func(*simxen.Disks) xlft.Disks
 	arbiter  func(xlft.Arbiter) xlft.Arbiter
 	torn     bool          // the replica leaves out a part of each checkpoint
 	patience time.Duration // silence the primary accepts, if not simSilence
-	lateSeal time.Duration // the disk's epoch ends that much after the memory's
 	copy     func(backup.DiskCopy) backup.DiskCopy
 	leak     bool // the backup's disk has every write at once
 	twice    bool // a journal is replayed twice, out of order
 	storage  storage
-	gates    func(simGates) xlft.Output
 	noLimit  bool // on the time from a trigger to the ack
 	guest    func(xlft.Guest) xlft.Guest
 	dial     func(wire.Dialer) wire.Dialer
@@ -82,35 +81,6 @@ const (
 	shared
 )
 
-// simGates end the epochs of what a domain sends and of its disk.
-type simGates struct {
-	xlft.Output
-	disks *simxen.Disks
-	late  time.Duration
-}
-
-func (g simGates) Seal(e uint64) error {
-	if err := g.Output.Seal(e); err != nil {
-		return err
-	}
-	if g.late > 0 {
-		time.AfterFunc(g.late, func() { g.disks.Seal(e) })
-		return nil
-	}
-	return g.disks.Seal(e)
-}
-
-func (g simGates) Release(e uint64) error {
-	return errors.Join(g.Output.Release(e), g.disks.Release(e))
-}
-
-func (g simGates) Drain(ctx context.Context) error {
-	return errors.Join(g.Output.Drain(ctx), g.disks.Drain(ctx))
-}
-
-func (g simGates) Abandon() error { return errors.Join(g.Output.Abandon(), g.disks.Abandon()) }
-func (g simGates) Discard() error { return errors.Join(g.Output.Discard(), g.disks.Discard()) }
-
 // A sim is one run: hosts A (with the domain) and B, and what happens to them.
 type sim struct {
 	t       testing.TB
@@ -121,9 +91,12 @@ type sim struct {
 	a, b    *simxen.Host
 	arbiter *simxen.Arbiter
 	domain  *simxen.Domain
-	shared  bool // its disk is storage that both hosts see, and they fence each other
-	log     *zap.Logger
-	wg      sync.WaitGroup
+	// The hosts' records of who owns the domain.
+	recordsA, recordsB store.Dir
+
+	shared bool // its disk is storage that both hosts see, and they fence each other
+	log    *zap.Logger
+	wg     sync.WaitGroup
 
 	mu       sync.Mutex
 	primary  *simxen.Process
@@ -146,6 +119,7 @@ const simDomain = "web1"
 
 func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 	s := &sim{t: t, v: v, rng: rand.New(rand.NewPCG(seed, 0)), w: simxen.NewWorld(seed), log: log, arbiter: simxen.NewArbiter()}
+	s.recordsA, s.recordsB = records(t), records(t)
 	s.net = simxen.NewNet(time.Duration(1+s.rng.IntN(8)) * time.Millisecond)
 	s.a, s.b = simxen.NewHost(s.w, s.net, "A"), simxen.NewHost(s.w, s.net, "B")
 	if v.storage == shared || v.storage == bySeed && seed%2 == 1 {
@@ -176,10 +150,22 @@ func (s *sim) slowness() time.Duration {
 // ackTimeout is one that slow hosts keep to.
 func (s *sim) ackTimeout() time.Duration { return simAck + 3*(s.a.Slow+s.b.Slow) }
 
-func (s *sim) arb(p *simxen.Process) xlft.Arbiter {
+// arb is a process's arbiter: one that gives each generation away once, or, for
+// storage that both hosts see, the fence as it ships, with a simulated agent.
+func (s *sim) arb(p *simxen.Process, to string) xlft.Arbiter {
 	a := p.Arbiter(s.arbiter)
 	if s.shared {
-		a = p.Fence(s.arbiter, s.a, s.b)
+		peers := map[string]config.Peer{}
+		for _, h := range []*simxen.Host{s.a, s.b} {
+			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
+		}
+		a = &arbiter.Fence{
+			Peers: peers, AskTimeout: 2 * simSilence, Agent: p.FenceAgent(s.arbiter, s.a, s.b), Log: s.log.Named("fence"),
+			Ask: func(ctx context.Context, _ string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
+				err = wire.Ask(ctx, p.Dial(to), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
+				return r, err
+			},
+		}
 	}
 	if s.v.arbiter != nil {
 		return s.v.arbiter(a)
@@ -195,14 +181,13 @@ func (s *sim) protect() {
 		return
 	}
 	p := s.a.Spawn()
-	disks := &simxen.Disks{P: p, Domain: s.domain, To: "B"}
-	gates := simGates{p.Output(s.domain), disks, s.v.lateSeal}
-	out := xlft.Output(gates)
-	if s.v.gates != nil {
-		out = s.v.gates(gates)
+	own := &simxen.Disks{P: p, Domain: s.domain, To: "B"}
+	gates := xlft.Gates{Net: p.Gate(s.domain), Disks: own}
+	if s.v.net != nil {
+		gates.Net = s.v.net(gates.Net)
 	}
-	if s.v.output != nil {
-		out = s.v.output(out)
+	if s.v.disks != nil {
+		gates.Disks = s.v.disks(own)
 	}
 	guest, dial := p.Guest(s.domain), p.Dial("B")
 	if s.v.guest != nil {
@@ -225,7 +210,7 @@ func (s *sim) protect() {
 			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: ack,
 			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, SpoolLimit: 1 << 20,
 		},
-		Guest: guest, Output: out, Disks: disks, Arbiter: s.arb(p), Dial: dial, Peer: "B", Store: p.Store(),
+		Guest: guest, Gates: gates, Arbiter: s.arb(p, "B"), Dial: dial, Peer: "B", Store: p.Store(s.recordsA),
 		Log: s.log.Named("A"),
 	}
 	s.primary, s.session, s.over = p, session, false
@@ -254,7 +239,7 @@ func (s *sim) receive() {
 	}
 	p := s.b.Spawn()
 	r := &backup.Receiver{
-		Software: "sim", Restorer: &simxen.Restorer{P: p, Torn: s.v.torn}, Arbiter: s.arb(p), Store: p.Store(),
+		Software: "sim", Restorer: &simxen.Restorer{P: p, Torn: s.v.torn}, Arbiter: s.arb(p, "A"), Store: p.Store(s.recordsB),
 		Log: s.log.Named("B"), PeerName: func(c net.Conn) string { return c.(*simxen.Conn).From() },
 		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20, Disks: &simxen.DiskHost{P: p, Broken: s.v.copy},
 	}
@@ -319,114 +304,6 @@ func (s *sim) run() {
 	s.end()
 }
 
-// Some of the faults.
-const (
-	powerCutA    = 0
-	powerCutB    = 2
-	receiverStop = 6
-	switchOver   = 12 // is none
-	killAtSaveA  = 18
-	killAtSaveB  = 19
-)
-
-func (s *sim) fault(begun time.Time) {
-	at := time.Since(begun).Round(time.Millisecond)
-	after := func(f func()) {
-		d := time.Duration(s.w.Rand() % uint64(900*time.Millisecond))
-		s.wg.Go(func() { time.Sleep(d); f() })
-	}
-	if s.a.Down() && s.b.Down() {
-		return
-	}
-	primary, backup, session := s.now()
-	kind := s.rng.IntN(20)
-	if n := len(s.v.faults); n > 0 {
-		kind = s.v.faults[s.rng.IntN(n)]
-	}
-	if kind != switchOver {
-		s.faults++
-	}
-	switch kind {
-	case powerCutA, 1:
-		s.tell("%v power cut at A", at)
-		s.a.Crash()
-	case powerCutB:
-		s.tell("%v power cut at B", at)
-		s.b.Crash()
-	case 3, 4:
-		s.tell("%v protector killed", at)
-		primary.Kill()
-		after(s.protect)
-	case 5:
-		s.tell("%v receiver killed", at)
-		backup.Kill()
-		after(s.receive)
-	case receiverStop:
-		s.tell("%v receiver stopped in order", at)
-		backup.Terminate()
-		after(s.receive)
-	case 7, 8:
-		s.tell("%v network cut", at)
-		s.net.Cut(true)
-		after(func() { s.net.Cut(false) })
-	case 9:
-		h := []string{"A", "B"}[s.rng.IntN(2)]
-		s.tell("%v arbiter out of %s's reach, network cut", at, h)
-		s.arbiter.Cut(h, true)
-		s.net.Cut(true)
-		after(func() { s.arbiter.Cut(h, false) })
-		after(func() { s.net.Cut(false) })
-	case 10:
-		h := []string{"A", "B"}[s.rng.IntN(2)]
-		s.tell("%v the arbiter's answers to %s get lost, network cut", at, h)
-		s.arbiter.Lossy(h, true)
-		s.net.Cut(true)
-		after(func() { s.arbiter.Lossy(h, false) })
-		after(func() { s.net.Cut(false) })
-	case 11:
-		n := s.rng.Int64N(80 << 10)
-		s.tell("%v next connection breaks after %d bytes, protector's network reset", at, n)
-		s.net.TearAfter(n)
-		s.net.Cut(true)
-		after(func() { s.net.Cut(false) })
-	case switchOver:
-		s.tell("%v planned switch-over asked", at)
-		s.switched = true
-		s.wg.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			defer cancel()
-			session.Failover(ctx)
-		})
-	case 14:
-		s.tell("%v a bit of a checkpoint flips on its way", at)
-		s.net.FlipNext()
-	case 13:
-		s.tell("%v domain is deaf to suspend requests", at)
-		s.domain.Deafen(true)
-		after(func() { s.domain.Deafen(false) })
-	case 15:
-		h := []string{"A", "B"}[s.rng.IntN(2)]
-		s.tell("%v nobody hears %s", at, h)
-		s.net.Mute(h, true)
-		after(func() { s.net.Mute(h, false) })
-	case killAtSaveA, killAtSaveB:
-		p, name, again := primary, "protector", s.protect
-		if kind == killAtSaveB {
-			p, name, again = backup, "receiver", s.receive
-		}
-		before := s.rng.IntN(2) == 0
-		s.tell("%v %s killed at its next record, before it stands: %v", at, name, before)
-		p.KillAtSave(before, func() { after(again) })
-	case 17:
-		s.tell("%v disk server killed", at)
-		s.domain.RestartDisk()
-	case 16:
-		s.tell("%v the backup's disk fails", at)
-		s.b.Disk().Fail(true)
-		after(func() { s.b.Disk().Fail(false) })
-	}
-}
-
 // look is P6: "protected" is said only while the backup could take over, but
 // for the time that silence needs to be noticed.
 func (s *sim) look(stop <-chan struct{}) {
@@ -453,8 +330,8 @@ func (s *sim) look(stop <-chan struct{}) {
 		}
 		able := false
 		if !s.b.Down() && !s.backup.Dead() {
-			for _, st := range s.receiver.Standbys() {
-				able = able || st.State == backup.Ready.String() || st.State == backup.Claiming.String() || st.State == backup.TakingOver.String()
+			for _, st := range s.receiver.Replicas() {
+				able = able || st.State == backup.Ready || st.State == backup.Claiming || st.State == backup.TakingOver
 			}
 			if d := s.b.Domain(simDomain); d != nil && d.Runs() {
 				able = true // a switch-over has just been done
@@ -501,8 +378,8 @@ func (s *sim) judge() {
 	}
 	if running && runs(s.a) && !over && !s.a.Down() && !s.b.Down() {
 		// Connected again and synced by itself.
-		if st := s.session.Status(); !st.Protected && st.State != primary.Seeding.String() && !errors.Is(s.lastBoth(st), primary.ErrBothRun) && result == nil {
-			s.w.Violate("P5", "everything works again, but the domain is %s: %s", st.State, st.LastError)
+		if st := s.session.Status(); !st.Protected && st.State != primary.Syncing && !errors.Is(s.lastBoth(st), primary.ErrBothRun) && result == nil {
+			s.w.Violate("P5", "everything works again, but the domain is %v: %s", st.State, st.LastError)
 		}
 	}
 }
@@ -525,7 +402,7 @@ func runs(hosts ...*simxen.Host) bool {
 // there, and nobody can say: then the copy here waits, for an operator.
 func (s *sim) unsure() bool {
 	st := s.session.Status().State
-	return s.switched && s.b.Down() && (s.over || st == primary.Doubt.String() || st == primary.Fenced.String())
+	return s.switched && s.b.Down() && (s.over || st == primary.Arbitrating || st == primary.Blocked)
 }
 
 func (s *sim) wasReady() bool { return s.session.Status().Checkpoints > 0 }
@@ -563,7 +440,7 @@ func (s *sim) end() {
 	case <-done:
 	case <-time.After(20 * time.Second):
 		if !s.unsure() {
-			s.w.Violate("P5", "the session does not end when asked (%s)", s.session.Status().State)
+			s.w.Violate("P5", "the session does not end when asked (%v)", s.session.Status().State)
 		}
 		s.primary.Kill()
 		<-done
@@ -658,273 +535,18 @@ func TestSimulation(t *testing.T) {
 	t.Logf("%d schedules, %d violations; %d takeovers, %d looks at what a power cut leaves, %d packets heard outside", min(next.Load(), int64(*simSeeds)), bad.Load(), takeovers.Load(), promoted.Load(), heard.Load())
 }
 
-// earlyOutput breaks P1: an epoch is let out when it is sealed, not acked.
-type earlyOutput struct{ xlft.Output }
-
-func (o earlyOutput) Seal(e uint64) error {
-	if err := o.Output.Seal(e); err != nil {
-		return err
+// records is where a host keeps its records: in memory if that can be had, since
+// every schedule writes some.
+func records(tb testing.TB) store.Dir {
+	tb.Helper()
+	base := "/dev/shm"
+	if st, err := os.Stat(base); err != nil || !st.IsDir() {
+		base = ""
 	}
-	return o.Output.Release(e)
-}
-
-func (o earlyOutput) Release(uint64) error { return nil }
-
-// lossyOutput breaks P5: what is held when protection ends is dropped.
-type lossyOutput struct{ xlft.Output }
-
-func (o lossyOutput) Abandon() error {
-	o.Output.Discard()
-	return o.Output.Abandon()
-}
-
-// swappingCopy breaks P2: two writes after one another reach the disk in the
-// wrong order.
-type swappingCopy struct {
-	backup.DiskCopy
-	mu   sync.Mutex
-	off  int64
-	kept []byte
-}
-
-// swap keeps a write for later and returns the one that was kept. Nothing waits
-// with the lock held: the simulation's clock would stand still.
-func (c *swappingCopy) swap(p []byte, off int64) (kept []byte, at int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	kept, at = c.kept, c.off
-	c.kept, c.off = p, off
-	return kept, at
-}
-
-func (c *swappingCopy) WriteAt(p []byte, off int64, fua bool) error {
-	kept, at := c.swap(nil, 0)
-	if kept == nil {
-		c.swap(bytes.Clone(p), off)
-		return nil
+	dir, err := os.MkdirTemp(base, "xlft-records-")
+	if err != nil {
+		tb.Fatal(err)
 	}
-	return errors.Join(c.DiskCopy.WriteAt(p, off, fua), c.DiskCopy.WriteAt(kept, at, fua))
-}
-
-func (c *swappingCopy) Flush() error {
-	if kept, at := c.swap(nil, 0); kept != nil {
-		c.DiskCopy.WriteAt(kept, at, false)
-	}
-	return c.DiskCopy.Flush()
-}
-
-// forgetfulCopy breaks P2: it answers a flush and does none.
-type forgetfulCopy struct{ backup.DiskCopy }
-
-func (c forgetfulCopy) Flush() error { return nil }
-
-// boastfulCopy breaks P2: it says of what moment it is when its session ends,
-// and lacks the newest write.
-type boastfulCopy struct {
-	backup.DiskCopy
-	off int64
-	old []byte // what the newest write took the place of
-}
-
-func (c *boastfulCopy) WriteAt(p []byte, off int64, fua bool) error {
-	c.off, c.old = off, make([]byte, len(p))
-	return errors.Join(c.DiskCopy.ReadAt(c.old, off), c.DiskCopy.WriteAt(p, off, fua))
-}
-
-func (c *boastfulCopy) Record(r xlft.DiskRecord) error {
-	if r.Mark.Epoch > 0 && c.old != nil {
-		c.DiskCopy.WriteAt(c.old, c.off, true)
-	}
-	return c.DiskCopy.Record(r)
-}
-
-// hastyCopy breaks P2: its journal is not on stable storage when it says so.
-type hastyCopy struct{ backup.DiskCopy }
-
-func (c hastyCopy) Durable() diskrepl.Layers {
-	if l := c.DiskCopy.Durable(); l != nil {
-		return hastyLayers{l}
-	}
-	return nil
-}
-
-type hastyLayers struct{ diskrepl.Layers }
-
-func (s hastyLayers) Create(epoch uint64) (diskrepl.Layer, error) {
-	l, err := s.Layers.Create(epoch)
-	return hastyLayer{l}, err
-}
-
-type hastyLayer struct{ diskrepl.Layer }
-
-func (hastyLayer) Sync() error { return nil }
-
-// deafCopy breaks P2: what the primary may not have written is not written.
-type deafCopy struct{ backup.DiskCopy }
-
-func (c deafCopy) WriteAt([]byte, int64, bool) error { return nil }
-
-// eagerGates break P2: held writes go to the storage when they are sealed.
-type eagerGates struct{ simGates }
-
-func (g eagerGates) Seal(e uint64) error {
-	if err := g.simGates.Seal(e); err != nil {
-		return err
-	}
-	return g.disks.Release(e)
-}
-
-// hastyGates break P2: the backup is told to run while writes are on their way.
-type hastyGates struct{ simGates }
-
-func (g hastyGates) Drain(context.Context) error { return nil }
-
-// yesArbiter breaks P3: everybody is told yes.
-type yesArbiter struct{ xlft.Arbiter }
-
-func (yesArbiter) Claim(context.Context, xlft.ArbiterQuery) (bool, error) { return true, nil }
-
-// TestFalseSuspicion: a backup that is only slow to answer is told to drop its
-// replica before its primary hangs up, so that not even an arbiter that says
-// yes to both lets both run.
-func TestFalseSuspicion(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newSim(t, 1, variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}, zap.NewNop())
-		s.receive()
-		s.protect()
-		for range 20 {
-			s.awaitProtected()
-			time.Sleep(time.Duration(s.rng.Int64N(int64(2 * simEpoch))))
-			s.net.Mute("B", true)
-			time.Sleep(2 * simSilence)
-			if st := s.session.Status(); st.Protected {
-				t.Errorf("protected, says a primary that has not heard its backup for %v", 2*simSilence)
-			}
-			s.net.Mute("B", false)
-		}
-		s.endWell()
-		if s.w.Takeovers > 0 {
-			t.Errorf("%d takeovers", s.w.Takeovers)
-		}
-	})
-}
-
-// A lazyCopy does not come back from the flush before it is recorded as a
-// replica before it may, and remembers what it was recorded as.
-type lazyCopy struct {
-	backup.DiskCopy
-	flush   chan struct{}
-	durable diskrepl.Layers
-	last    atomic.Value // xlft.DiskState
-}
-
-func (c *lazyCopy) Flush() error {
-	// The domain flushes too.
-	if pc, _, _, _ := runtime.Caller(1); strings.HasSuffix(runtime.FuncForPC(pc).Name(), ".commitDisks") {
-		<-c.flush
-	}
-	return c.DiskCopy.Flush()
-}
-
-func (c *lazyCopy) Record(r xlft.DiskRecord) error {
-	c.last.Store(r.State)
-	return c.DiskCopy.Record(r)
-}
-
-func (c *lazyCopy) Durable() diskrepl.Layers { return c.durable }
-
-// lazySim runs until the domain is protected, with a copy that is not flushed
-// yet.
-func lazySim(t *testing.T, durable diskrepl.Layers) (*sim, *lazyCopy) {
-	c := &lazyCopy{flush: make(chan struct{}), durable: durable}
-	s := newSim(t, 2, variant{storage: mirrored, copy: func(inner backup.DiskCopy) backup.DiskCopy {
-		c.DiskCopy = inner
-		return c
-	}}, zap.NewNop())
-	s.receive()
-	s.protect()
-	s.awaitProtected()
-	return s, c
-}
-
-// TestTakeoverInFirstFlush: the domain is taken over while the first copy is
-// still on its way to stable storage. The record that it is a copy must not
-// come after the one that it is the domain's disk.
-func TestTakeoverInFirstFlush(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, c := lazySim(t, nil)
-		s.a.Crash()
-		time.Sleep(4 * simSilence)
-		close(c.flush)
-		time.Sleep(simHeal)
-		if d := s.b.Domain(simDomain); d == nil || !d.Runs() {
-			t.Error("the domain does not run on B")
-		}
-		if st := c.last.Load(); st != xlft.DiskActive {
-			t.Errorf("the disk of a domain that runs is recorded as %q", st)
-		}
-		s.endWell()
-	})
-}
-
-// TestDurableAckWaitsForCopy: nothing counts as durable on a copy that the host
-// would not know as usable after a power cut.
-func TestDurableAckWaitsForCopy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, c := lazySim(t, diskrepl.LayerDir(t.TempDir()))
-		time.Sleep(10 * simEpoch)
-		if e := s.session.Status().Epoch; e != 1 {
-			t.Errorf("epoch %d was acked, and the copy is known as %q", e, c.last.Load())
-		}
-		close(c.flush)
-		time.Sleep(10 * simEpoch)
-		if st := s.session.Status(); !st.Protected || st.Epoch < 2 {
-			t.Errorf("after the flush: %+v", st)
-		}
-		s.endWell()
-	})
-}
-
-// TestSimulationCatches breaks each promise on purpose, and wants the checks to
-// notice.
-func TestSimulationCatches(t *testing.T) {
-	for _, c := range []struct {
-		promise, how string
-		broken       variant
-	}{
-		{"P1", "output leaves at the seal", variant{output: func(o xlft.Output) xlft.Output { return earlyOutput{o} }}},
-		{"P2", "applied before the commit", variant{leak: true, storage: mirrored}},
-		{"P2", "disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: mirrored}},
-		{"P2", "writes out of order", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &swappingCopy{DiskCopy: c} }, storage: mirrored}},
-		{"P2", "flush lost", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
-		{"P2", "copy older than it says", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &boastfulCopy{DiskCopy: c} }, storage: mirrored, faults: []int{receiverStop, powerCutA}}},
-		{"P2", "journal not on stable storage", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return hastyCopy{c} }, storage: mirrored, faults: []int{powerCutB}}},
-		{"P2", "journal replayed twice, out of order", variant{twice: true, storage: mirrored}},
-		{"P2", "shared disk sealed after the resume", variant{lateSeal: 15 * time.Millisecond, storage: shared}},
-		{"P2", "held writes leave at the seal", variant{gates: func(g simGates) xlft.Output { return eagerGates{g} }, storage: shared}},
-		{"P2", "shared storage not replayed", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return deafCopy{c} }, storage: shared}},
-		{"P2", "handed over before the storage has all", variant{gates: func(g simGates) xlft.Output { return hastyGates{g} }, storage: shared, faults: []int{switchOver}}},
-		{"P2", "shared storage without a fence", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }, storage: shared}},
-		{"P3", "arbiter says yes to both", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
-		{"P4", "checkpoint not applied whole", variant{torn: true}},
-		{"P5", "held output dropped", variant{output: func(o xlft.Output) xlft.Output { return lossyOutput{o} }}},
-		{"P6", "silence not noticed", variant{patience: time.Minute}},
-		{"P6", "hanging capture not noticed", variant{noLimit: true, guest: func(g xlft.Guest) xlft.Guest {
-			return &hangingGuest{g, 3, func(ctx context.Context) { <-ctx.Done() }}
-		}}},
-	} {
-		t.Run(c.promise+" "+c.how, func(t *testing.T) {
-			t.Parallel()
-			for seed := uint64(1); seed <= 500; seed++ {
-				violations, _, _ := runSim(t, seed, c.broken, zap.NewNop())
-				for _, v := range violations {
-					if strings.HasPrefix(v, c.promise) {
-						t.Logf("caught with seed %d: %s", seed, v)
-						return
-					}
-				}
-			}
-			t.Errorf("500 schedules with %s broken on purpose, and nothing noticed", c.promise)
-		})
-	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	return store.Dir(dir)
 }

@@ -1,27 +1,36 @@
-// Package netbuffertest is a vif's path through a gate without a kernel, for
-// tests of what stands on netbuffer.
+// Package netbuffertest has a vif's path through a gate without a kernel, for
+// tests and simulations of code that uses netbuffer.
+//
+// A path stands for what the kernel keeps, so it outlives the gate on it. If a
+// simulated process dies, forget its netbuffer.Gate. The next process looks at
+// the paths as netbuffer.Open does at the kernel's queues: if any path of the
+// domain is Holding it makes the gate with netbuffer.Adopt, otherwise with
+// netbuffer.New, and gives Current in each netbuffer.Vif.
 package netbuffertest
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"xlft/netbuffer"
 )
 
-// A Path has two queues that behave like plug qdiscs on ifbs. A queue that was
-// opened does not run empty at once: packets leave when Step says so, or
-// somebody waits for them.
+// A Path is a netbuffer.Path whose two queues behave like plug qdiscs on ifbs.
+// A packet of an open queue leaves at once. If Slow is set it stays until Step,
+// or until a gate that waits asks whether the queue is Empty. The methods may
+// be called from several goroutines.
 type Path struct {
 	// Limit is how many bytes may wait in a queue; 0 means no limit.
 	Limit uint64
 
-	mu   sync.Mutex
-	out  func(packet []byte)
-	to   int
-	q    [2]queue
-	fail error
-	slow bool
+	mu      sync.Mutex
+	out     func(packet []byte)
+	current int
+	q       [2]queue
+	fail    error
+	slow    bool
 }
 
 type queue struct {
@@ -30,26 +39,32 @@ type queue struct {
 	state   netbuffer.QueueState
 }
 
-// NewPath returns a path that lets everything out, to out, which is called
-// with a lock held.
+// errDestroyed is what the methods of netbuffer.Path return after Destroy.
+var errDestroyed = errors.New("no such queue: the path was destroyed")
+
+// NewPath returns a path as netbuffer.New wants it. Packets that leave go to
+// out, which is called with the path's lock held.
 func NewPath(out func(packet []byte)) *Path {
 	p := &Path{out: out}
 	p.q[0].open = true
 	return p
 }
 
-// Slow makes packets of an open queue wait for Step or Empty.
+// Slow makes the packets of an open queue wait for Step or Empty.
 func (p *Path) Slow(slow bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.slow = slow
 }
 
-// Send is the domain sending a packet.
+// Send is the domain sending a packet, which the path keeps.
 func (p *Path) Send(packet []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	q := &p.q[p.to]
+	if p.fail == errDestroyed {
+		return
+	}
+	q := &p.q[p.current]
 	n := uint64(len(packet))
 	if p.Limit > 0 && q.state.Bytes+n > p.Limit {
 		q.state.Drops++
@@ -68,7 +83,7 @@ func (p *Path) run() {
 	}
 }
 
-// Step lets one packet of an open queue out, if there is one.
+// Step lets one packet of an open queue out, and reports whether it had one.
 func (p *Path) Step(queue int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -90,7 +105,7 @@ func (p *Path) step(i int) bool {
 	return true
 }
 
-// Change is netbuffer.Path's.
+// Change is for netbuffer.Path.
 func (p *Path) Change(queue int, a netbuffer.Action) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -105,18 +120,18 @@ func (p *Path) Change(queue int, a netbuffer.Action) error {
 	return nil
 }
 
-// Steer is netbuffer.Path's.
+// Steer is for netbuffer.Path.
 func (p *Path) Steer(queue int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.fail != nil {
 		return p.fail
 	}
-	p.to = queue
+	p.current = queue
 	return nil
 }
 
-// Empty is netbuffer.Path's. It lets a packet out, so that waiting ends.
+// Empty is for netbuffer.Path. It lets a packet out, so that waiting ends.
 func (p *Path) Empty(queue int) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -128,7 +143,7 @@ func (p *Path) Empty(queue int) (bool, error) {
 	return empty, nil
 }
 
-// State is netbuffer.Path's.
+// State is for netbuffer.Path.
 func (p *Path) State(queue int) (netbuffer.QueueState, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -136,9 +151,62 @@ func (p *Path) State(queue int) (netbuffer.QueueState, error) {
 }
 
 // Fail makes every later call of netbuffer.Path fail with err, or work again
-// if it is nil.
+// if err is nil.
 func (p *Path) Fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.fail = err
+	if p.fail != errDestroyed {
+		p.fail = err
+	}
+}
+
+// Current returns the queue that gets packets, 0 or 1.
+func (p *Path) Current() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.current
+}
+
+// Holding reports whether the current queue holds. It stands for the alias in
+// which the kernel's ifbs keep for the next process that the gate holds.
+func (p *Path) Holding() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fail != errDestroyed && !p.q[p.current].open
+}
+
+// Open reports whether a packet that is sent now leaves at once: the current
+// queue does not hold, and the path was not destroyed.
+func (p *Path) Open() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fail != errDestroyed && p.q[p.current].open
+}
+
+// Waiting returns the packets in both queues, in the order in which the domain
+// sent them: first those of the queue that does not get packets at present.
+func (p *Path) Waiting() [][]byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Concat(p.q[1-p.current].packets, p.q[p.current].packets)
+}
+
+// Purge drops the packets in both queues, which go on as they are.
+func (p *Path) Purge() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.q {
+		q := &p.q[i]
+		q.packets, q.state.Packets, q.state.Bytes = nil, 0, 0
+	}
+}
+
+// Destroy drops all packets in the queues, and every packet that is sent later:
+// the kernel destroyed the queues, and the redirect leads nowhere. The methods
+// of netbuffer.Path fail from now on. A vif that gets a gate again needs a new
+// path.
+func (p *Path) Destroy() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.q, p.fail = [2]queue{}, errDestroyed
 }

@@ -380,20 +380,24 @@ func protect(m *diskrepl.Mirror, spare string) (stop func(), err error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	var address string
-	if _, err := fmt.Fscanln(said, &address); err != nil {
+	var address, fingerprint string
+	if _, err := fmt.Fscanln(said, &address, &fingerprint); err != nil {
+		return nil, err
+	}
+	peer, err := wire.ParseFingerprint(fingerprint)
+	if err != nil {
 		return nil, err
 	}
 	id, err := identity()
 	if err != nil {
 		return nil, err
 	}
-	conf := id.TLSConfig(func(wire.Fingerprint) bool { return true })
-	data, err := wire.Dial(context.Background(), new(net.Dialer), address, conf)
+	dial := id.Dialer(address, peer)
+	data, err := dial(context.Background())
 	if err != nil {
 		return nil, err
 	}
-	acks, err := wire.Dial(context.Background(), new(net.Dialer), address, conf)
+	acks, err := dial(context.Background())
 	if err != nil {
 		return nil, err
 	}
@@ -450,7 +454,7 @@ func backup(file string) error {
 		return err
 	}
 	l := wire.NewListener(inner, id.TLSConfig(func(wire.Fingerprint) bool { return true }))
-	fmt.Println(l.Addr())
+	fmt.Println(l.Addr(), id.Fingerprint)
 	data, err := l.Accept()
 	if err != nil {
 		return err

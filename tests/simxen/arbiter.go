@@ -7,19 +7,20 @@ import (
 	"sync"
 
 	"xlft/xlft"
+	"xlft/xlft/config"
 )
 
 // An Arbiter gives each generation of a domain away once.
 type Arbiter struct {
 	mu     sync.Mutex
-	owners map[string]xlft.Asker
+	owners map[string]xlft.Side
 	cut    map[string]bool // hosts that can't reach it
 	lossy  map[string]bool // hosts whose answers get lost
 }
 
 // NewArbiter returns an arbiter that everybody reaches.
 func NewArbiter() *Arbiter {
-	return &Arbiter{owners: map[string]xlft.Asker{}, cut: map[string]bool{}, lossy: map[string]bool{}}
+	return &Arbiter{owners: map[string]xlft.Side{}, cut: map[string]bool{}, lossy: map[string]bool{}}
 }
 
 // Cut keeps a host from it, or lets it through again.
@@ -37,7 +38,7 @@ func (a *Arbiter) Lossy(host string, lossy bool) {
 }
 
 // Owner returns who won a generation, or "".
-func (a *Arbiter) Owner(domain string, generation uint64) xlft.Asker {
+func (a *Arbiter) Owner(domain string, generation uint64) xlft.Side {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.owners[fmt.Sprint(domain, "/", generation)]
@@ -53,7 +54,7 @@ type claims struct {
 
 func (c *claims) String() string { return "simulated" }
 
-func (c *claims) Claim(_ context.Context, q xlft.ArbiterQuery) (bool, error) {
+func (c *claims) Claim(_ context.Context, q xlft.Claim) (bool, error) {
 	c.p.h.work()
 	defer c.p.h.work() // the answer has its way too
 	if c.p.Dead() {
@@ -66,48 +67,36 @@ func (c *claims) Claim(_ context.Context, q xlft.ArbiterQuery) (bool, error) {
 	}
 	key := fmt.Sprint(q.Domain, "/", q.Generation)
 	if c.a.owners[key] == "" {
-		c.a.owners[key] = q.Asker
+		c.a.owners[key] = q.Side
 	}
 	if c.a.lossy[c.p.h.Name] {
 		return false, errors.New("simxen: the arbiter's answer was lost")
 	}
-	return c.a.owners[key] == q.Asker, nil
+	return c.a.owners[key] == q.Side, nil
 }
 
-// Fence is the way of a process to an arbiter that takes the peer's power. It
-// uses a's faults.
-func (p *Process) Fence(a *Arbiter, hosts ...*Host) xlft.Arbiter { return &fence{p, a, hosts} }
-
-type fence struct {
-	p     *Process
-	a     *Arbiter
-	hosts []*Host
-}
-
-func (f *fence) String() string { return "simulated fence" }
-
-func (f *fence) Claim(_ context.Context, q xlft.ArbiterQuery) (bool, error) {
-	f.p.h.work()
-	defer f.p.h.work()
-	f.a.mu.Lock()
-	defer f.a.mu.Unlock()
-	switch {
-	case f.p.Dead():
-		return true, nil
-	case f.a.cut[f.p.h.Name]:
-		return false, errors.New("simxen: fence agent unreachable")
-	case q.Handed && q.Asker == xlft.AskerBackup:
-		return true, nil
-	case q.Handed:
-		return false, errors.New("simxen: the domain was handed over")
-	}
-	for _, h := range f.hosts {
-		if h.Name == q.Peer {
-			h.Crash()
+// FenceAgent is a fence agent as a process calls it: it takes a host's power. It
+// has a's faults.
+func (p *Process) FenceAgent(a *Arbiter, hosts ...*Host) func(context.Context, config.Fence, string) (int, error) {
+	return func(_ context.Context, f config.Fence, action string) (int, error) {
+		p.h.work()
+		defer p.h.work()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		switch {
+		case p.Dead():
+			return 0, nil // its goroutines come to an end; nothing that they do has an effect
+		case a.cut[p.h.Name]:
+			return 1, errors.New("simxen: fence agent unreachable")
 		}
+		for _, h := range hosts {
+			if h.Name == f.Options["plug"] && action == "off" {
+				h.Crash()
+			}
+		}
+		if a.lossy[p.h.Name] {
+			return 1, errors.New("simxen: the fence agent's answer was lost")
+		}
+		return 0, nil
 	}
-	if f.a.lossy[f.p.h.Name] {
-		return false, errors.New("simxen: the fence agent's answer was lost")
-	}
-	return true, nil
 }

@@ -16,7 +16,6 @@ import (
 
 	"xlft/xlft"
 	"xlft/xlft/backup"
-	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -333,7 +332,7 @@ func (w *World) checkDisk(page []byte, p *Platter) {
 	if len(p.was) > 0 {
 		w.Violate("P2", "a domain runs from a disk that would forget a part if the power failed")
 	}
-	if p.users > 0 || p.state != xlft.DiskActive {
+	if p.users > 0 || p.state != xlft.UpToDate {
 		w.Violate("P2", "a domain runs from a disk that is a copy (%q) with %d users", p.state, p.users)
 	}
 }
@@ -392,7 +391,7 @@ func (h *Host) CheckPromoted() {
 	state, session := p.state, p.session
 	var after *Platter
 	var left *layers
-	if h.DurableAck && state == xlft.DiskReplica {
+	if h.DurableAck && state == xlft.Consistent {
 		after, left = &Platter{medium: p.afterPowerCut(w)}, p.journal.afterPowerCut(w)
 	}
 	p.journal.mu.Unlock()
@@ -447,7 +446,7 @@ func (s *Disks) Replicate(ctx context.Context, session string, lost func(error))
 	if err := m.AwaitUnheld(ctx); err != nil {
 		return err
 	}
-	conn, ready, err := wire.DialDisk(ctx, s.P.Dial(s.To), "sim", session, s.Domain.OfferedDisks()[0])
+	conn, ready, err := wire.OpenDisk(ctx, s.P.Dial(s.To), "sim", session, s.Domain.OfferedDisks()[0])
 	if err != nil {
 		return err
 	}
@@ -483,9 +482,9 @@ func (s *Disks) End() {
 	}
 }
 
-func (s *Disks) Progress() []primary.DiskProgress { return nil }
+func (s *Disks) Progress() []xlft.DiskProgress { return nil }
 
-// Seal and Release are the disk's part of an Output.
+// Seal and Release are xlft.Gate's.
 func (s *Disks) Seal(epoch uint64) error {
 	if s.P.Dead() {
 		return errDead
@@ -506,8 +505,8 @@ func (s *Disks) Release(epoch uint64) error {
 	return nil
 }
 
-// Abandon, Drain and Discard are too.
-func (s *Disks) Abandon() error {
+// ReleaseAll is xlft.Gate's: what is held goes to the storage.
+func (s *Disks) ReleaseAll() error {
 	if s.P.Dead() {
 		return errDead
 	}
@@ -528,6 +527,12 @@ func (s *Disks) Discard() error {
 	s.Domain.disk().Drop()
 	return nil
 }
+
+// Close is xlft.Gate's. The disk server goes on.
+func (s *Disks) Close() error { return nil }
+
+// Held is xlft.Gate's: the backup's journal has room.
+func (s *Disks) Held() (held, limit uint64, err error) { return 0, 0, nil }
 
 // OfferedDisks is what the protector offers.
 func (d *Domain) OfferedDisks() []wire.Disk {
@@ -626,7 +631,7 @@ func (c *platterCopy) Record(r xlft.DiskRecord) error {
 	if c.session = r.Mark.Session; c.session == "" {
 		c.session = now
 	}
-	if r.State == xlft.DiskActive || r.Mark.Epoch > 0 {
+	if r.State == xlft.UpToDate || r.Mark.Epoch > 0 {
 		c.journal.clear()
 	}
 	return nil

@@ -23,7 +23,7 @@ const PageSize = 4096
 type Domain struct {
 	Name string
 	host *Host
-	gate *Gate
+	vif  *vif
 
 	mu        sync.Mutex
 	pages     [][]byte // nil: never written, all zero
@@ -56,9 +56,8 @@ func (h *Host) Boot(name string, n int) *Domain {
 }
 
 func (h *Host) domain(name string, n int) *Domain {
-	d := &Domain{Name: name, host: h, gate: &Gate{w: h.w}, dirty: map[int]bool{}, stop: make(chan struct{})}
+	d := &Domain{Name: name, host: h, vif: newVif(h.w), dirty: map[int]bool{}, stop: make(chan struct{})}
 	d.mirror = h.newMirror()
-	d.gate.speaks.Store(true)
 	d.pages = make([][]byte, n)
 	if n > 0 {
 		d.page(0)
@@ -135,7 +134,7 @@ func (d *Domain) step() {
 	d.mu.Unlock()
 	d.host.w.lived(l, count, sum)
 	if speak {
-		d.gate.send(l, Packet{count, sum})
+		d.vif.send(l, Packet{count, sum})
 	}
 }
 
@@ -150,7 +149,7 @@ func (d *Domain) state() (count, sum uint64) {
 func (d *Domain) speaks() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.gone && !d.suspended && !d.paused && d.ended == "" && d.gate.speaks.Load()
+	return !d.gone && !d.suspended && !d.paused && d.ended == "" && d.vif.speaks.Load()
 }
 
 // Runs reports whether the domain takes steps.
@@ -305,11 +304,11 @@ var header = savestream.Header{Version: 3, Type: savestream.HVM, XenMajor: 4, Xe
 
 // Save writes what xc_domain_save writes: all pages live, then at each
 // checkpoint those written since.
-func (g *guest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) error {
+func (g *guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {
 	pr, pw := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		_, err := io.Copy(dst, pr)
+		_, err := dst.ReadFrom(pr)
 		io.Copy(io.Discard, pr)
 		done <- err
 	}()

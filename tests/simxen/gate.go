@@ -2,147 +2,144 @@ package simxen
 
 import (
 	"context"
-	"errors"
-	"sync"
+	"encoding/binary"
 	"sync/atomic"
+	"time"
 
+	"xlft/netbuffer"
+	"xlft/netbuffer/netbuffertest"
 	"xlft/xlft"
 )
 
-// A Gate holds a domain's packets with the three counters of the kernel's
-// sch_plug, one sealed epoch at most. It outlives the process that made it.
-type Gate struct {
-	w     *World
-	mu    sync.Mutex
-	queue []held
-
-	holding bool
-	current int // packets of the open epoch
-	sealed  int // packets of the sealed epoch
-	epoch   uint64
-	pending bool // an epoch is sealed
-	release int
-	closed  bool
-	speaks  atomic.Bool // !holding && !closed, for those who hold other locks
+// A vif is a domain's network interface with what the kernel keeps of its gate:
+// the two queues and the redirect. It outlives the process whose gate it is.
+type vif struct {
+	w    *World
+	path *netbuffertest.Path
+	// speaks: packets leave at once. It is kept here for those who hold locks
+	// that a packet takes on its way out.
+	speaks atomic.Bool
 }
 
-type held struct {
-	l *life
-	p Packet
+func newVif(w *World) *vif {
+	v := &vif{w: w}
+	v.path = netbuffertest.NewPath(func(b []byte) { w.deliver(unpack(b)) })
+	v.path.Limit = queueLimit
+	v.speaks.Store(true)
+	return v
 }
 
-// Limit is how many packets a gate holds, at 1 KiB each.
-const Limit = 4096
+// queueLimit is how many bytes a queue takes: so many packets are never sent in
+// an epoch.
+const queueLimit = 4096 * packetLen
 
-var (
-	errSealed = errors.New("simxen: an epoch is sealed already")
-	errOrder  = errors.New("simxen: seal of an epoch that was sealed before")
-)
+// packetLen is the length of a packet: the life that sent it, its count and its
+// checksum, u64 each.
+const packetLen = 24
+
+func pack(l *life, p Packet) []byte {
+	b := binary.LittleEndian.AppendUint64(nil, uint64(l.id))
+	b = binary.LittleEndian.AppendUint64(b, p.Count)
+	return binary.LittleEndian.AppendUint64(b, p.Sum)
+}
+
+func unpack(b []byte) (life int, p Packet) {
+	return int(binary.LittleEndian.Uint64(b)), Packet{binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])}
+}
 
 // send is the domain's way out.
-func (g *Gate) send(l *life, p Packet) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.w.sent(l)
-	if len(g.queue) >= Limit {
-		return // dropped; the checks will tell
-	}
-	g.queue = append(g.queue, held{l, p})
-	if g.holding {
-		g.current++
-	}
-	g.flow()
+func (v *vif) send(l *life, p Packet) {
+	v.w.sent(l)
+	v.path.Send(pack(l, p))
 }
 
-func (g *Gate) flow() {
-	g.speaks.Store(!g.holding && !g.closed)
-	for len(g.queue) > 0 && (!g.holding || g.release > 0) {
-		if g.holding {
-			g.release--
-		}
-		h := g.queue[0]
-		g.queue = g.queue[1:]
-		g.w.deliver(h.l, h.p)
-	}
+// changed takes in what a process did to the queues.
+func (v *vif) changed() { v.speaks.Store(v.path.Open()) }
+
+// destroy drops what is held, and what is sent later.
+func (v *vif) destroy() {
+	v.path.Destroy()
+	v.changed()
 }
 
-func (g *Gate) seal(epoch uint64) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.pending {
-		return errSealed
-	}
-	if epoch <= g.epoch {
-		return errOrder
-	}
-	g.holding, g.pending, g.epoch = true, true, epoch
-	g.sealed, g.current = g.current, 0
-	g.flow()
-	return nil
-}
-
-func (g *Gate) releaseOne(epoch uint64) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.pending || g.epoch != epoch {
-		return errors.New("simxen: release of an epoch that is not sealed")
-	}
-	g.pending = false
-	g.release += g.sealed
-	g.sealed = 0
-	g.flow()
-	return nil
-}
-
-func (g *Gate) abandon() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.holding, g.pending, g.epoch = false, false, 0
-	g.current, g.sealed, g.release = 0, 0, 0
-	g.flow()
-}
-
-func (g *Gate) discard() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.queue = nil
-	g.closed = true
-	g.flow()
-}
-
-// Waiting returns how many packets are held.
-func (g *Gate) Waiting() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.queue)
-}
-
-// output is a process's hand on a gate.
-type output struct {
+// processPath is a process's hand on a vif's queues: a dead one has no effect.
+type processPath struct {
 	p *Process
-	g *Gate
+	v *vif
 }
 
-// Output gives a domain's gate as xlft wants it.
-func (p *Process) Output(d *Domain) xlft.Output { return &output{p, d.gate} }
+func (h processPath) do(f func() error) error {
+	if h.p.Dead() {
+		return errDead
+	}
+	defer h.v.changed()
+	return f()
+}
 
-func (o *output) do(f func() error) error {
-	o.p.h.work()
-	if o.p.Dead() {
+func (h processPath) Change(queue int, a netbuffer.Action) error {
+	return h.do(func() error { return h.v.path.Change(queue, a) })
+}
+
+func (h processPath) Steer(queue int) error {
+	return h.do(func() error { return h.v.path.Steer(queue) })
+}
+
+func (h processPath) Empty(queue int) (empty bool, err error) {
+	err = h.do(func() error { empty, err = h.v.path.Empty(queue); return err })
+	return empty, err
+}
+
+func (h processPath) State(queue int) (st netbuffer.QueueState, err error) {
+	err = h.do(func() error { st, err = h.v.path.State(queue); return err })
+	return st, err
+}
+
+// gate is a domain's network gate in a process: netbuffer's, with the time that
+// the host takes for each call.
+type gate struct {
+	*netbuffer.Gate
+	p *Process
+	v *vif
+}
+
+// Gate opens a domain's network gate, or adopts what an earlier process left, as
+// netbuffer.Open does on a real host.
+func (p *Process) Gate(d *Domain) xlft.Gate {
+	opts := netbuffer.Options{Limit: queueLimit, Nap: time.Sleep}
+	v := netbuffer.Vif{Name: "vif1.0", Path: processPath{p, d.vif}, Current: d.vif.path.Current()}
+	g := &gate{p: p, v: d.vif}
+	if d.vif.path.Holding() {
+		g.Gate = netbuffer.Adopt(opts, v)
+	} else {
+		g.Gate = netbuffer.New(opts, v)
+	}
+	return g
+}
+
+func (g *gate) do(f func() error) error {
+	g.p.h.work()
+	if g.p.Dead() {
 		return errDead
 	}
 	return f()
 }
 
-func (o *output) Seal(e uint64) error    { return o.do(func() error { return o.g.seal(e) }) }
-func (o *output) Release(e uint64) error { return o.do(func() error { return o.g.releaseOne(e) }) }
-func (o *output) Abandon() error         { return o.do(func() error { o.g.abandon(); return nil }) }
-func (o *output) Close() error           { return o.Abandon() }
-func (o *output) Discard() error         { return o.do(func() error { o.g.discard(); return nil }) }
-func (o *output) Drain(context.Context) error {
-	return o.do(func() error { return nil }) // what is released has left
+func (g *gate) Seal(e uint64) error    { return g.do(func() error { return g.Gate.Seal(e) }) }
+func (g *gate) Release(e uint64) error { return g.do(func() error { return g.Gate.Release(e) }) }
+func (g *gate) ReleaseAll() error      { return g.do(g.Gate.ReleaseAll) }
+func (g *gate) Close() error           { return g.do(g.Gate.Close) }
+
+func (g *gate) Drain(ctx context.Context) error {
+	return g.do(func() error { return g.Gate.Drain(ctx) })
 }
 
-func (o *output) Held() (held, limit uint64, err error) {
-	return uint64(o.g.Waiting()) << 10, Limit << 10, nil
+// Purge drops what is held: for a variant that breaks P5.
+func (g *gate) Purge() { g.v.path.Purge() }
+
+// Discard destroys the queues, which is the kernel's part of it.
+func (g *gate) Discard() error {
+	return g.do(func() error {
+		g.v.destroy()
+		return g.Gate.Discard()
+	})
 }

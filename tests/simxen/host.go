@@ -2,7 +2,6 @@ package simxen
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -33,14 +32,13 @@ type Host struct {
 	down    bool
 	domains map[string]*Domain
 	procs   []*Process
-	disk    map[string]xlft.Record
 	platter *Platter // the domain's disk
 	held    *layers  // writes to a disk that other hosts see too; nil: the platter is the host's own
 }
 
 // NewHost adds a host to the world.
 func NewHost(w *World, n *Net, name string) *Host {
-	return &Host{Name: name, w: w, net: n, domains: map[string]*Domain{}, disk: map[string]xlft.Record{}, platter: newPlatter()}
+	return &Host{Name: name, w: w, net: n, domains: map[string]*Domain{}, platter: newPlatter()}
 }
 
 // Domain returns a domain, or nil.
@@ -70,7 +68,7 @@ func (h *Host) Crash() {
 	}
 	for _, d := range domains {
 		d.destroy()
-		d.gate.discard()
+		d.vif.destroy()
 		h.wg.Go(d.disk().Drop)
 	}
 }
@@ -185,41 +183,26 @@ func (p *Process) own(c *Conn) {
 	}
 }
 
-// Store is the host's disk as the process sees it.
-func (p *Process) Store() xlft.Store { return &disk{p} }
+// Store is the host's record store as the process has it.
+func (p *Process) Store(records xlft.Store) xlft.Store { return &processStore{records, p} }
 
-type disk struct{ p *Process }
-
-func (d *disk) Load(domain string) (xlft.Record, error) {
-	d.p.h.mu.Lock()
-	defer d.p.h.mu.Unlock()
-	return d.p.h.disk[domain], nil
+type processStore struct {
+	xlft.Store
+	p *Process
 }
 
-func (d *disk) Save(domain string, r xlft.Record) error {
-	d.p.h.work()
-	if d.p.Dead() {
+func (s *processStore) Save(domain string, o xlft.Ownership) error {
+	s.p.h.work()
+	if s.p.Dead() {
 		return errDead
 	}
-	if k := d.p.atSave.Swap(nil); k != nil {
+	if k := s.p.atSave.Swap(nil); k != nil {
 		if !k.before {
-			d.Save(domain, r)
+			s.Save(domain, o)
 		}
-		d.p.Kill()
+		s.p.Kill()
 		k.then()
 		return errDead
 	}
-	// As a file would: only what JSON carries.
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	var c xlft.Record
-	if err := json.Unmarshal(b, &c); err != nil {
-		return err
-	}
-	d.p.h.mu.Lock()
-	defer d.p.h.mu.Unlock()
-	d.p.h.disk[domain] = c
-	return nil
+	return s.Store.Save(domain, o)
 }

@@ -159,7 +159,7 @@ func (v *replica) Checkpoint() error {
 	}
 }
 
-func (v *replica) RunOn(context.Context) error {
+func (v *replica) Activate(context.Context) error {
 	if v.r.P.Dead() || v.r.P.h.Down() {
 		return errDead
 	}
@@ -208,7 +208,7 @@ func (w *World) parent(count, sum uint64) *life {
 	return nil
 }
 
-func (v *replica) Discard() error {
+func (v *replica) Destroy() error {
 	v.mu.Lock()
 	v.discard = true
 	v.mu.Unlock()

@@ -158,10 +158,11 @@ func (w *World) sent(l *life) {
 	l.sent++
 }
 
-// deliver is the outside hearing a packet.
-func (w *World) deliver(l *life, p Packet) {
+// deliver is the outside hearing a packet of a life.
+func (w *World) deliver(id int, p Packet) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	l := w.lives[id-1]
 	w.Delivered++
 	l.got++
 	if p.Count <= l.last {

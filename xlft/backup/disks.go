@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"xlft/diskrepl"
 	"xlft/xlft"
 	"xlft/xlft/wire"
@@ -14,8 +16,8 @@ import (
 
 // A DiskHost has the backup's copies of disks.
 type DiskHost interface {
-	// Open opens the copy of a domain's disk, for nobody else, and leaves it as
-	// it is.
+	// Open opens the copy of a domain's disk exclusively, and leaves its content
+	// and record as they are.
 	Open(domain string, d wire.Disk) (DiskCopy, error)
 	// Journal is how many bytes of writes to hold back for each disk, at most:
 	// in memory, and beyond that in a DiskCopy's SpillFile.
@@ -27,39 +29,40 @@ type DiskCopy interface {
 	diskrepl.Device
 	// Was returns what the copy was when it was opened.
 	Was() xlft.DiskRecord
-	// Begin comes before the first write of a session. The copy is recorded as
-	// one in that state, and what Durable had of it is gone.
+	// Begin comes before the first write of a session. The copy is recorded in
+	// that state, and its journal on stable storage is cleared.
 	Begin(xlft.DiskState) error
-	// Record records durably what it is. One that has a Mark, or says that it is
-	// the domain's disk, takes the place of what Durable has, which goes then.
+	// Record records durably what the copy is. A record with a Mark, or of a
+	// disk that is UpToDate, makes the journal on stable storage needless, and
+	// clears it.
 	Record(xlft.DiskRecord) error
-	// SpillFile is where the part of the journal goes that has no room in
-	// memory: of diskrepl.SpillSize bytes, gone after Close. Nil if Journal has
-	// none.
+	// SpillFile takes the part of the journal that has no room in memory: a
+	// file of diskrepl.SpillSize bytes, gone after Close. Nil if Journal has no
+	// file.
 	SpillFile() diskrepl.SpillFile
-	// Durable is where the journal is kept on stable storage before an epoch
-	// counts as whole; nil if that is not asked for.
+	// Durable keeps the journal on stable storage before an epoch counts as
+	// whole; nil if that is not configured.
 	Durable() diskrepl.Layers
 	// Close closes it.
 	Close() error
 }
 
-// A standbyDisk is a disk of a replica.
-type standbyDisk struct {
+// A disk is a disk of a replica.
+type disk struct {
 	wire.Disk
 	copy DiskCopy
 
 	joined chan struct{} // closed when repl is there
 	usable chan struct{} // closed when the copy is recorded as one that a domain can run from
 
-	mu   sync.Mutex
-	repl *diskrepl.Replica
-	over bool
-	ours bool // it is the domain's disk here, and no copy any more
+	mu     sync.Mutex
+	repl   *diskrepl.Replica
+	closed bool
+	ours   bool // it is the domain's disk here, and no copy any more
 }
 
 // openDisks opens the copies of all disks that the primary offered.
-func (s *standby) openDisks() error {
+func (s *session) openDisks() error {
 	if len(s.offer.Disks) > 0 && s.r.Disks == nil {
 		return fmt.Errorf("this host keeps no disks")
 	}
@@ -69,21 +72,20 @@ func (s *standby) openDisks() error {
 			s.closeDisks()
 			return fmt.Errorf("disk %s: %w", d.VDev, err)
 		}
-		s.disks = append(s.disks, &standbyDisk{Disk: d, copy: c, joined: make(chan struct{}), usable: make(chan struct{})})
+		s.disks = append(s.disks, &disk{Disk: d, copy: c, joined: make(chan struct{}), usable: make(chan struct{})})
 	}
 	return nil
 }
 
-// joinDisk hands a disk's connection to the replica, and keeps it until that
-// ends. The error says why the disk is not to be trusted, or why the connection
-// is refused.
-func (s *standby) joinDisk(c *wire.Conn) error {
+// joinDisk serves a disk's connection to its end. The error says why the copy
+// can't be trusted any more, or why the connection is refused.
+func (s *session) joinDisk(c *wire.Conn) error {
 	var want wire.Disk
 	c.SetDeadline(time.Now().Add(wire.OfferTimeout))
 	if err := c.Expect(wire.TypeDisk, &want); err != nil {
 		return err
 	}
-	var d *standbyDisk
+	var d *disk
 	for _, have := range s.disks {
 		if have.VDev == want.VDev {
 			d = have
@@ -111,7 +113,7 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 		return refuse(c, code, nil, fmt.Errorf("disk %s: %w", d.VDev, err))
 	}
 	ready := wire.DiskReady{Journal: memory + file}
-	if was := d.copy.Was(); was.State == xlft.DiskReplica && !d.Shared {
+	if was := d.copy.Was(); was.State == xlft.Consistent && !d.Shared {
 		ready.MarkSession, ready.MarkEpoch = was.Mark.Session, was.Mark.Epoch
 	}
 	if err := c.WriteJSON(wire.TypeDiskReady, 0, ready); err != nil {
@@ -122,19 +124,19 @@ func (s *standby) joinDisk(c *wire.Conn) error {
 	return repl.Run()
 }
 
-var errTaken = errors.New("it has its connection, or its session is over")
+var errTaken = errors.New("it has its connection already, or its session has ended")
 
-// begin makes repl the one that writes to the copy. Before that, the copy is
-// what it was.
-func (d *standbyDisk) begin(repl *diskrepl.Replica) error {
+// begin makes repl the only writer of the copy. If it fails the copy is what it
+// was.
+func (d *disk) begin(repl *diskrepl.Replica) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.repl != nil || d.over {
+	if d.repl != nil || d.closed {
 		return errTaken
 	}
-	st := xlft.DiskCopying
+	st := xlft.Inconsistent
 	if d.Shared {
-		st = xlft.DiskReplica // nothing is copied
+		st = xlft.Consistent // nothing is copied
 	}
 	if err := d.copy.Begin(st); err != nil {
 		return err
@@ -147,9 +149,9 @@ func (d *standbyDisk) begin(repl *diskrepl.Replica) error {
 	return nil
 }
 
-// awaitDisks waits until all of an epoch's writes are here. If they are to
-// outlive this host, so has the disk that they belong to.
-func (s *standby) awaitDisks(ctx context.Context, epoch uint64) error {
+// awaitDisks waits until all of an epoch's writes are here. If writes have to
+// outlive a power cut here, the copy that they belong to must do so first.
+func (s *session) awaitDisks(ctx context.Context, epoch uint64) error {
 	for _, d := range s.disks {
 		select {
 		case <-d.joined:
@@ -173,7 +175,7 @@ func (s *standby) awaitDisks(ctx context.Context, epoch uint64) error {
 
 // commitDisks gives the disks an acked epoch. After the first one they are
 // copies that a domain can run from.
-func (s *standby) commitDisks(epoch uint64) error {
+func (s *session) commitDisks(epoch uint64) error {
 	for _, d := range s.disks {
 		err := d.repl.Commit(epoch)
 		if err == nil && epoch == 1 && !d.Shared {
@@ -188,30 +190,30 @@ func (s *standby) commitDisks(epoch uint64) error {
 	return nil
 }
 
-// becomeUsable records that a domain can run from the copy. The flush before it
-// may have taken so long that it is the domain's disk by now.
-func (d *standbyDisk) becomeUsable() error {
+// becomeUsable records that a domain can run from the copy. The flush before may
+// have taken so long that the copy is the domain's disk by now.
+func (d *disk) becomeUsable() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ours || d.over {
+	if d.ours || d.closed {
 		return nil
 	}
-	if err := d.copy.Record(xlft.DiskRecord{State: xlft.DiskReplica}); err != nil {
+	if err := d.copy.Record(xlft.DiskRecord{State: xlft.Consistent}); err != nil {
 		return err
 	}
 	close(d.usable)
 	return nil
 }
 
-// finishDisks makes the disks those of an acked epoch, for the domain to run
-// from, and lets go of them.
-func (s *standby) finishDisks(epoch uint64) error {
+// finishDisks brings the copies to an acked epoch, makes them the domain's disks
+// and closes them.
+func (s *session) finishDisks(epoch uint64) error {
 	for _, d := range s.disks {
 		err := d.repl.Finish(epoch)
 		d.mu.Lock()
-		d.ours = true // or half of it
+		d.ours = true // also if Finish failed half-way
 		if err == nil {
-			err = d.copy.Record(xlft.DiskRecord{State: xlft.DiskActive})
+			err = d.copy.Record(xlft.DiskRecord{State: xlft.UpToDate})
 		}
 		d.mu.Unlock()
 		if err != nil {
@@ -222,13 +224,13 @@ func (s *standby) finishDisks(epoch uint64) error {
 	return nil
 }
 
-// leave ends a disk's session, and records of what moment the copy is, so that
-// the next one need not compare all of it.
-func (s *standby) leave(d *standbyDisk, repl *diskrepl.Replica) error {
+// leave ends a disk's session, and records which checkpoint the copy is of, so
+// that the next session need not compare the whole disk.
+func (s *session) leave(d *disk, repl *diskrepl.Replica) error {
 	if repl == nil {
-		return nil // nothing came
+		return nil // no connection came
 	}
-	// What was acked is to be there, though nobody may have begun with it.
+	// Acked writes must be on the copy, though their commit may not have begun.
 	s.mu.Lock()
 	acked := s.acked
 	s.mu.Unlock()
@@ -243,27 +245,27 @@ func (s *standby) leave(d *standbyDisk, repl *diskrepl.Replica) error {
 	if err := d.copy.Flush(); err != nil {
 		return err
 	}
-	return d.copy.Record(xlft.DiskRecord{State: xlft.DiskReplica, Mark: diskrepl.Mark{Session: s.session, Epoch: epoch}})
+	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.Mark{Session: s.id, Epoch: epoch}})
 }
 
-// closeDisks lets go of the disks as they are.
-func (s *standby) closeDisks() {
+// closeDisks closes the copies as they are.
+func (s *session) closeDisks() {
 	for _, d := range s.disks {
 		d.mu.Lock()
-		over := d.over
-		d.over = true
+		closed := d.closed
+		d.closed = true
 		repl, ours := d.repl, d.ours
 		d.mu.Unlock()
-		if over {
+		if closed {
 			continue
 		}
 		if ours {
 			repl.Close()
 		} else if err := s.leave(d, repl); err != nil {
-			s.log.Error("record what the copy of a disk is: " + err.Error())
+			s.log.Error("record the state of a disk's copy", zap.String("vdev", d.VDev), zap.Error(err))
 		}
 		if err := d.copy.Close(); err != nil {
-			s.log.Error("close the copy of a disk: " + err.Error())
+			s.log.Error("close a disk's copy", zap.String("vdev", d.VDev), zap.Error(err))
 		}
 	}
 }

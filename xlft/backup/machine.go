@@ -3,117 +3,119 @@ package backup
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"xlft/xlft"
 )
 
-// StandbyState is what a backup's StandbyMachine is at.
-type StandbyState int
+// State is the state of the backup's Machine.
+type State int
 
-// Filling ──first whole epoch──► Ready ──primary lost──► Claiming ──won──► TakingOver ──► Running
+// The states of a backup:
 //
-//	│                             │  └─────handover────────►│               │
-//	└──lost, dropped, failed──────┴────────► Gone ◄──lost───┘      failed───┘
+//	Syncing ──first whole epoch──► Ready ──primary lost──► Claiming ──won──► TakingOver ──► Running
+//	   │                             │  └─────handover────────►│                  │
+//	   └──primary lost, asked, failed┴──────► Destroyed ◄─lost─┴──────failed──────┘
 const (
-	// Filling: no whole checkpoint is here yet.
-	Filling StandbyState = iota
-	// Ready: a whole checkpoint is here.
+	// Syncing: no whole checkpoint is here yet.
+	Syncing State = iota
+	// Ready: a whole checkpoint is here; this host can take over.
 	Ready
 	// Claiming: the primary is silent, or hands over; the arbiter is asked.
 	Claiming
 	// TakingOver: the domain is this host's; it is being brought up.
 	TakingOver
-	// Running: it runs here.
+	// Running: the domain runs here.
 	Running
-	// Gone: the replica was destroyed.
-	Gone
+	// Destroyed: the replica was destroyed.
+	Destroyed
 )
 
-var standbyNames = [...]string{"filling", "ready", "claiming", "taking-over", "running", "gone"}
+var stateNames = [...]string{"syncing", "ready", "claiming", "taking-over", "running", "destroyed"}
 
-func (s StandbyState) String() string { return standbyNames[s] }
+func (s State) String() string { return stateNames[s] }
 
-// StandbyEvent is something that happened to a replica.
-type StandbyEvent interface{ isStandbyEvent() }
+// MarshalText writes what String returns.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// The events of a StandbyMachine.
+// UnmarshalText reads it.
+func (s *State) UnmarshalText(b []byte) error {
+	i := slices.Index(stateNames[:], string(b))
+	if i < 0 {
+		return fmt.Errorf("unknown state %q of a backup", b)
+	}
+	*s = State(i)
+	return nil
+}
+
+// Event is something that happened to a replica.
+type Event interface{ isEvent() }
+
+// The events of a Machine.
 type (
 	// Whole: an epoch arrived whole and was verified, and the checkpoint
 	// before it has been fed to the restore.
 	Whole struct{ Epoch uint64 }
 	// PrimaryLost: silence, or a broken connection.
 	PrimaryLost struct{ Err error }
-	// Handed: the primary gives the domain up, in favour of this epoch.
+	// Handed: the primary hands the domain over, to run on from this epoch.
 	Handed struct{ Epoch uint64 }
-	// DropAsked: the primary, or its successor after a crash, keeps the
-	// domain; the replica shall go.
-	DropAsked struct{ Why error }
-	// Claimed is the arbiter's answer.
-	Claimed struct{ Verdict xlft.Verdict }
-	// RetryClaim: the delay after an unreachable arbiter is over.
-	RetryClaim struct{}
-	// ReplicaFailed: the restore ended by itself, or an epoch was not what it
-	// had to be.
+	// DestroyAsked: the primary, or its successor after a crash, keeps the
+	// domain; the replica is to be destroyed.
+	DestroyAsked struct{ Why error }
+	// Arbitrated is the arbiter's answer.
+	Arbitrated struct{ Verdict xlft.Verdict }
+	// Retry: the delay after an unreachable arbiter is over.
+	Retry struct{}
+	// ReplicaFailed: the restore ended by itself, or an epoch or a disk's
+	// writes were not what they had to be.
 	ReplicaFailed struct{ Err error }
 	// Restored: the domain is complete here and runs.
 	Restored struct{}
 )
 
-func (Whole) isStandbyEvent() {}
+func (Whole) isEvent()         {}
+func (PrimaryLost) isEvent()   {}
+func (Handed) isEvent()        {}
+func (DestroyAsked) isEvent()  {}
+func (Arbitrated) isEvent()    {}
+func (Retry) isEvent()         {}
+func (ReplicaFailed) isEvent() {}
+func (Restored) isEvent()      {}
 
-func (PrimaryLost) isStandbyEvent() {}
+// Action is something a backup is to carry out.
+type Action interface{ isAction() }
 
-func (Handed) isStandbyEvent() {}
-
-func (DropAsked) isStandbyEvent() {}
-
-func (Claimed) isStandbyEvent() {}
-
-func (RetryClaim) isStandbyEvent() {}
-
-func (ReplicaFailed) isStandbyEvent() {}
-
-func (Restored) isStandbyEvent() {}
-
-// StandbyAction is something a backup is to carry out.
-type StandbyAction interface{ isStandbyAction() }
-
-// The actions of a StandbyMachine, in order.
+// The actions of a Machine, in order.
 type (
 	// Ack tells the primary that the epoch is safe here.
 	Ack struct{ Epoch uint64 }
 	// Feed gives the epoch to the restore.
 	Feed struct{ Epoch uint64 }
-	// Claim asks the arbiter for the domain; Handed if the primary gave it up.
+	// Claim asks the arbiter for the domain; Handed if the primary handed it
+	// over.
 	Claim struct{ Handed bool }
-	// ClaimLater asks for a RetryClaim event.
-	ClaimLater struct{}
+	// RetryLater asks for a Retry event.
+	RetryLater struct{}
 	// TakeOver records the ownership, completes the restore from the newest
 	// whole checkpoint, runs the domain and announces it.
 	TakeOver struct{}
-	// Discard destroys the replica; the primary is told why, if it listens.
-	Discard struct{ Why error }
-	// SayRunning answers a HandOver.
-	SayRunning struct{}
-	// Finish ends the standby, with an error unless all is well.
-	Finish struct{ Err error }
+	// Destroy destroys the replica; the primary is told why, if it listens.
+	Destroy struct{ Why error }
+	// SendRunning answers a HandOver.
+	SendRunning struct{}
+	// Exit ends the session, with an error unless all is well.
+	Exit struct{ Err error }
 )
 
-func (Ack) isStandbyAction() {}
-
-func (Feed) isStandbyAction() {}
-
-func (Claim) isStandbyAction() {}
-
-func (ClaimLater) isStandbyAction() {}
-
-func (TakeOver) isStandbyAction() {}
-
-func (Discard) isStandbyAction() {}
-
-func (SayRunning) isStandbyAction() {}
-
-func (Finish) isStandbyAction() {}
+func (Ack) isAction()         {}
+func (Feed) isAction()        {}
+func (Claim) isAction()       {}
+func (RetryLater) isAction()  {}
+func (TakeOver) isAction()    {}
+func (Destroy) isAction()     {}
+func (SendRunning) isAction() {}
+func (Exit) isAction()        {}
 
 // Reasons of a replica's end.
 var (
@@ -122,25 +124,26 @@ var (
 	ErrTakeover     = errors.New("takeover failed: the domain runs nowhere")
 )
 
-// A StandbyMachine decides what the backup of a domain does next. Like
-// Machine it is a pure function of its events.
-type StandbyMachine struct {
-	state StandbyState
+// A Machine decides what the backup of a domain does next. It does no I/O,
+// starts no goroutine and reads no clock: the same events always give the same
+// actions, to be carried out in order.
+type Machine struct {
+	state State
 	acked uint64 // newest whole epoch
 
-	handed bool // the primary gave the domain up
+	handed bool // the primary handed the domain over
 }
 
 // State returns the state.
-func (m *StandbyMachine) State() StandbyState { return m.state }
+func (m *Machine) State() State { return m.state }
 
 // Acked returns the newest whole epoch; 0 if none.
-func (m *StandbyMachine) Acked() uint64 { return m.acked }
+func (m *Machine) Acked() uint64 { return m.acked }
 
 // Step takes an event and returns what to do.
-func (m *StandbyMachine) Step(ev StandbyEvent) []StandbyAction {
+func (m *Machine) Step(ev Event) []Action {
 	switch m.state {
-	case Filling, Ready:
+	case Syncing, Ready:
 		return m.stepReceiving(ev)
 	case Claiming:
 		return m.stepClaiming(ev)
@@ -150,75 +153,75 @@ func (m *StandbyMachine) Step(ev StandbyEvent) []StandbyAction {
 	return nil
 }
 
-func (m *StandbyMachine) stepReceiving(ev StandbyEvent) []StandbyAction {
+func (m *Machine) stepReceiving(ev Event) []Action {
 	switch ev := ev.(type) {
 	case Whole:
 		if ev.Epoch != m.acked+1 {
-			return m.gone(fmt.Errorf("epoch %d after epoch %d", ev.Epoch, m.acked))
+			return m.destroy(fmt.Errorf("epoch %d after epoch %d", ev.Epoch, m.acked))
 		}
 		m.acked = ev.Epoch
-		if m.state == Filling {
-			// The first epoch went to the restore as it came: until it is
-			// whole there is nothing to take over from.
+		if m.state == Syncing {
+			// The restore has the first epoch already: it went there as it
+			// arrived.
 			m.state = Ready
-			return []StandbyAction{Ack{ev.Epoch}}
+			return []Action{Ack{ev.Epoch}}
 		}
-		return []StandbyAction{Ack{ev.Epoch}, Feed{ev.Epoch}}
+		return []Action{Ack{ev.Epoch}, Feed{ev.Epoch}}
 	case PrimaryLost:
-		if m.state == Filling {
-			return m.gone(fmt.Errorf("%w: %w", ErrNoCheckpoint, ev.Err))
+		if m.state == Syncing {
+			return m.destroy(fmt.Errorf("%w: %w", ErrNoCheckpoint, ev.Err))
 		}
 		m.state = Claiming
-		return []StandbyAction{Claim{}}
+		return []Action{Claim{}}
 	case Handed:
 		if ev.Epoch != m.acked || m.state != Ready {
-			return m.gone(fmt.Errorf("asked to run from epoch %d, but the newest here is %d", ev.Epoch, m.acked))
+			return m.destroy(fmt.Errorf("asked to run from epoch %d, but the newest here is %d", ev.Epoch, m.acked))
 		}
 		m.state, m.handed = Claiming, true
-		return []StandbyAction{Claim{Handed: true}}
-	case DropAsked:
-		return m.gone(ev.Why)
+		return []Action{Claim{Handed: true}}
+	case DestroyAsked:
+		return m.destroy(ev.Why)
 	case ReplicaFailed:
-		return m.gone(ev.Err)
+		return m.destroy(ev.Err)
 	}
 	return nil
 }
 
-func (m *StandbyMachine) stepClaiming(ev StandbyEvent) []StandbyAction {
+func (m *Machine) stepClaiming(ev Event) []Action {
 	switch ev := ev.(type) {
-	case Claimed:
+	case Arbitrated:
 		switch {
 		case ev.Verdict == xlft.Won:
 			m.state = TakingOver
-			return []StandbyAction{TakeOver{}}
+			return []Action{TakeOver{}}
 		case ev.Verdict == xlft.Lost:
-			return m.gone(ErrArbiterOther)
+			return m.destroy(ErrArbiterOther)
 		}
-		return []StandbyAction{ClaimLater{}}
-	case RetryClaim:
-		return []StandbyAction{Claim{m.handed}}
+		return []Action{RetryLater{}}
+	case Retry:
+		return []Action{Claim{m.handed}}
 	case ReplicaFailed:
 		// The claim may still be won: then this host owns a domain that it
 		// can't run, and says so.
-		m.state = Gone
-		return []StandbyAction{Discard{ev.Err}, Finish{fmt.Errorf("%w: %w", ErrTakeover, ev.Err)}}
+		m.state = Destroyed
+		return []Action{Destroy{ev.Err}, Exit{fmt.Errorf("%w: %w", ErrTakeover, ev.Err)}}
 	}
 	return nil
 }
 
-func (m *StandbyMachine) stepTakingOver(ev StandbyEvent) []StandbyAction {
+func (m *Machine) stepTakingOver(ev Event) []Action {
 	switch ev := ev.(type) {
 	case Restored:
 		m.state = Running
-		return []StandbyAction{SayRunning{}, Finish{nil}}
+		return []Action{SendRunning{}, Exit{nil}}
 	case ReplicaFailed:
-		m.state = Gone
-		return []StandbyAction{Discard{ev.Err}, Finish{fmt.Errorf("%w: %w", ErrTakeover, ev.Err)}}
+		m.state = Destroyed
+		return []Action{Destroy{ev.Err}, Exit{fmt.Errorf("%w: %w", ErrTakeover, ev.Err)}}
 	}
 	return nil
 }
 
-func (m *StandbyMachine) gone(why error) []StandbyAction {
-	m.state = Gone
-	return []StandbyAction{Discard{why}, Finish{why}}
+func (m *Machine) destroy(why error) []Action {
+	m.state = Destroyed
+	return []Action{Destroy{why}, Exit{why}}
 }

@@ -10,15 +10,15 @@ import (
 )
 
 func TestStories(t *testing.T) {
-	story.Run(t, func() func([]string) string { return tell(new(StandbyMachine)) })
+	story.Run(t, func() func([]string) string { return tell(new(Machine)) })
 }
 
 var errStory = errors.New("broke")
 
-func tell(m *StandbyMachine) func([]string) string {
+func tell(m *Machine) func([]string) string {
 	verdicts := map[string]xlft.Verdict{"won": xlft.Won, "lost": xlft.Lost, "unreachable": xlft.Unreachable}
 	return func(w []string) string {
-		var ev StandbyEvent
+		var ev Event
 		switch w[0] {
 		case "whole":
 			ev = Whole{story.Number(w, 1)}
@@ -26,12 +26,12 @@ func tell(m *StandbyMachine) func([]string) string {
 			ev = PrimaryLost{errStory}
 		case "handed":
 			ev = Handed{story.Number(w, 1)}
-		case "drop":
-			ev = DropAsked{errDropped}
-		case "claimed":
-			ev = Claimed{verdicts[w[1]]}
+		case "destroy":
+			ev = DestroyAsked{errUnprotected}
+		case "arbitrated":
+			ev = Arbitrated{verdicts[w[1]]}
 		case "retry":
-			ev = RetryClaim{}
+			ev = Retry{}
 		case "failed":
 			ev = ReplicaFailed{errStory}
 		case "restored":
@@ -45,18 +45,18 @@ func tell(m *StandbyMachine) func([]string) string {
 
 // The machine must take every event in every state without a panic; what a peer
 // or an operator does is not its to choose.
-func FuzzStandbyMachine(f *testing.F) {
+func FuzzMachine(f *testing.F) {
 	f.Add([]byte{0, 0, 1, 4})
 	f.Fuzz(func(t *testing.T, script []byte) {
-		m := new(StandbyMachine)
+		m := new(Machine)
 		won := false
 		for _, c := range script {
 			arg := uint64(c >> 4)
-			ev := []StandbyEvent{
-				Whole{m.acked + 1}, PrimaryLost{errStory}, Handed{arg}, DropAsked{errDropped}, Claimed{xlft.Verdict(arg % 3)},
-				RetryClaim{}, ReplicaFailed{errStory}, Restored{},
+			ev := []Event{
+				Whole{m.acked + 1}, PrimaryLost{errStory}, Handed{arg}, DestroyAsked{errUnprotected}, Arbitrated{xlft.Verdict(arg % 3)},
+				Retry{}, ReplicaFailed{errStory}, Restored{},
 			}[c%8]
-			if cl, ok := ev.(Claimed); ok && m.State() == Claiming && cl.Verdict == xlft.Won {
+			if cl, ok := ev.(Arbitrated); ok && m.State() == Claiming && cl.Verdict == xlft.Won {
 				won = true
 			}
 			for _, a := range m.Step(ev) {

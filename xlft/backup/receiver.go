@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 // Limits of what peers can cost a Receiver before they are believed.
 const (
 	maxGreeting = 32               // connections that have not said HELLO yet
-	maxStandby  = 256              // domains held for others
+	maxReplicas = 256              // domains held for others
 	joinTimeout = 15 * time.Second // from ACCEPT to the data connection
 )
 
@@ -41,20 +42,20 @@ type Receiver struct {
 	EpochLimit uint64
 
 	mu       sync.Mutex
-	standbys map[string]*standby // by domain
-	sessions map[string]*standby // by session id
-	changed  func()              // told of every change of the standbys
+	domains  map[string]*session // by domain
+	sessions map[string]*session // by session id
+	changed  func()              // called at every change of Replicas
 	stopping bool
 }
 
-// OnChange sets a function that is told of every change in Standbys.
+// OnChange sets a function that is called at every change of Replicas.
 func (r *Receiver) OnChange(f func()) { r.changed = f }
 
-// Serve takes peers from l until ctx ends. Then it drops the replicas that do
+// Serve takes peers from l until ctx ends. Then it destroys the replicas that do
 // not run yet, tells their primaries, and returns nil.
 func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 	r.mu.Lock()
-	r.standbys, r.sessions = map[string]*standby{}, map[string]*standby{}
+	r.domains, r.sessions = map[string]*session{}, map[string]*session{}
 	r.mu.Unlock()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 
@@ -102,13 +103,13 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeted func()) {
 	peer := r.PeerName(raw)
 	log := r.Log.With(zap.String("peer", peer))
 	switch h.Kind {
-	case wire.Query:
+	case wire.KindQuery:
 		err = r.query(ctx, c, peer)
-	case wire.Control:
+	case wire.KindControl:
 		err = r.control(ctx, c, h.Session, peer)
-	case wire.Data:
+	case wire.KindData:
 		err = r.join(c, h.Session, peer)
-	case wire.DiskKind:
+	case wire.KindDisk:
 		err = r.joinDisk(ctx, c, h.Session, peer)
 	}
 	if err != nil {
@@ -133,17 +134,17 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		if err := f.JSON(&o); err != nil {
 			return refuse(c, wire.CodeProtocol, nil, err)
 		}
-		r.awaitLeaving(ctx, o.Domain)
+		r.awaitDestroyed(ctx, o.Domain)
 		ps := r.Restorer.Check(ctx, o)
 		if a, ok := r.Arbiter.(xlft.ArbiterChecker); ok {
 			if err := a.Check(ctx, peer); err != nil {
-				ps = append(ps, wire.Problem{What: "backup: " + err.Error(), Advice: "Try the agent by hand, on the backup, with the options of its configuration: until it works, the backup could not take over."})
+				ps = append(ps, wire.Problem{What: err.Error(), Advice: "Try the agent by hand, on the backup, with the options of its configuration: until it works, the backup could not take over."})
 			}
 		}
-		if s := r.standby(o.Domain); s != nil {
-			p := wire.Problem{What: fmt.Sprintf("the backup holds a replica of %s already (%v)", o.Domain, s.state()), Advice: "Stop the protection that is there with \"xl ft-stop\" on its primary."}
-			if s.isLeaving() {
-				p = wire.Problem{What: fmt.Sprintf("the backup is still destroying the replica of %s that it had", o.Domain), Advice: "Try again in a moment."}
+		if s := r.session(o.Domain); s != nil {
+			p := wire.Problem{What: fmt.Sprintf("the backup holds a replica of %s already (%v)", o.Domain, s.now()), Advice: "Stop the protection that is there with \"xl ft-stop\" on its primary."}
+			if s.isDestroying() {
+				p = wire.Problem{What: fmt.Sprintf("the backup is still destroying its last replica of %s", o.Domain), Advice: "Try again in a moment."}
 			}
 			ps = append(ps, p)
 		}
@@ -166,9 +167,9 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 var errReclaimed = errors.New("the primary came back and keeps the domain")
 
 func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResult, error) {
-	if s := r.standby(q.Domain); s != nil {
+	if s := r.session(q.Domain); s != nil {
 		if q.Reclaim {
-			s.ask(ctx, DropAsked{errReclaimed})
+			s.ask(ctx, DestroyAsked{errReclaimed})
 		}
 		// A claim that is under way decides first.
 		wait, cancel := context.WithTimeout(ctx, wire.OwnerTimeout/2)
@@ -176,12 +177,12 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResu
 		switch s.settled(wait, q.Reclaim) {
 		case TakingOver, Running:
 			return wire.OwnerResult{Role: wire.RoleRunning, Generation: s.offer.Generation}, nil
-		case Gone:
+		case Destroyed:
 		default:
 			return wire.OwnerResult{Role: wire.RoleReplica, Generation: s.offer.Generation}, nil
 		}
 	}
-	rec, err := r.record(q.Domain)
+	rec, err := r.ownership(q.Domain)
 	switch {
 	case err != nil:
 		return wire.OwnerResult{}, err
@@ -193,10 +194,11 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResu
 	return wire.OwnerResult{Role: wire.RoleNone, Generation: rec.Generation}, nil
 }
 
-// record returns what is known of a domain without a standby. A receiver that
-// died in a switch-over left it open whether the domain runs here: that is found
-// out. While its worker is at it, it stays open.
-func (r *Receiver) record(domain string) (xlft.Record, error) {
+// ownership returns what is known of a domain without a session. If an earlier
+// receiver died during a switch-over, whether the domain runs here is found out
+// and recorded; while the restore worker is still completing the domain, the
+// question stays open.
+func (r *Receiver) ownership(domain string) (xlft.Ownership, error) {
 	rec, err := r.Store.Load(domain)
 	if err != nil || rec.Role != xlft.HostOwner || !rec.Handed {
 		return rec, err
@@ -211,7 +213,7 @@ func (r *Receiver) record(domain string) (xlft.Record, error) {
 		rec.Role = xlft.HostNone
 	}
 	rec.Handed = false
-	r.Log.Warn("a switch-over that a receiver before this one did not come to the end of", zap.String("domain", domain), zap.Bool("done", found == FoundDomain))
+	r.Log.Warn("an earlier receiver died during a switch-over", zap.String("domain", domain), zap.Bool("runs", found == FoundDomain))
 	return rec, r.Store.Save(domain, rec)
 }
 
@@ -226,15 +228,15 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 	if err != nil {
 		return refuse(c, code, problems, fmt.Errorf("%s: %w", o.Domain, err))
 	}
-	s.control, s.session = c, session
+	s.conn, s.id = c, session
 	r.mu.Lock()
 	r.sessions[session] = s
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
 		delete(r.sessions, session)
-		if r.standbys[o.Domain] == s {
-			delete(r.standbys, o.Domain)
+		if r.domains[o.Domain] == s {
+			delete(r.domains, o.Domain)
 		}
 		r.mu.Unlock()
 		r.notify()
@@ -243,24 +245,24 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 }
 
 // admit decides on an offer, and reserves the domain's place.
-func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*standby, wire.Code, []wire.Problem, error) {
+func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*session, wire.Code, []wire.Problem, error) {
 	if o.Domain == "" || o.FailureTimeout < minSilence || o.FailureTimeout > maxSilence {
 		return nil, wire.CodeProtocol, nil, errors.New("offer without a name or a sane failure timeout")
 	}
 	if o.MaxEpoch > r.EpochLimit {
 		return nil, wire.CodeUnfit, nil, fmt.Errorf("checkpoints of up to %d bytes were announced, this host takes %d: see checkpoint_memory in both configs", o.MaxEpoch, r.EpochLimit)
 	}
-	r.awaitLeaving(ctx, o.Domain)
+	r.awaitDestroyed(ctx, o.Domain)
 	// A replica of the same domain makes room for its primary's new session.
-	if old := r.standby(o.Domain); old != nil {
+	if old := r.session(o.Domain); old != nil {
 		if old.peer != peer {
 			return nil, wire.CodeBusy, nil, fmt.Errorf("%s protects a domain of that name here", old.peer)
 		}
-		old.ask(ctx, DropAsked{errReclaimed})
+		old.ask(ctx, DestroyAsked{errReclaimed})
 		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
 		defer cancel()
 		switch old.settled(wait, true) {
-		case Gone:
+		case Destroyed:
 			old.wait(wait)
 		case TakingOver, Running:
 			return nil, wire.CodeRunning, nil, errors.New("this host took the domain over")
@@ -268,7 +270,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*stand
 			return nil, wire.CodeBusy, nil, errors.New("its replica waits for the arbiter")
 		}
 	}
-	rec, err := r.record(o.Domain)
+	rec, err := r.ownership(o.Domain)
 	if err != nil {
 		return nil, wire.CodeInternal, nil, err
 	}
@@ -278,18 +280,18 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*stand
 	if ps := r.Restorer.Check(ctx, o); len(ps) > 0 {
 		return nil, wire.CodeUnfit, ps, errors.New("this host can't take the domain")
 	}
-	s := newStandby(r, o, peer)
+	s := newSession(r, o, peer)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case r.stopping:
 		return nil, wire.CodeStopping, nil, errors.New("this host stops receiving")
-	case r.standbyLocked(o.Domain) != nil:
+	case r.sessionLocked(o.Domain) != nil:
 		return nil, wire.CodeBusy, nil, errors.New("another session came first")
-	case len(r.standbys) >= maxStandby:
-		return nil, wire.CodeBusy, nil, fmt.Errorf("this host holds %d replicas already", maxStandby)
+	case len(r.domains) >= maxReplicas:
+		return nil, wire.CodeBusy, nil, fmt.Errorf("this host holds %d replicas already", maxReplicas)
 	}
-	r.standbys[o.Domain] = s
+	r.domains[o.Domain] = s
 	return s, "", nil, nil
 }
 
@@ -299,8 +301,8 @@ const (
 	maxSilence = 10 * time.Minute
 )
 
-// session returns the standby that a peer's connection belongs to.
-func (r *Receiver) session(id, peer string) *standby {
+// sessionByID returns the session that a peer's connection belongs to.
+func (r *Receiver) sessionByID(id, peer string) *session {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.sessions[id]; s != nil && s.peer == peer {
@@ -313,7 +315,7 @@ var errNoSession = errors.New("no such session")
 
 // join hands a data connection to its session, and keeps it until the end.
 func (r *Receiver) join(c *wire.Conn, session, peer string) error {
-	s := r.session(session, peer)
+	s := r.sessionByID(session, peer)
 	if s == nil || !s.hasData.CompareAndSwap(false, true) {
 		return refuse(c, wire.CodeProtocol, nil, errNoSession)
 	}
@@ -324,7 +326,7 @@ func (r *Receiver) join(c *wire.Conn, session, peer string) error {
 
 // joinDisk does the same for the connection of a disk.
 func (r *Receiver) joinDisk(ctx context.Context, c *wire.Conn, session, peer string) error {
-	s := r.session(session, peer)
+	s := r.sessionByID(session, peer)
 	if s == nil {
 		return refuse(c, wire.CodeProtocol, nil, errNoSession)
 	}
@@ -333,21 +335,21 @@ func (r *Receiver) joinDisk(ctx context.Context, c *wire.Conn, session, peer str
 	case <-s.done:
 		return refuse(c, wire.CodeProtocol, nil, errNoSession)
 	}
-	if ev := s.diskOver(s.joinDisk(c)); ev != nil {
+	if ev := s.diskEnded(s.joinDisk(c)); ev != nil {
 		s.ask(ctx, ev)
 	}
 	return nil
 }
 
-// standby returns the domain's, unless its end is over.
-func (r *Receiver) standby(domain string) *standby {
+// session returns the domain's session, unless it has ended.
+func (r *Receiver) session(domain string) *session {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.standbyLocked(domain)
+	return r.sessionLocked(domain)
 }
 
-func (r *Receiver) standbyLocked(domain string) *standby {
-	s := r.standbys[domain]
+func (r *Receiver) sessionLocked(domain string) *session {
+	s := r.domains[domain]
 	if s == nil {
 		return nil
 	}
@@ -359,22 +361,22 @@ func (r *Receiver) standbyLocked(domain string) *standby {
 	}
 }
 
-// awaitLeaving waits for a replica that is being destroyed. Its primary was
-// told before that, and may be back for a new one.
-func (r *Receiver) awaitLeaving(ctx context.Context, domain string) {
-	if s := r.standby(domain); s != nil && s.isLeaving() {
+// awaitDestroyed waits for a replica that is being destroyed. Its primary was
+// told beforehand, and may be back for a new one.
+func (r *Receiver) awaitDestroyed(ctx context.Context, domain string) {
+	if s := r.session(domain); s != nil && s.isDestroying() {
 		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
 		defer cancel()
 		s.wait(wait)
 	}
 }
 
-// stop drops what does not run yet.
+// stop destroys the replicas that do not run yet.
 func (r *Receiver) stop() {
 	r.mu.Lock()
 	r.stopping = true
-	all := make([]*standby, 0, len(r.standbys))
-	for _, s := range r.standbys {
+	all := make([]*session, 0, len(r.domains))
+	for _, s := range r.domains {
 		all = append(all, s)
 	}
 	r.mu.Unlock()
@@ -383,7 +385,7 @@ func (r *Receiver) stop() {
 		g.Go(func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
 			defer cancel()
-			s.ask(ctx, DropAsked{errStopping})
+			s.ask(ctx, DestroyAsked{errStopping})
 			s.wait(ctx)
 			return nil
 		})
@@ -399,31 +401,26 @@ func (r *Receiver) notify() {
 	}
 }
 
-// StandbyStatus is what an operator sees of a replica.
-type StandbyStatus struct {
+// Status is what an operator sees of a replica.
+type Status struct {
 	Domain     string    `json:"domain"`
 	Peer       string    `json:"peer"`
 	Arbiter    string    `json:"arbiter"`
-	State      string    `json:"state"`
+	State      State     `json:"state"`
 	Epoch      uint64    `json:"epoch"` // newest whole one
 	LastAck    time.Time `json:"last_ack"`
 	Generation uint64    `json:"generation"`
 	Bytes      uint64    `json:"bytes_received"`
 }
 
-// Standbys returns the replicas held, by name.
-func (r *Receiver) Standbys() []StandbyStatus {
+// Replicas returns the replicas held, by name.
+func (r *Receiver) Replicas() []Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := make([]StandbyStatus, 0, len(r.standbys))
-	for _, s := range r.standbys {
-		all = append(all, s.Status())
+	all := make([]Status, 0, len(r.domains))
+	for _, s := range r.domains {
+		all = append(all, s.status())
 	}
-	slices.SortFunc(all, func(a, b StandbyStatus) int {
-		if a.Domain < b.Domain {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Domain, b.Domain) })
 	return all
 }

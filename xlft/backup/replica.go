@@ -13,33 +13,33 @@ type Restorer interface {
 	Check(ctx context.Context, o wire.Offer) []wire.Problem
 	// Restore starts a replica.
 	Restore(ctx context.Context, o wire.Offer) (Replica, error)
-	// Find says whether a domain runs here that was restored, also by a process
-	// before this one, or there is a replica of it that may come to that.
+	// Find looks for a domain that was to be taken over, also by a process
+	// before this one.
 	Find(domain string) (Found, error)
 }
 
-// Found is what there is of a domain that was to be taken over.
+// Found is what a host has of a domain that was to be taken over.
 type Found int
 
 const (
 	FoundNothing Found = iota
-	FoundReplica
-	FoundDomain
+	FoundReplica       // being restored; it may come to run
+	FoundDomain        // it runs
 )
 
-// A Replica is a domain being restored from a checkpointed stream. It doesn't
-// run, and is destroyed with the process that made it, until RunOn.
+// A Replica is a domain that is being restored from a checkpointed stream. Until
+// Activate it does not run, and is destroyed with the process that made it.
 type Replica interface {
 	// Write takes the next bytes of libxc's stream.
 	io.Writer
-	// Checkpoint says that what was written ends a whole checkpoint: from
-	// here the domain could be completed.
+	// Checkpoint says that what was written ends a whole checkpoint, from which
+	// the domain could be completed.
 	Checkpoint() error
-	// RunOn completes the domain from the last Checkpoint, runs it and
+	// Activate completes the domain from the last Checkpoint, runs it and
 	// announces its addresses. It is called once.
-	RunOn(ctx context.Context) error
-	// Discard destroys the replica.
-	Discard() error
+	Activate(ctx context.Context) error
+	// Destroy destroys the replica.
+	Destroy() error
 	// Failed delivers the error if the restore ends by itself.
 	Failed() <-chan error
 }

@@ -4,95 +4,84 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"xlft/diskrepl"
-	"xlft/savestream"
+	"go.uber.org/zap"
+
 	"xlft/xlft"
 	"xlft/xlft/wire"
-
-	"go.uber.org/zap"
 )
 
-// A standby holds one domain's replica: the backup's side of a session. It
-// lives on after the connections break, until it is gone or runs.
-type standby struct {
+// A session is the backup's side of a protection: it holds the replica of one
+// domain. It lives on after its connections broke, until the replica is
+// destroyed or runs.
+type session struct {
 	r        *Receiver
 	offer    wire.Offer
-	peer     string
-	session  string
-	control  *wire.Conn
-	data     chan *wire.Conn // the data connection, once
+	peer     string        // the primary's name in the config
+	id       string        // joins the session's connections
+	conn     *wire.Conn    // the control connection, before ACCEPT
+	control  *wire.Control // and from ACCEPT on
+	data     chan *wire.Conn
 	hasData  atomic.Bool
 	accepted chan struct{} // closed when the disks are open
 	done     chan struct{} // closed at the end of run
-	events   chan StandbyEvent
+	events   chan Event
 	log      *zap.Logger
 
 	// The loop's alone.
-	m       StandbyMachine
+	m         Machine
+	whole     *epoch // the epoch that Feed is about
+	retry     <-chan time.Time
+	exit      *Exit
+	ownership xlft.Ownership // of a takeover
+
+	// Fixed once ACCEPT is sent.
 	replica Replica
-	disks   []*standbyDisk // fixed once ACCEPT is sent
-	retry   *time.Timer
-	finish  *Finish
-	rec     xlft.Record // of a takeover
+	feeder  *feeder
+	disks   []*disk
 
-	wmu sync.Mutex // one writer at a time on control
-
-	feed chan *epoch // whole epochs on their way to the restore; closed at takeover
-
-	mu      sync.Mutex
-	cond    *sync.Cond
-	now     StandbyState
-	leaving bool   // the replica is being destroyed
-	fed     uint64 // newest epoch that the restore has
-	whole   *epoch // the epoch that Feed is about
-	acked   uint64
-	lastAck time.Time
-	bytes   uint64
-	failed  error
-	free    [][]byte
+	mu         sync.Mutex
+	cond       *sync.Cond // broadcast when state changes
+	state      State
+	destroying bool // the replica is being destroyed
+	acked      uint64
+	lastAck    time.Time
+	bytes      uint64
 }
 
-// An epoch is a checkpoint as it arrived, verified.
-type epoch struct {
-	number uint64
-	pieces [][]byte
-}
-
-func newStandby(r *Receiver, o wire.Offer, peer string) *standby {
-	s := &standby{
+func newSession(r *Receiver, o wire.Offer, peer string) *session {
+	s := &session{
 		r: r, offer: o, peer: peer,
 		data: make(chan *wire.Conn, 1), done: make(chan struct{}), accepted: make(chan struct{}),
-		events: make(chan StandbyEvent), feed: make(chan *epoch, 1),
-		log: r.Log.With(zap.String("domain", o.Domain), zap.String("peer", peer)),
+		events: make(chan Event),
+		log:    r.Log.With(zap.String("domain", o.Domain), zap.String("peer", peer)),
 	}
 	s.cond = sync.NewCond(&s.mu)
 	return s
 }
 
-// run is the session: the offer was admitted, the control connection waits for
-// ACCEPT.
-func (s *standby) run(ctx context.Context) (err error) {
+// run is the session from its admission to its end.
+func (s *session) run(ctx context.Context) (err error) {
 	defer close(s.done)
-	defer func() { s.setState(Gone) }() // whoever waits need not any more
+	defer func() { s.setState(Destroyed) }() // frees whoever waits for a state
 	s.replica, err = s.r.Restorer.Restore(ctx, s.offer)
 	if err != nil {
-		return refuse(s.control, wire.CodeUnfit, nil, err)
+		return refuse(s.conn, wire.CodeUnfit, nil, err)
 	}
 	if err := s.openDisks(); err != nil {
-		s.replica.Discard()
-		return refuse(s.control, wire.CodeUnfit, nil, err)
+		s.replica.Destroy()
+		return refuse(s.conn, wire.CodeUnfit, nil, err)
 	}
 	defer s.closeDisks()
 	close(s.accepted)
-	if err := s.control.WriteFrame(wire.TypeAccept, 0, nil); err != nil {
-		s.replica.Discard()
+	if err := s.conn.WriteFrame(wire.TypeAccept, 0, nil); err != nil {
+		s.replica.Destroy()
 		return err
 	}
+	s.control, s.feeder = wire.NewControl(s.conn, s.offer.FailureTimeout), newFeeder(s.replica)
 	s.log.Info("replica begun", zap.Uint64("generation", s.offer.Generation))
 	s.r.notify()
 
@@ -102,16 +91,19 @@ func (s *standby) run(ctx context.Context) (err error) {
 	defer wg.Wait()
 	defer s.control.Close()
 	defer cancel()
-	defer s.endFeed()
-	s.control.SetDeadline(time.Time{})
+	defer s.feeder.close()
 	wg.Go(func() { s.post(work, PrimaryLost{s.listen(work)}) })
-	wg.Go(func() { s.beat(work) })
+	wg.Go(func() { s.control.Beat(work) }) // listen finds what breaks it
 	wg.Go(func() {
 		if ev := s.receive(work); ev != nil {
 			s.post(work, ev)
 		}
 	})
-	wg.Go(func() { s.feedLoop(work) })
+	wg.Go(func() {
+		if err := s.feeder.run(work); err != nil {
+			s.post(work, ReplicaFailed{err})
+		}
+	})
 	wg.Go(func() {
 		select {
 		case err := <-s.replica.Failed():
@@ -119,19 +111,22 @@ func (s *standby) run(ctx context.Context) (err error) {
 		case <-work.Done():
 		}
 	})
-	for s.finish == nil {
+	for s.exit == nil {
 		select {
 		case ev := <-s.events:
 			s.step(work, &wg, ev)
-		case <-timeC(s.retry):
+		case <-s.retry:
 			s.retry = nil
-			s.step(work, &wg, RetryClaim{})
+			s.step(work, &wg, Retry{})
 		}
 	}
-	return s.finish.Err
+	return s.exit.Err
 }
 
-func (s *standby) step(ctx context.Context, wg *sync.WaitGroup, ev StandbyEvent) {
+func (s *session) step(ctx context.Context, wg *sync.WaitGroup, ev Event) {
+	if a, ok := ev.(arrived); ok {
+		s.whole, ev = a.epoch, a.Whole
+	}
 	before := s.m.State()
 	acts := s.m.Step(ev)
 	if st := s.m.State(); st != before {
@@ -144,18 +139,18 @@ func (s *standby) step(ctx context.Context, wg *sync.WaitGroup, ev StandbyEvent)
 	for _, a := range acts {
 		s.do(ctx, wg, a)
 	}
-	// Told after the actions: who waits for Gone waits for the replica's end.
+	// After the actions: whoever waits for Destroyed waits for the replica's end.
 	s.setState(s.m.State())
 	s.r.notify()
 }
 
-func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
+func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 	switch a := a.(type) {
 	case Ack:
 		s.mu.Lock()
 		s.acked, s.lastAck = a.Epoch, time.Now()
 		s.mu.Unlock()
-		s.write(wire.TypeAck, a.Epoch, nil)
+		s.send(s.control.Send(wire.TypeAck, a.Epoch))
 		if len(s.disks) > 0 {
 			wg.Go(func() {
 				if err := s.commitDisks(a.Epoch); err != nil {
@@ -164,56 +159,54 @@ func (s *standby) do(ctx context.Context, wg *sync.WaitGroup, a StandbyAction) {
 			})
 		}
 	case Feed:
-		s.mu.Lock()
-		e := s.whole
+		s.feeder.put(s.whole)
 		s.whole = nil
-		s.mu.Unlock()
-		s.feed <- e // has room: the one before it was fed before the ack
 	case Claim:
 		wg.Go(func() { s.claim(ctx, a.Handed) })
-	case ClaimLater:
-		s.retry = time.NewTimer(s.r.RetryDelay)
+	case RetryLater:
+		s.retry = time.After(s.r.RetryDelay)
 	case TakeOver:
-		// First the record: from here on a primary that comes back, also after
-		// a restart of this process, is told that the domain is this host's.
-		// One that handed it over and lives is told so only when that is true.
-		s.rec = xlft.Record{Generation: s.offer.Generation, Role: xlft.HostOwner, Peer: s.peer, Handed: s.m.handed}
-		err := s.r.Store.Save(s.offer.Domain, s.rec)
+		// The record comes first: from here on a primary that comes back, also
+		// after a restart of this process, is told that the domain is this
+		// host's. A primary that handed the domain over and lives is told so
+		// only when the domain runs.
+		s.ownership = xlft.Ownership{Generation: s.offer.Generation, Role: xlft.HostOwner, Peer: s.peer, Handed: s.m.handed}
+		err := s.r.Store.Save(s.offer.Domain, s.ownership)
 		wg.Go(func() { s.takeOver(ctx, err) })
-	case Discard:
+	case Destroy:
 		s.mu.Lock()
-		s.leaving = true
+		s.destroying = true
 		s.mu.Unlock()
-		// Said first: from here on nothing runs the replica, and the primary
-		// holds the domain's output until it knows. To free the memory of a
-		// large one takes seconds.
-		s.write(wire.TypeDropped, 0, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()})
-		if err := s.replica.Discard(); err != nil {
+		// The primary is told first: from here on nothing runs the replica, and
+		// the primary holds the domain's output until it knows. To free the
+		// memory of a large replica takes seconds.
+		s.send(s.control.SendJSON(wire.TypeDestroyed, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()}))
+		if err := s.replica.Destroy(); err != nil {
 			s.log.Error("destroy the replica", zap.Error(err))
 		}
 		s.closeDisks()
-	case SayRunning:
-		if s.rec.Handed {
-			s.rec.Handed = false
-			if err := s.r.Store.Save(s.offer.Domain, s.rec); err != nil {
+	case SendRunning:
+		if s.ownership.Handed {
+			s.ownership.Handed = false
+			if err := s.r.Store.Save(s.offer.Domain, s.ownership); err != nil {
 				s.log.Error("record that the domain runs here", zap.Error(err))
 			}
 		}
-		s.write(wire.TypeRunning, 0, nil)
-	case Finish:
-		s.finish = &a
+		s.send(s.control.Send(wire.TypeRunning, 0))
+	case Exit:
+		s.exit = &a
 	}
 }
 
-// errDropped: the primary ended the protection.
-var errDropped = errors.New("the primary ended the protection")
+// errUnprotected: the primary ended the protection.
+var errUnprotected = errors.New("the primary ended the protection")
 
 func codeOf(why error) wire.Code {
 	switch {
 	case errors.Is(why, errStopping):
 		return wire.CodeStopping
-	case errors.Is(why, errDropped):
-		return wire.CodeDropped
+	case errors.Is(why, errUnprotected):
+		return wire.CodeDestroyed
 	case errors.Is(why, errReclaimed):
 		return wire.CodeGeneration
 	case errors.Is(why, ErrArbiterOther):
@@ -222,19 +215,15 @@ func codeOf(why error) wire.Code {
 	return wire.CodeReplica
 }
 
-// write sends a control frame. An error is the listener's to find.
-func (s *standby) write(t wire.Type, epoch uint64, v any) {
-	s.wmu.Lock()
-	defer s.wmu.Unlock()
-	s.control.SetWriteDeadline(time.Now().Add(s.offer.FailureTimeout))
-	if v != nil {
-		s.control.WriteJSON(t, epoch, v)
-		return
+// send takes the outcome of a send on the control connection. If it failed, so
+// does Receive, whose error is the one that counts.
+func (s *session) send(err error) {
+	if err != nil {
+		s.log.Info("the primary can't be told", zap.Error(err))
 	}
-	s.control.WriteFrame(t, epoch, nil)
 }
 
-func (s *standby) post(ctx context.Context, ev StandbyEvent) {
+func (s *session) post(ctx context.Context, ev Event) {
 	select {
 	case s.events <- ev:
 	case <-ctx.Done():
@@ -242,7 +231,7 @@ func (s *standby) post(ctx context.Context, ev StandbyEvent) {
 }
 
 // ask hands the loop an event from outside of it.
-func (s *standby) ask(ctx context.Context, ev StandbyEvent) {
+func (s *session) ask(ctx context.Context, ev Event) {
 	select {
 	case s.events <- ev:
 	case <-s.done:
@@ -251,16 +240,16 @@ func (s *standby) ask(ctx context.Context, ev StandbyEvent) {
 }
 
 // wait waits for the end of run.
-func (s *standby) wait(ctx context.Context) {
+func (s *session) wait(ctx context.Context) {
 	select {
 	case <-s.done:
 	case <-ctx.Done():
 	}
 }
 
-// settled waits until no claim is under way and, after a DropAsked, until that
-// has been carried out. It returns the state.
-func (s *standby) settled(ctx context.Context, dropping bool) StandbyState {
+// settled waits until no claim is under way and, after a DestroyAsked, until the
+// replica has been destroyed. It returns the state.
+func (s *session) settled(ctx context.Context, destroying bool) State {
 	defer context.AfterFunc(ctx, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -268,69 +257,54 @@ func (s *standby) settled(ctx context.Context, dropping bool) StandbyState {
 	})()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ctx.Err() == nil && (s.now == Claiming || dropping && (s.now == Filling || s.now == Ready)) {
+	for ctx.Err() == nil && (s.state == Claiming || destroying && (s.state == Syncing || s.state == Ready)) {
 		s.cond.Wait()
 	}
-	return s.now
+	return s.state
 }
 
-func (s *standby) state() StandbyState {
+func (s *session) now() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.now
+	return s.state
 }
 
-func (s *standby) isLeaving() bool {
+func (s *session) isDestroying() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.leaving
+	return s.destroying
 }
 
-func (s *standby) setState(st StandbyState) {
+func (s *session) setState(st State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.now != Running { // stays known as such after run
-		s.now = st
+	if s.state != Running { // stays known as such after run
+		s.state = st
 	}
 	s.cond.Broadcast()
 }
 
-// Status returns what is so now.
-func (s *standby) Status() StandbyStatus {
+// status returns a snapshot.
+func (s *session) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return StandbyStatus{
-		Domain: s.offer.Domain, Peer: s.peer, Arbiter: s.r.Arbiter.String(), State: s.now.String(),
+	return Status{
+		Domain: s.offer.Domain, Peer: s.peer, Arbiter: s.r.Arbiter.String(), State: s.state,
 		Epoch: s.acked, LastAck: s.lastAck, Generation: s.offer.Generation, Bytes: s.bytes,
-	}
-}
-
-func (s *standby) beat(ctx context.Context) {
-	t := time.NewTicker(s.offer.FailureTimeout / wire.HeartbeatsPerTimeout)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			s.write(wire.TypeHeartbeat, 0, nil)
-		}
 	}
 }
 
 // listen reads the control connection; the error says why the primary counts
 // as lost.
-func (s *standby) listen(ctx context.Context) error {
+func (s *session) listen(ctx context.Context) error {
 	for {
-		s.control.SetReadDeadline(time.Now().Add(s.offer.FailureTimeout))
-		f, err := s.control.ReadFrame()
+		f, err := s.control.Receive()
 		if err != nil {
-			return wire.Silent(err, s.offer.FailureTimeout)
+			return err
 		}
 		switch f.Type {
-		case wire.TypeHeartbeat:
-		case wire.TypeDrop:
-			s.post(ctx, DropAsked{errDropped})
+		case wire.TypeDestroy:
+			s.post(ctx, DestroyAsked{errUnprotected})
 		case wire.TypeHandOver:
 			s.post(ctx, Handed{f.Epoch})
 		default:
@@ -339,242 +313,29 @@ func (s *standby) listen(ctx context.Context) error {
 	}
 }
 
-// receive takes epochs from the data connection, once that is there. It returns
-// the event that ends the receiving; nil if that is not for it to judge.
-func (s *standby) receive(ctx context.Context) StandbyEvent {
-	var c *wire.Conn
-	select {
-	case c = <-s.data:
-	case <-time.After(joinTimeout):
-		return PrimaryLost{errors.New("no data connection came")}
-	case <-ctx.Done():
-		return nil
-	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })()
-	var scan savestream.Scanner
-	for number := uint64(1); ; number++ {
-		e, ev := s.receiveEpoch(ctx, c, &scan, number)
-		if lost, ok := ev.(PrimaryLost); ok {
-			// The control connection says whether the primary lives, and what
-			// it has decided: that may still be on its way.
-			s.log.Info("no more checkpoints come", zap.Error(lost.Err))
-			return nil
-		}
-		if ev != nil {
-			return ev
-		}
-		// The ack waits for the restore to have taken the epoch before, so
-		// that two epochs at most are in memory here.
-		if !s.waitFed(number - 1) {
-			return nil
-		}
-		if err := s.awaitDisks(ctx, number); err != nil {
-			return s.diskOver(err)
-		}
-		s.mu.Lock()
-		s.whole = e
-		s.mu.Unlock()
-		s.post(ctx, Whole{number})
-	}
-}
-
-// diskOver is the event of a disk's session that ended. That a connection broke
-// says nothing about the primary: the control connection does.
-func (s *standby) diskOver(err error) StandbyEvent {
-	if err == nil || errors.Is(err, diskrepl.ErrLost) || errors.Is(err, diskrepl.ErrDetached) || errors.Is(err, context.Canceled) {
-		s.log.Info("no more of a disk comes", zap.Error(err))
-		return nil
-	}
-	return ReplicaFailed{err}
-}
-
-// receiveEpoch returns epoch number, whole and verified. The first one goes to
-// the restore as it comes.
-func (s *standby) receiveEpoch(ctx context.Context, c *wire.Conn, scan *savestream.Scanner, number uint64) (*epoch, StandbyEvent) {
-	bad := func(format string, args ...any) (*epoch, StandbyEvent) {
-		return nil, ReplicaFailed{fmt.Errorf("epoch %d: "+format, append([]any{number}, args...)...)}
-	}
-	lost := func(err error) (*epoch, StandbyEvent) {
-		var fe *wire.FrameError
-		if errors.As(err, &fe) && protocolError(fe.Err) {
-			return bad("%w", err)
-		}
-		return nil, PrimaryLost{fmt.Errorf("data connection broke: %w", err)}
-	}
-	f, err := c.ReadFrame()
+func (s *session) claim(ctx context.Context, handed bool) {
+	c := xlft.Claim{Domain: s.offer.Domain, Generation: s.offer.Generation, Side: xlft.Backup, Peer: s.peer, Handed: handed}
+	v, err := xlft.Arbitrate(ctx, s.r.Arbiter, c)
 	if err != nil {
-		return lost(err)
-	}
-	if f.Type != wire.TypeEpochBegin || f.Epoch != number {
-		return bad("%v of epoch %d instead of its begin", f.Type, f.Epoch)
-	}
-	e := &epoch{number: number}
-	var sum wire.EpochEnd
-	ended := false
-	for {
-		f, err := c.ReadFrame()
-		if err != nil {
-			return lost(err)
-		}
-		if f.Epoch != number {
-			return bad("%v of epoch %d inside", f.Type, f.Epoch)
-		}
-		switch f.Type {
-		case wire.TypeData:
-			sum.Length += uint64(len(f.Body))
-			sum.CRC = crc32.Update(sum.CRC, wire.Castagnoli, f.Body)
-			s.mu.Lock()
-			s.bytes += uint64(len(f.Body))
-			s.mu.Unlock()
-			if ended && len(f.Body) > 0 {
-				return bad("data after its checkpoint")
-			}
-			n, mark, err := scan.Scan(f.Body)
-			if err != nil {
-				return bad("%w", err)
-			}
-			if n < len(f.Body) {
-				return bad("data after its checkpoint")
-			}
-			ended = mark == savestream.MarkCheckpoint
-			if mark == savestream.MarkEnd {
-				return bad("the stream ended")
-			}
-			if number == 1 {
-				if _, err := s.replica.Write(f.Body); err != nil {
-					return bad("feed the restore: %w", err)
-				}
-				break
-			}
-			if sum.Length > s.r.EpochLimit {
-				return bad("larger than %d bytes: see checkpoint_memory in the config", s.r.EpochLimit)
-			}
-			e.pieces = append(e.pieces, f.Body)
-			c.Own(s.spare())
-		case wire.TypeEpochEnd:
-			want, err := f.EpochEnd()
-			if err != nil {
-				return bad("%w", err)
-			}
-			if want != sum {
-				return bad("%d bytes with CRC-32C %08x arrived, %d with %08x were sent", sum.Length, sum.CRC, want.Length, want.CRC)
-			}
-			if !ended {
-				return bad("it does not end in a checkpoint")
-			}
-			if number == 1 {
-				if err := s.replica.Checkpoint(); err != nil {
-					return bad("feed the restore: %w", err)
-				}
-				s.setFed(1)
-			}
-			return e, nil
-		default:
-			return bad("%v inside", f.Type)
-		}
-	}
-}
-
-func protocolError(err error) bool {
-	return errors.Is(err, wire.ErrTooLong) || errors.Is(err, wire.ErrType) || errors.Is(err, wire.ErrReserved)
-}
-
-// feedLoop gives whole epochs to the restore.
-func (s *standby) feedLoop(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case e := <-s.feed:
-			for _, p := range e.pieces {
-				if _, err := s.replica.Write(p); err != nil {
-					s.post(ctx, ReplicaFailed{fmt.Errorf("feed epoch %d: %w", e.number, err)})
-					return
-				}
-			}
-			s.keep(e.pieces)
-			if err := s.replica.Checkpoint(); err != nil {
-				s.post(ctx, ReplicaFailed{fmt.Errorf("feed epoch %d: %w", e.number, err)})
-				return
-			}
-			s.setFed(e.number)
-		}
-	}
-}
-
-// spare returns a buffer for a frame's body, or nil.
-func (s *standby) spare() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.free); n > 0 {
-		b := s.free[n-1]
-		s.free = s.free[:n-1]
-		return b
-	}
-	return nil
-}
-
-// keep takes buffers back for the next epoch.
-func (s *standby) keep(bs [][]byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	room := freeMax/wire.DataBody - len(s.free)
-	s.free = append(s.free, bs[:min(room, len(bs))]...)
-}
-
-func (s *standby) setFed(e uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fed = e
-	s.cond.Broadcast()
-}
-
-// endFeed frees whoever waits for a feed that will not come.
-func (s *standby) endFeed() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.failed = wire.ErrHungUp
-	s.cond.Broadcast()
-}
-
-// waitFed waits until the restore has epoch e.
-func (s *standby) waitFed(e uint64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.fed < e && s.failed == nil {
-		s.cond.Wait()
-	}
-	return s.failed == nil
-}
-
-func (s *standby) claim(ctx context.Context, handed bool) {
-	v := xlft.Lost
-	won, err := s.r.Arbiter.Claim(ctx, xlft.ArbiterQuery{Domain: s.offer.Domain, Generation: s.offer.Generation, Asker: xlft.AskerBackup, Peer: s.peer, Handed: handed})
-	switch {
-	case err != nil:
 		s.log.Error("arbiter can't be reached: the domain waits", zap.Stringer("arbiter", s.r.Arbiter), zap.Error(err))
-		v = xlft.Unreachable
-	case won:
-		v = xlft.Won
 	}
-	s.log.Warn("arbiter answered", zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", s.offer.Generation), zap.Stringer("verdict", v))
-	s.post(ctx, Claimed{v})
+	s.log.Warn("arbiter answered", zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", c.Generation), zap.Stringer("verdict", v))
+	s.post(ctx, Arbitrated{v})
 }
 
-// takeOver makes the domain, which is this host's by now, run from the newest
-// whole checkpoint.
-func (s *standby) takeOver(ctx context.Context, err error) {
+// takeOver runs the domain, which is this host's by now, from the newest whole
+// checkpoint. Err is why the takeover could not be recorded, if it could not.
+func (s *session) takeOver(ctx context.Context, err error) {
 	begun := time.Now()
 	s.mu.Lock()
 	newest := s.acked
 	s.mu.Unlock()
 	if err == nil {
-		if !s.waitFed(newest) {
+		if !s.feeder.await(newest) {
 			return
 		}
 		if err = s.finishDisks(newest); err == nil {
-			err = s.replica.RunOn(ctx)
+			err = s.replica.Activate(ctx)
 		}
 	}
 	if err != nil {
@@ -583,14 +344,4 @@ func (s *standby) takeOver(ctx context.Context, err error) {
 	}
 	s.log.Warn("took the domain over", zap.Uint64("epoch", newest), zap.Duration("took", time.Since(begun)))
 	s.post(ctx, Restored{})
-}
-
-// freeMax is how much memory is kept for the next epoch.
-const freeMax = 64 << 20
-
-func timeC(t *time.Timer) <-chan time.Time {
-	if t == nil {
-		return nil
-	}
-	return t.C
 }

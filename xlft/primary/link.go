@@ -4,64 +4,50 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"hash/crc32"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"xlft/xlft/wire"
 )
 
 // A link is the primary's side of one session: a control connection, on which
-// a heartbeat never queues behind pages, and a data connection.
+// a heartbeat never queues behind pages, and a data connection, which takes its
+// epochs from a spool.
 type link struct {
-	control *wire.Conn
+	control *wire.Control
 	data    *wire.Conn
-
-	session string // id
 	spool   *spool
 
-	pack    bool       // compress data
-	wmu     sync.Mutex // one writer at a time on control
-	silence time.Duration
+	session string // id
+	pack    bool   // compress data
 
 	ctx    context.Context
 	cancel context.CancelFunc
 }
 
+// errHungUp is a link that its own side closed.
+var errHungUp = errors.New("hung up")
+
 // openLink calls the backup and offers it the domain. It returns once the
 // backup has accepted and both connections stand.
-func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Offer, pack bool) (_ *link, err error) {
+func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Offer, set Settings) (_ *link, err error) {
 	var id [16]byte
 	rand.Read(id[:])
-	session := hex.EncodeToString(id[:])
-
-	l := &link{silence: o.FailureTimeout, session: session}
-	defer func() {
-		if err != nil {
-			l.close()
-		}
-	}()
-	if l.control, _, err = wire.Open(ctx, dial, wire.Control, session, software); err != nil {
+	l := &link{session: hex.EncodeToString(id[:]), spool: newSpool(set.SpoolLimit)}
+	if l.control, err = wire.OpenControl(ctx, dial, software, l.session, o); err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { l.control.Close() })
 	defer stop()
-	l.control.SetDeadline(time.Now().Add(wire.OfferTimeout))
-	if err := l.control.WriteJSON(wire.TypeOffer, 0, o); err != nil {
-		return nil, fmt.Errorf("offer %s: %w", o.Domain, err)
-	}
-	if err := l.control.Expect(wire.TypeAccept, nil); err != nil {
-		return nil, fmt.Errorf("offer %s: %w", o.Domain, err)
-	}
-	l.control.SetDeadline(time.Time{})
 	var h wire.Hello
-	if l.data, h, err = wire.Open(ctx, dial, wire.Data, session, software); err != nil {
+	if l.data, h, err = wire.Open(ctx, dial, wire.KindData, l.session, software); err != nil {
+		l.control.Close()
 		return nil, err
 	}
-	l.pack = pack && slices.Contains(h.Features, wire.FeatureS2)
+	l.pack = set.Compress && slices.Contains(h.Features, wire.FeatureS2)
 	// The session's life is the link's own, not that of the call that made it.
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return l, nil
@@ -69,53 +55,39 @@ func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Off
 
 // close hangs up.
 func (l *link) close() {
-	if l.cancel != nil {
-		l.cancel()
-	}
+	l.cancel()
 	l.disconnect()
 }
 
 func (l *link) disconnect() {
-	if l.control != nil {
-		l.control.Close()
-	}
-	if l.data != nil {
-		l.data.Close()
-	}
-}
-
-// write sends a control frame.
-func (l *link) write(t wire.Type, epoch uint64) error {
-	l.wmu.Lock()
-	defer l.wmu.Unlock()
-	l.control.SetWriteDeadline(time.Now().Add(l.silence))
-	return l.control.WriteFrame(t, epoch, nil)
+	l.control.Close()
+	l.data.Close()
 }
 
 // run carries the session until the link is closed: heartbeats out, frames in,
-// epochs from sp. post gets what the backup says, and at most one BackupLost
-// with the reason; sent is told of every piece sent. A link whose backup counts
-// as lost stays open, with its heartbeats, until it is closed: the backup may
-// live, and what the arbiter says is still to be told.
-func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last piece)) {
+// epochs from the spool. post gets what the backup sends, and at most one
+// BackupLost with the reason; sent is called for every piece sent. A link whose
+// backup counts as lost stays open, with its heartbeats, until it is closed: the
+// backup may still be alive and must be told what the arbiter decides.
+func (l *link) run(post func(Event), sent func(epoch uint64, last piece)) {
 	defer context.AfterFunc(l.ctx, func() {
 		l.disconnect() // a blocked read or write does not watch a context
-		sp.fail(errSpoolClosed)
+		l.spool.fail(errSpoolClosed)
 	})()
 	var wg sync.WaitGroup
 	var lost atomic.Bool
 	for _, part := range []func() error{
-		func() error { return l.beat(l.ctx) },
+		func() error { return l.control.Beat(l.ctx) },
 		func() error { return l.listen(post) },
-		func() error { return l.send(l.ctx, sp, sent) },
+		func() error { return l.send(l.ctx, sent) },
 	} {
 		wg.Go(func() {
 			err := part()
 			if err == nil || l.ctx.Err() != nil || !lost.CompareAndSwap(false, true) {
 				return
 			}
-			// What is still captured goes nowhere: it can't be acked any more.
-			sp.fail(errSpoolClosed)
+			// What is still captured can't be acked any more.
+			l.spool.fail(errSpoolClosed)
 			post(BackupLost{err})
 		})
 	}
@@ -123,35 +95,18 @@ func (l *link) run(sp *spool, post func(Event), sent func(epoch uint64, last pie
 	<-l.ctx.Done()
 }
 
-func (l *link) beat(ctx context.Context) error {
-	t := time.NewTicker(l.silence / wire.HeartbeatsPerTimeout)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			if err := l.write(wire.TypeHeartbeat, 0); err != nil {
-				return fmt.Errorf("send heartbeat: %w", err)
-			}
-		}
-	}
-}
-
 func (l *link) listen(post func(Event)) error {
 	for {
-		l.control.SetReadDeadline(time.Now().Add(l.silence))
-		f, err := l.control.ReadFrame()
+		f, err := l.control.Receive()
 		if err != nil {
-			return wire.Silent(err, l.silence)
+			return err
 		}
 		switch f.Type {
-		case wire.TypeHeartbeat:
 		case wire.TypeAck:
 			post(Acked{f.Epoch})
-		case wire.TypeDropped, wire.TypeRefuse:
+		case wire.TypeDestroyed, wire.TypeRefuse:
 			err := f.Refusal()
-			post(ReplicaDropped{err})
+			post(ReplicaDestroyed{err})
 			return err
 		case wire.TypeRunning:
 			post(BackupRuns{})
@@ -162,11 +117,11 @@ func (l *link) listen(post func(Event)) error {
 	}
 }
 
-func (l *link) send(ctx context.Context, sp *spool, sent func(uint64, piece)) error {
+func (l *link) send(ctx context.Context, sent func(uint64, piece)) error {
 	for e := uint64(1); ; e++ {
 		var sum wire.EpochEnd
 		for begun := false; ; {
-			p, err := sp.next(e)
+			p, err := l.spool.next(e)
 			if err != nil {
 				// The save has its own way to say why.
 				<-ctx.Done()
@@ -178,12 +133,11 @@ func (l *link) send(ctx context.Context, sp *spool, sent func(uint64, piece)) er
 					return fmt.Errorf("send epoch %d: %w", e, err)
 				}
 			}
-			sum.Length += uint64(len(p.data))
-			sum.CRC = crc32.Update(sum.CRC, wire.Castagnoli, p.data)
+			sum.Add(p.data)
 			if err := l.data.WriteData(e, p.data, l.pack); err != nil {
 				return fmt.Errorf("send epoch %d: %w", e, err)
 			}
-			sp.recycle(p.data)
+			l.spool.recycle(p.data)
 			if p.last {
 				if err := l.data.WriteFrame(wire.TypeEpochEnd, e, sum.Append(nil)); err != nil {
 					return fmt.Errorf("send epoch %d: %w", e, err)

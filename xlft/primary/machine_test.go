@@ -8,6 +8,7 @@ import (
 	"xlft/tests/story"
 
 	"xlft/xlft"
+	"xlft/xlft/wire"
 )
 
 func TestStories(t *testing.T) {
@@ -33,7 +34,7 @@ func tell(m *Machine) func([]string) string {
 		case "connect-failed":
 			ev = ConnectFailed{errStory}
 		case "owner":
-			ev = Owner{Role: map[string]Role{"none": RoleNone, "running": RoleRunning}[w[1]], Unreachable: w[1] == "unreachable"}
+			ev = Owner{map[string]wire.Role{"none": wire.RoleNone, "replica": wire.RoleReplica, "running": wire.RoleRunning}[w[1]]}
 		case "not-drained":
 			ev = NotDrained{errStory}
 		case "trigger":
@@ -49,10 +50,10 @@ func tell(m *Machine) func([]string) string {
 			ev = Acked{story.Number(w, 1)}
 		case "lost":
 			ev = BackupLost{errStory}
-		case "dropped":
-			ev = ReplicaDropped{errStory}
-		case "solo":
-			ev = Solo{verdicts[w[1]]}
+		case "destroyed":
+			ev = ReplicaDestroyed{errStory}
+		case "arbitrated":
+			ev = Arbitrated{verdicts[w[1]]}
 		case "backup-runs":
 			ev = BackupRuns{}
 		case "retry":
@@ -79,9 +80,9 @@ func FuzzMachine(f *testing.F) {
 		for _, c := range script {
 			arg := uint64(c >> 4)
 			evs := []Event{
-				Start{arg%2 == 1, arg%4 == 3, arg == 4}, Connected{}, ConnectFailed{errStory}, Owner{Role(arg % 2), arg > 7}, Trigger{WhyDirty},
-				Captured{m.taking}, SaveEnded{}, Acked{arg}, BackupLost{errStory}, ReplicaDropped{errStory},
-				Solo{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"},
+				Start{arg%2 == 1, arg%4 == 3, arg == 4}, Connected{}, ConnectFailed{errStory}, Owner{[]wire.Role{wire.RoleNone, wire.RoleRunning, wire.RoleReplica, ""}[arg%4]}, Trigger{WhyDirty},
+				Captured{m.taking}, SaveEnded{}, Acked{arg}, BackupLost{errStory}, ReplicaDestroyed{errStory},
+				Arbitrated{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"},
 			}
 			ev := evs[c%16]
 			if _, ok := ev.(Captured); ok && m.taking == 0 {
@@ -98,10 +99,10 @@ func FuzzMachine(f *testing.F) {
 					if a.Epoch != m.acked {
 						t.Fatalf("release %d, but %d is acked", a.Epoch, m.acked)
 					}
-				case Abandon:
+				case ReleaseAll:
 					// All output may go only if nobody else can run the domain.
 					if m.exposed {
-						t.Fatalf("abandon in %v after %v while the backup may take over", before, ev)
+						t.Fatalf("everything released in %v after %v while the backup may take over", before, ev)
 					}
 				}
 			}

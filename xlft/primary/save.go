@@ -32,25 +32,6 @@ type save struct {
 	failed chan error // the first failure that the loop found
 }
 
-// beginSession lets the link run, and has the disks copied.
-func (s *Session) beginSession(ctx context.Context) {
-	l := s.link
-	l.spool = newSpool(s.Settings.SpoolLimit)
-	s.status.set(func(st *Status) { st.SeedTotal = s.Offer.MaxMemKiB << 10 })
-	post := func(ev Event) { s.post(ctx, linked{ev, l}) }
-	s.spawn(func() { l.run(l.spool, post, s.status.sent) })
-	s.spawn(func() {
-		if s.Disks != nil {
-			lost := func(err error) { post(DisksLost{fmt.Errorf("disks: %w", err)}) }
-			if err := s.Disks.Replicate(l.ctx, l.session, lost); err != nil {
-				lost(err)
-				return
-			}
-		}
-		post(DisksSynced{})
-	})
-}
-
 func (s *Session) beginSave(ctx context.Context) {
 	v := &save{
 		s: s, spool: s.link.spool,
@@ -109,7 +90,7 @@ func (v *save) suspend() error {
 	v.suspended = true
 	v.stopped = time.Now()
 	v.spool.suspended()
-	if err := v.s.Output.Seal(v.cp.Epoch); err != nil {
+	if err := v.s.Gates.Seal(v.cp.Epoch); err != nil {
 		return fmt.Errorf("seal epoch %d: %w", v.cp.Epoch, err)
 	}
 	v.sealed = time.Now()
@@ -118,8 +99,8 @@ func (v *save) suspend() error {
 
 func (v *save) captured() error {
 	captured := time.Now()
-	// An unfinished stop must not cut a promise short: a final checkpoint
-	// leaves the domain suspended until the switch-over is decided.
+	// A final checkpoint leaves the domain suspended until the switch-over is
+	// decided.
 	if !v.cp.Final {
 		if err := v.s.Guest.Resume(); err != nil {
 			return fmt.Errorf("resume: %w", err)
@@ -127,10 +108,11 @@ func (v *save) captured() error {
 		v.suspended = false
 	}
 	now := time.Now()
-	v.s.status.paused(v.cp.Epoch, Pause{
+	v.s.trigger.captured(now)
+	v.s.status.paused(v.cp.Epoch, Downtime{
 		Suspend: v.stopped.Sub(v.asked), Seal: v.sealed.Sub(v.stopped),
 		Capture: captured.Sub(v.sealed), Resume: now.Sub(captured), Total: now.Sub(v.asked),
-	}, now)
+	})
 	v.s.post(v.ctx, saved{Captured{v.cp.Epoch}, v})
 	return nil
 }

@@ -7,10 +7,10 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"xlft/xlft"
 	"xlft/xlft/wire"
-
-	"go.uber.org/zap"
 )
 
 // Settings are how a domain is protected.
@@ -31,13 +31,12 @@ type Session struct {
 	Software string // name and version, for the peer's log
 	Offer    wire.Offer
 	Settings Settings
-	// Describe, if set, makes the offer anew for each call to the backup:
+	// Describe, if set, makes the offer again for each call to the backup:
 	// devices may have come or gone.
 	Describe func() (wire.Offer, error)
 
 	Guest   xlft.Guest
-	Output  xlft.Output
-	Disks   Disks // nil if the domain has none
+	Gates   xlft.Gates
 	Arbiter xlft.Arbiter
 	Dial    wire.Dialer
 	Peer    string // the backup's name
@@ -45,25 +44,27 @@ type Session struct {
 	Log     *zap.Logger
 
 	// Instance tells this run of the domain from any other: a protector that
-	// finds its predecessor's record asks who owns the domain only if it is
-	// about the same run.
+	// finds its predecessor's record asks who owns the domain only if the
+	// record is about the same run.
 	Instance string
 	// Events, if set, asks for a checkpoint each time it is ready to receive
 	// from: the domain did something that the outside waits for.
 	Events <-chan struct{}
 
-	requests chan Event
+	requests chan request
+	done     chan struct{} // closed at the end of Run
 	once     sync.Once
 
-	// Below: the loop's alone.
-	m     Machine
-	rec   xlft.Record
-	exit  *Exit
-	link  *link
-	save  *save
-	retry *time.Timer
-	limit *limit // of what is waited for; nil: of nothing
-	ended bool   // the domain was destroyed here
+	// Below: the loop's alone, but that exit may be read after done.
+	m         Machine
+	ownership xlft.Ownership
+	exit      *Exit
+	link      *link
+	save      *save
+	retry     <-chan time.Time
+	limit     *limit       // of what is waited for; nil: of nothing
+	failovers []chan error // operators who wait for a switch-over
+	trigger   trigger
 
 	events chan Event
 	wg     sync.WaitGroup
@@ -73,37 +74,43 @@ type Session struct {
 
 func (s *Session) init() {
 	s.once.Do(func() {
-		s.requests = make(chan Event)
-		s.events = make(chan Event)
+		s.requests, s.events, s.done = make(chan request), make(chan Event), make(chan struct{})
 		s.status.init()
 	})
 }
 
 // Run protects the domain until protection ends. It returns nil if an operator
-// ended it, and otherwise why. When it returns, the domain runs here and its
-// output flows, or it is gone (ErrBackupRuns, xlft.ErrGuestEnded, a switch-over).
+// ended it, and otherwise why it ended. When Run returns, the domain runs here
+// and its output flows, or the domain is gone (see Outcome).
 //
 // Cancelling ctx is an operator's stop: the backup is told before Run returns.
-func (s *Session) Run(ctx context.Context) error {
+func (s *Session) Run(ctx context.Context) (err error) {
 	s.init()
-	rec, err := s.Store.Load(s.Domain)
+	defer close(s.done)
+	defer func() {
+		if s.exit == nil {
+			s.exit = &Exit{Failed, err}
+		}
+	}()
+	found, err := s.Store.Load(s.Domain)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.Domain, err)
 	}
+	same := found.Instance == s.Instance
 	// An earlier protector died while the backup could have taken over: the
-	// output stays as it was left, held, until it is known who owns the domain.
-	held := rec.Instance == s.Instance && rec.Role == xlft.HostPrimary && rec.Exposed
-	// It knew that the backup runs the domain, and did not come to destroy the
-	// copy here, or could not.
-	yielded := rec.Instance == s.Instance && rec.Role == xlft.HostYielded
-	s.rec = rec
+	// output stays held, as it was left, until it is known who owns the domain.
+	held := same && found.Role == xlft.HostPrimary && found.Exposed
+	// The earlier protector knew that the backup runs the domain, and died or
+	// failed before it had destroyed the copy here.
+	yielded := same && found.Role == xlft.HostYielded
+	s.ownership = found
 	if !yielded {
 		if !held {
-			s.rec.Generation++
-			s.rec.Exposed, s.rec.Handed = false, false
+			s.ownership.Generation++
+			s.ownership.Exposed, s.ownership.Handed = false, false
 		}
-		s.rec.Role, s.rec.Peer, s.rec.Instance = xlft.HostPrimary, s.Peer, s.Instance
-		if err := s.Store.Save(s.Domain, s.rec); err != nil {
+		s.ownership.Role, s.ownership.Peer, s.ownership.Instance = xlft.HostPrimary, s.Peer, s.Instance
+		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 			return fmt.Errorf("%s: %w", s.Domain, err)
 		}
 	}
@@ -113,17 +120,19 @@ func (s *Session) Run(ctx context.Context) error {
 	defer s.wg.Wait()
 	defer cancel()
 	s.spawn(func() { s.watchGuest(work) })
-	s.spawn(func() { s.watchTriggers(work) })
+	s.trigger.epochMax, s.trigger.dirtyMax = s.Settings.EpochMax, s.Settings.DirtyMax
+	s.trigger.guest, s.trigger.gate, s.trigger.output = s.Guest, s.Gates, s.Events
+	s.spawn(func() { s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }) })
 
-	s.step(work, Start{Held: held, Handed: rec.Handed, Yielded: yielded})
+	s.step(work, Start{Held: held, Handed: found.Handed, Yielded: yielded})
 	stop := ctx.Done()
 	for s.exit == nil {
 		select {
 		case ev := <-s.events:
 			s.step(work, ev)
-		case ev := <-s.requests:
-			s.step(work, ev)
-		case <-timeC(s.retry):
+		case r := <-s.requests:
+			s.serve(work, r)
+		case <-s.retry:
 			s.retry = nil
 			s.step(work, Retry{})
 		case <-s.limit.due():
@@ -137,40 +146,99 @@ func (s *Session) Run(ctx context.Context) error {
 		}
 	}
 	s.endLink()
-	s.status.set(func(st *Status) { st.State = Ended.String() })
+	s.status.set(func(st *Status) { st.State = Ended })
 	return s.exit.Err
 }
 
-func timeC(t *time.Timer) <-chan time.Time {
-	if t == nil {
-		return nil
-	}
-	return t.C
+// Done is closed when Run is over.
+func (s *Session) Done() <-chan struct{} {
+	s.init()
+	return s.done
 }
 
-// Stop asks for the end of protection; Run returns when it is reached.
-func (s *Session) Stop(ctx context.Context) error { return s.request(ctx, StopAsked{}) }
+// Result returns how the session ended, and Run's error, once Done is closed.
+func (s *Session) Result() (Outcome, error) { return s.exit.Outcome, s.exit.Err }
 
-// Failover asks for a planned switch-over; Run returns when it is done. It is
-// refused unless the domain is protected.
-func (s *Session) Failover(ctx context.Context) error {
-	if st := s.Status(); st.State != Protected.String() {
-		return fmt.Errorf("%s is not protected now (%s)", s.Domain, st.State)
-	}
-	return s.request(ctx, FailoverAsked{})
+// A request is what an operator, or a watchdog, asks of the loop.
+type request struct {
+	ev     Event      // nil: to be answered, no more
+	answer chan error // has room for one
 }
 
-// Alive returns once the session has taken it in: a watchdog's question.
-func (s *Session) Alive(ctx context.Context) error { return s.request(ctx, nil) }
+// Stop ends protection. It returns when the session has ended, and how.
+func (s *Session) Stop(ctx context.Context) (Outcome, error) {
+	if err := s.ask(ctx, request{StopAsked{}, nil}); err != nil {
+		return "", err
+	}
+	select {
+	case <-s.done:
+		return s.Result()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
 
-func (s *Session) request(ctx context.Context, ev Event) error {
+// Failover moves the domain to the backup. It returns when the session has
+// ended, and how; or, with an error and no Outcome, when the switch-over did not
+// happen and the session goes on. It is refused unless the domain is protected.
+func (s *Session) Failover(ctx context.Context) (Outcome, error) {
+	r := request{FailoverAsked{}, make(chan error, 1)}
+	if err := s.ask(ctx, r); err != nil {
+		return "", err
+	}
+	select {
+	case <-s.done:
+		return s.Result()
+	case err := <-r.answer:
+		return "", err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// Alive returns once the session's loop has answered: a watchdog's question.
+func (s *Session) Alive(ctx context.Context) error { return s.ask(ctx, request{}) }
+
+// ask hands a request to the loop. A session that has ended takes none, and
+// that is no error: see done.
+func (s *Session) ask(ctx context.Context, r request) error {
 	s.init()
 	select {
-	case s.requests <- ev:
+	case s.requests <- r:
+		return nil
+	case <-s.done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// serve takes a request.
+func (s *Session) serve(ctx context.Context, r request) {
+	switch r.ev.(type) {
+	case nil:
+		return
+	case FailoverAsked:
+		if st := s.m.State(); st != Protected {
+			r.answer <- fmt.Errorf("%s is not protected now (%v)", s.Domain, st)
+			return
+		}
+		s.failovers = append(s.failovers, r.answer)
+	}
+	s.step(ctx, r.ev)
+}
+
+// answerFailovers tells operators that the switch-over they asked for does not
+// happen. One that does is told by the session's end.
+func (s *Session) answerFailovers() {
+	st := s.m.State()
+	if st == Protected || st == HandingOver || st == Ended {
+		return
+	}
+	for _, answer := range s.failovers {
+		answer <- fmt.Errorf("the switch-over did not happen (%v): %s", st, s.status.lastError())
+	}
+	s.failovers = nil
 }
 
 func (s *Session) spawn(f func()) { s.wg.Go(f) }
@@ -183,8 +251,8 @@ func (s *Session) post(ctx context.Context, ev Event) {
 	}
 }
 
-// linked marks an event of a link, so that one that comes late, from a link
-// that is over, is told apart.
+// linked marks an event of a link, so that a late event of an earlier link is
+// told apart.
 type linked struct {
 	Event
 	from *link
@@ -224,22 +292,27 @@ func (s *Session) step(ctx context.Context, ev Event) {
 	}
 	before := s.m.State()
 	acts := s.m.Step(ev)
-	s.note(before, ev)
+	s.report(before, ev)
 	for _, a := range acts {
 		s.do(ctx, a)
 	}
-	s.status.stepped(s.m.State(), s.m.Acked(), s.rec.Generation)
+	now := s.m.State()
+	if now != Protected {
+		s.trigger.close()
+	}
+	s.status.set(func(v *Status) { v.State, v.Epoch, v.Generation = now, s.m.Acked(), s.ownership.Generation })
+	s.answerFailovers()
 }
 
-// note logs what an operator cares about.
-func (s *Session) note(before State, ev Event) {
+// report logs what an operator cares about.
+func (s *Session) report(before State, ev Event) {
 	now := s.m.State()
 	var why error
 	switch ev := ev.(type) {
 	case BackupLost:
 		why = ev.Err
-	case ReplicaDropped:
-		if before != Dropping { // there it is what was asked for, and why is known
+	case ReplicaDestroyed:
+		if before != Ending { // there it was asked for, and the reason is known
 			why = ev.Err
 		}
 	case ConnectFailed:
@@ -267,7 +340,7 @@ func (s *Session) note(before State, ev Event) {
 		f = append(f, zap.NamedError("why", why))
 	}
 	switch now {
-	case Doubt, Fenced:
+	case Arbitrating, Blocked:
 		s.Log.Error("protection lost, output held", f...)
 	case Detaching:
 		s.Log.Warn("protection lost, this host is the only runner", f...)
@@ -281,20 +354,20 @@ func (s *Session) note(before State, ev Event) {
 func (s *Session) do(ctx context.Context, a Action) {
 	switch a := a.(type) {
 	case Connect:
-		gen := s.rec.Generation
+		gen := s.ownership.Generation
 		s.spawn(func() { s.connect(ctx, gen) })
 	case AskOwner:
 		s.spawn(func() { s.askOwner(ctx) })
-	case AskArbiter:
-		gen := s.rec.Generation
-		s.spawn(func() { s.askArbiter(ctx, gen, a.Handed) })
+	case Claim:
+		gen := s.ownership.Generation
+		s.spawn(func() { s.claim(ctx, gen, a.Handed) })
 	case SyncDisks:
 		s.beginSession(ctx)
 	case BeginSave:
 		// From the first byte on, a successor of this process must ask before
 		// it lets anything out.
-		s.rec.Exposed = true
-		if err := s.Store.Save(s.Domain, s.rec); err != nil {
+		s.ownership.Exposed = true
+		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 			s.save = nil
 			s.postLater(ctx, saved{SaveEnded{err}, nil})
 			return
@@ -316,74 +389,74 @@ func (s *Session) do(ctx context.Context, a Action) {
 		}
 		s.within(s.Settings.AckTimeout, "no ack", progress)
 	case Release:
-		if s.m.State() != Dropping { // there it is the backup's word that is waited for
+		if s.m.State() != Ending { // there the limit is of the backup's answer
 			s.limit = s.limit.stop()
 		}
-		s.status.acked(a.Epoch, s.save.spool)
-		if err := s.Output.Release(a.Epoch); err != nil {
+		s.status.acked(a.Epoch, s.trigger.open(), s.save.spool)
+		if err := s.Gates.Release(a.Epoch); err != nil {
 			s.fail(ctx, fmt.Errorf("release epoch %d: %w", a.Epoch, err))
 		}
 	case HandOver:
-		// What was released must have left before the backup, or the end of
-		// this domain, can get in its way.
+		// Released output must have left before the backup runs the domain and
+		// the domain ends here: either could get in its way.
 		drain, cancel := context.WithTimeout(ctx, s.Settings.FailureTimeout)
-		err := s.Output.Drain(drain)
+		err := s.Gates.Drain(drain)
 		cancel()
 		if err != nil {
 			s.postLater(ctx, NotDrained{fmt.Errorf("what was released has not left: %w", err)})
 			return
 		}
-		// A successor must not have the arbiter take the domain from a backup
-		// that runs it by this host's word.
-		s.rec.Handed = true
-		if err := s.Store.Save(s.Domain, s.rec); err != nil {
-			s.rec.Handed = false
+		// Recorded first: a successor of this process must not claim the domain
+		// from a backup that was told to run it.
+		s.ownership.Handed = true
+		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
+			s.ownership.Handed = false
 			s.postLater(ctx, NotDrained{fmt.Errorf("record the switch-over: %w", err)})
 			return
 		}
-		if err := s.link.write(wire.TypeHandOver, a.Epoch); err != nil {
+		if err := s.link.control.Send(wire.TypeHandOver, a.Epoch); err != nil {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
-	case AskDrop:
-		s.within(s.Settings.AckTimeout, "the backup did not drop its replica", nil)
+	case AskDestroy:
+		s.within(s.Settings.AckTimeout, "the backup did not destroy its replica", nil)
 		if s.link == nil {
-			s.postLater(ctx, BackupLost{wire.ErrHungUp})
-		} else if err := s.link.write(wire.TypeDrop, 0); err != nil {
+			s.postLater(ctx, BackupLost{errHungUp})
+		} else if err := s.link.control.Send(wire.TypeDestroy, 0); err != nil {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
-	case Hold:
+	case Pause:
 		if err := s.Guest.Pause(); err != nil {
-			s.Log.Error("hold the domain", zap.Error(err))
+			s.Log.Error("pause the domain", zap.Error(err))
 		}
-	case Unhold:
+	case Unpause:
 		if err := s.Guest.Unpause(); err != nil {
-			s.Log.Error("let the domain run", zap.Error(err))
+			s.Log.Error("unpause the domain", zap.Error(err))
 		}
-	case Abandon:
-		if err := s.Output.Abandon(); err != nil {
-			s.Log.Error("let the held output out", zap.Error(err))
+	case ReleaseAll:
+		if err := s.Gates.ReleaseAll(); err != nil {
+			s.Log.Error("release all held output", zap.Error(err))
 		}
 		s.resumeLeftover()
 	case NextGeneration:
-		s.rec.Generation++
-		s.rec.Exposed, s.rec.Handed = false, false
-		if err := s.Store.Save(s.Domain, s.rec); err != nil {
+		s.ownership.Generation++
+		s.ownership.Exposed, s.ownership.Handed = false, false
+		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 			s.Log.Error("record the change of owner", zap.Error(err))
 		}
-	case Hangup:
-		if a.Drop && s.link != nil {
-			if err := s.link.write(wire.TypeDrop, 0); err != nil {
-				s.Log.Info("the backup can't be told to drop its replica", zap.Error(err))
+	case HangUp:
+		if a.AskDestroy && s.link != nil {
+			if err := s.link.control.Send(wire.TypeDestroy, 0); err != nil {
+				s.Log.Info("the backup can't be told to destroy its replica", zap.Error(err))
 			}
 		}
 		s.endLink()
 	case RetryLater:
-		s.retry = time.NewTimer(s.Settings.RetryDelay)
+		s.retry = time.After(s.Settings.RetryDelay)
 	case Destroy:
 		s.destroy()
 	case CloseGate:
-		if err := s.Output.Close(); err != nil {
-			s.Log.Error("take down the network gate", zap.Error(err))
+		if err := s.Gates.Close(); err != nil {
+			s.Log.Error("take down the gates", zap.Error(err))
 		}
 	case Exit:
 		if s.save != nil {
@@ -393,47 +466,10 @@ func (s *Session) do(ctx context.Context, a Action) {
 	}
 }
 
-// A limit bounds a wait: a backup that is heard, or a capture that hangs, is no
-// protection. A nil one is none.
-type limit struct {
-	timer    *time.Timer
-	wait     time.Duration
-	err      error
-	progress *spool // each of its moves begins the wait anew; nil: nothing does
-}
-
-// within sets the limit of what is waited for from now on, instead of the one
-// before.
+// within bounds what is waited for from now on, instead of what was before.
 func (s *Session) within(wait time.Duration, what string, progress *spool) {
 	s.limit.stop()
-	s.limit = &limit{time.NewTimer(wait), wait, fmt.Errorf("%s within %v", what, wait), progress}
-}
-
-func (l *limit) due() <-chan time.Time {
-	if l == nil {
-		return nil
-	}
-	return l.timer.C
-}
-
-// extend waits on, if there was progress.
-func (l *limit) extend() bool {
-	if l.progress == nil {
-		return false
-	}
-	left := l.wait - time.Since(l.progress.lastMove())
-	if left <= 0 {
-		return false
-	}
-	l.timer.Reset(left)
-	return true
-}
-
-func (l *limit) stop() *limit {
-	if l != nil {
-		l.timer.Stop()
-	}
-	return nil
+	s.limit = newLimit(wait, what, progress)
 }
 
 // postLater posts from the loop itself.
@@ -452,8 +488,8 @@ func (s *Session) fail(ctx context.Context, err error) {
 func (s *Session) endLink() {
 	s.limit = s.limit.stop()
 	if s.link != nil {
-		if s.Disks != nil {
-			s.Disks.End()
+		if d := s.Gates.Disks; d != nil {
+			d.End()
 		}
 		s.link.close()
 		s.link = nil
@@ -461,20 +497,19 @@ func (s *Session) endLink() {
 }
 
 func (s *Session) destroy() {
-	s.ended = true
 	if s.save != nil {
 		s.save.gone.Store(true)
 	}
-	s.rec.Role, s.rec.Exposed, s.rec.Handed = xlft.HostYielded, false, false
-	if err := s.Store.Save(s.Domain, s.rec); err != nil {
+	s.ownership.Role, s.ownership.Exposed, s.ownership.Handed = xlft.HostYielded, false, false
+	if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 		s.Log.Error("record that the domain was given up", zap.Error(err))
 	}
 	if err := s.Guest.Destroy(); err != nil {
-		// Without the gate the copy could still speak: the gate stays.
+		// Without the gate the copy could still send: the gate stays.
 		s.Log.Error("destroy the local copy; its output stays held", zap.Error(err))
 		return
 	}
-	if err := s.Output.Discard(); err != nil {
+	if err := s.Gates.Discard(); err != nil {
 		s.Log.Error("drop the held output", zap.Error(err))
 	}
 }
@@ -508,7 +543,7 @@ func (s *Session) connect(ctx context.Context, generation uint64) {
 	var l *link
 	o, err := s.offer(generation)
 	if err == nil {
-		l, err = openLink(ctx, s.Dial, s.Software, o, s.Settings.Compress)
+		l, err = openLink(ctx, s.Dial, s.Software, o, s.Settings)
 	}
 	if err != nil {
 		var r *wire.Refusal
@@ -525,42 +560,54 @@ func (s *Session) connect(ctx context.Context, generation uint64) {
 	}
 }
 
+// beginSession starts the link, and has the disks copied.
+func (s *Session) beginSession(ctx context.Context) {
+	l := s.link
+	s.status.set(func(st *Status) { st.SyncTotal = s.Offer.MaxMemKiB << 10 })
+	post := func(ev Event) { s.post(ctx, linked{ev, l}) }
+	s.spawn(func() { l.run(post, s.status.sent) })
+	s.spawn(func() {
+		if d := s.Gates.Disks; d != nil {
+			lost := func(err error) { post(DisksLost{fmt.Errorf("disks: %w", err)}) }
+			if err := d.Replicate(l.ctx, l.session, lost); err != nil {
+				lost(err)
+				return
+			}
+		}
+		post(DisksSynced{})
+	})
+}
+
 func (s *Session) askOwner(ctx context.Context) {
 	ask, cancel := context.WithTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
 	err := wire.Ask(ask, s.Dial, s.Software, wire.TypeOwner,
-		wire.OwnerQuery{Domain: s.Domain, Generation: s.rec.Generation, Reclaim: true}, wire.TypeOwnerResult, &r)
-	ev := Owner{}
+		wire.OwnerQuery{Domain: s.Domain, Generation: s.ownership.Generation, Reclaim: true}, wire.TypeOwnerResult, &r)
+	role := r.Role
 	switch {
 	case err != nil:
 		s.Log.Warn("the backup can't say who owns the domain", zap.Error(err))
-		ev.Unreachable = true
-	case r.Role == wire.RoleRunning && r.Generation >= s.rec.Generation:
-		ev.Role = RoleRunning
-	case r.Role == wire.RoleReplica:
-		ev.Unreachable = true // it is asking the arbiter itself
+		role = ""
+	case role == wire.RoleRunning && r.Generation < s.ownership.Generation:
+		role = wire.RoleNone // an earlier owner of the domain
 	}
-	s.post(ctx, ev)
+	s.post(ctx, Owner{role})
 }
 
-func (s *Session) askArbiter(ctx context.Context, gen uint64, handed bool) {
-	v := xlft.Lost
-	won, err := s.Arbiter.Claim(ctx, xlft.ArbiterQuery{Domain: s.Domain, Generation: gen, Asker: xlft.AskerPrimary, Peer: s.Peer, Handed: handed})
-	switch {
-	case err != nil:
+func (s *Session) claim(ctx context.Context, gen uint64, handed bool) {
+	c := xlft.Claim{Domain: s.Domain, Generation: gen, Side: xlft.Primary, Peer: s.Peer, Handed: handed}
+	v, err := xlft.Arbitrate(ctx, s.Arbiter, c)
+	if err != nil {
 		s.Log.Error("arbiter can't be reached", zap.Stringer("arbiter", s.Arbiter), zap.Error(err))
-		v = xlft.Unreachable
-	case won:
-		v = xlft.Won
 	}
 	s.Log.Warn("arbiter answered", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", gen), zap.Stringer("verdict", v))
-	s.post(ctx, Solo{v})
+	s.post(ctx, Arbitrated{v})
 }
 
 // watchGuest notices the domain's own end.
 func (s *Session) watchGuest(ctx context.Context) {
-	t := time.NewTicker(guestLook)
+	t := time.NewTicker(guestPoll)
 	defer t.Stop()
 	for {
 		select {
@@ -580,56 +627,5 @@ func (s *Session) watchGuest(ctx context.Context) {
 	}
 }
 
-// guestLook is how often the domain's own end is looked for.
-const guestLook = time.Second
-
-// lookAtMost is the longest time between two looks at counters.
-const lookAtMost = 25 * time.Millisecond
-
-// watchTriggers asks for checkpoints. It looks at counters far more often than
-// it asks; the machine takes only what fits.
-func (s *Session) watchTriggers(ctx context.Context) {
-	// However long an epoch may be, a gate fills up in its own time.
-	look := time.NewTicker(min(max(s.Settings.EpochMax/8, 2*time.Millisecond), lookAtMost))
-	defer look.Stop()
-	for {
-		why := Why("")
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.Events:
-			why = WhyOutput
-		case <-look.C:
-		}
-		begun, ok := s.status.openEpoch()
-		if !ok {
-			continue
-		}
-		switch {
-		case why != "":
-		case time.Since(begun) >= s.Settings.EpochMax:
-			why = WhyInterval
-		case s.backlogged():
-			why = WhyBacklog
-		case s.dirty():
-			why = WhyDirty
-		default:
-			continue
-		}
-		s.post(ctx, Trigger{why})
-	}
-}
-
-// backlogged: the gate nears its limit, and would drop.
-func (s *Session) backlogged() bool {
-	held, limit, err := s.Output.Held()
-	return err == nil && limit > 0 && held > limit/2
-}
-
-func (s *Session) dirty() bool {
-	if s.Settings.DirtyMax == 0 {
-		return false
-	}
-	n, err := s.Guest.DirtyPages()
-	return err == nil && n >= s.Settings.DirtyMax
-}
+// guestPoll is how often the domain's own end is looked for.
+const guestPoll = time.Second

@@ -101,11 +101,6 @@ func (s *spool) ReadFrom(r io.Reader) (int64, error) {
 	}
 }
 
-// Write is there to make a spool an io.Writer; io.Copy uses ReadFrom.
-func (s *spool) Write(p []byte) (int, error) {
-	return 0, errors.New("a spool takes its stream by ReadFrom")
-}
-
 func (s *spool) writing() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

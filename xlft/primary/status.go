@@ -1,26 +1,18 @@
 package primary
 
 import (
-	"slices"
 	"sync"
 	"time"
-)
 
-// Pause is how long one checkpoint stopped the domain, in parts.
-type Pause struct {
-	Suspend time.Duration `json:"suspend_ns"` // from asking until it stood still
-	Seal    time.Duration `json:"seal_ns"`
-	Capture time.Duration `json:"capture_ns"`
-	Resume  time.Duration `json:"resume_ns"`
-	Total   time.Duration `json:"total_ns"`
-}
+	"xlft/xlft"
+)
 
 // Status is what an operator sees of a Session.
 type Status struct {
 	Domain     string    `json:"domain"`
 	Peer       string    `json:"peer"`
 	Arbiter    string    `json:"arbiter"`
-	State      string    `json:"state"`
+	State      State     `json:"state"`
 	Protected  bool      `json:"protected"`
 	Since      time.Time `json:"since"`
 	Generation uint64    `json:"generation"`
@@ -28,8 +20,8 @@ type Status struct {
 
 	Epoch     uint64    `json:"epoch"` // newest acked
 	LastAck   time.Time `json:"last_ack"`
-	SeedBytes uint64    `json:"seed_bytes"` // sent of the first checkpoint
-	SeedTotal uint64    `json:"seed_total"` // its size, estimated
+	SyncBytes uint64    `json:"sync_bytes"` // sent of the first checkpoint
+	SyncTotal uint64    `json:"sync_total"` // its size, estimated
 
 	Checkpoints uint64 `json:"checkpoints"` // acked since the session began
 	PagesSent   uint64 `json:"pages_sent"`
@@ -37,29 +29,25 @@ type Status struct {
 	Overflows   uint64 `json:"overflows"` // checkpoints of this save too large for the memory limit
 	PeakSpool   int64  `json:"peak_spool_bytes"`
 
-	// Over the last checkpoints, at most pausesKept of them.
-	PauseMedian Pause         `json:"pause_median"`
-	PauseWorst  Pause         `json:"pause_worst"`
+	// Over the last checkpoints, but for the first: 1024 at most.
+	PauseMedian Downtime      `json:"pause_median"`
+	PauseWorst  Downtime      `json:"pause_worst"`
 	AckMedian   time.Duration `json:"ack_median_ns"` // from resume to ack
-	BytesMedian uint64        `json:"bytes_median"`  // per checkpoint, without the first
+	BytesMedian uint64        `json:"bytes_median"`  // per checkpoint
 
 	HeldBytes uint64 `json:"held_bytes"`
 	HeldLimit uint64 `json:"held_limit_bytes"`
 
-	Disks []DiskProgress `json:"disks,omitempty"`
+	Disks []xlft.DiskProgress `json:"disks,omitempty"`
 }
-
-const pausesKept = 1024
 
 // statusBox holds the status and what it is computed from.
 type statusBox struct {
 	mu      sync.Mutex
 	v       Status
-	begun   time.Time // of the open epoch; zero if none can be ended
-	pauses  ring[Pause]
+	pauses  ring[Downtime]
 	acks    ring[time.Duration]
 	bytes   ring[uint64]
-	resumed time.Time
 	changed chan struct{} // closed and replaced when state or epoch change
 }
 
@@ -70,39 +58,32 @@ func (b *statusBox) set(f func(*Status)) {
 	defer b.mu.Unlock()
 	state, epoch := b.v.State, b.v.Epoch
 	f(&b.v)
-	b.v.Protected = b.v.State == Protected.String() || b.v.State == HandingOver.String()
-	// Counters change with every piece sent; whoever waits must not look, and
-	// ask the kernel, as often.
+	b.v.Protected = b.v.State == Protected || b.v.State == HandingOver
+	// Counters change with every piece sent. Whoever waits for a change looks
+	// at the gate too, and must not ask the kernel that often.
 	if b.v.State != state || b.v.Epoch != epoch {
 		close(b.changed)
 		b.changed = make(chan struct{})
 	}
 }
 
-// stepped takes over what the machine decided. An epoch that was opened stays
-// open only while the domain is protected.
-func (b *statusBox) stepped(state State, epoch, generation uint64) {
-	b.set(func(v *Status) { v.State, v.Epoch, v.Generation = state.String(), epoch, generation })
+func (b *statusBox) lastError() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.v.Protected {
-		b.begun = time.Time{}
-	}
+	return b.v.LastError
 }
 
-// paused counts a pause that ended at now.
-func (b *statusBox) paused(epoch uint64, p Pause, now time.Time) {
+// paused counts a checkpoint's downtime.
+func (b *statusBox) paused(epoch uint64, d Downtime) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.resumed = now
-	b.begun = time.Time{}
 	if epoch > 1 {
-		b.pauses.add(p)
+		b.pauses.add(d)
 	}
 }
 
-// acked opens the next epoch for triggers.
-func (b *statusBox) acked(epoch uint64, sp *spool) {
+// acked counts an ack, of a checkpoint after which the domain resumed then.
+func (b *statusBox) acked(epoch uint64, resumed time.Time, sp *spool) {
 	now := time.Now()
 	peak, overflows := sp.usage()
 	b.set(func(v *Status) {
@@ -112,18 +93,9 @@ func (b *statusBox) acked(epoch uint64, sp *spool) {
 	})
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// The epoch began when the domain resumed, not when the ack came.
-	b.begun = b.resumed
 	if epoch > 1 {
-		b.acks.add(now.Sub(b.resumed))
+		b.acks.add(now.Sub(resumed))
 	}
-}
-
-// openEpoch returns when the epoch that may be ended now began.
-func (b *statusBox) openEpoch() (begun time.Time, ok bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.begun, !b.begun.IsZero() && b.v.State == Protected.String()
 }
 
 // sent counts what left for the backup; a piece has the counts of its epoch up
@@ -131,7 +103,7 @@ func (b *statusBox) openEpoch() (begun time.Time, ok bool) {
 func (b *statusBox) sent(epoch uint64, p piece) {
 	b.set(func(v *Status) {
 		if epoch == 1 {
-			v.SeedBytes = p.stats.Bytes
+			v.SyncBytes = p.stats.Bytes
 		}
 		if p.last {
 			v.PagesSent += p.stats.Pages
@@ -145,10 +117,10 @@ func (b *statusBox) sent(epoch uint64, p piece) {
 	}
 }
 
-// Status returns what is so now.
+// Status returns a snapshot.
 func (s *Session) Status() Status {
 	s.init()
-	held, limit, err := s.Output.Held()
+	held, limit, err := s.Gates.Held()
 	b := &s.status
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -157,10 +129,10 @@ func (s *Session) Status() Status {
 	if err == nil {
 		v.HeldBytes, v.HeldLimit = held, limit
 	}
-	if s.Disks != nil {
-		v.Disks = s.Disks.Progress()
+	if d := s.Gates.Disks; d != nil {
+		v.Disks = d.Progress()
 	}
-	v.PauseMedian, v.PauseWorst = medianPause(b.pauses.all), worstPause(b.pauses.all)
+	v.PauseMedian, v.PauseWorst = medianDowntime(b.pauses.all), worstDowntime(b.pauses.all)
 	v.AckMedian, v.BytesMedian = median(b.acks.all), median(b.bytes.all)
 	return v
 }
@@ -172,53 +144,4 @@ func (s *Session) Changed() <-chan struct{} {
 	s.status.mu.Lock()
 	defer s.status.mu.Unlock()
 	return s.status.changed
-}
-
-func medianPause(all []Pause) Pause {
-	return Pause{
-		Suspend: medianOf(all, func(p Pause) time.Duration { return p.Suspend }),
-		Seal:    medianOf(all, func(p Pause) time.Duration { return p.Seal }),
-		Capture: medianOf(all, func(p Pause) time.Duration { return p.Capture }),
-		Resume:  medianOf(all, func(p Pause) time.Duration { return p.Resume }),
-		Total:   medianOf(all, func(p Pause) time.Duration { return p.Total }),
-	}
-}
-
-func worstPause(all []Pause) Pause {
-	if len(all) == 0 {
-		return Pause{}
-	}
-	return slices.MaxFunc(all, func(a, b Pause) int { return int(a.Total - b.Total) })
-}
-
-func medianOf[T any](all []T, f func(T) time.Duration) time.Duration {
-	vs := make([]time.Duration, len(all))
-	for i, v := range all {
-		vs[i] = f(v)
-	}
-	return median(vs)
-}
-
-func median[T time.Duration | uint64](all []T) T {
-	if len(all) == 0 {
-		return 0
-	}
-	vs := slices.Clone(all)
-	slices.Sort(vs)
-	return vs[len(vs)/2]
-}
-
-// A ring keeps the last pausesKept values, in no order.
-type ring[T any] struct {
-	all []T
-	at  int
-}
-
-func (r *ring[T]) add(v T) {
-	if len(r.all) < pausesKept {
-		r.all = append(r.all, v)
-		return
-	}
-	r.all[r.at] = v
-	r.at = (r.at + 1) % pausesKept
 }

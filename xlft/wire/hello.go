@@ -31,8 +31,8 @@ func Greet(c *Conn, kind ConnKind, session, software string, timeout time.Durati
 	return r, nil
 }
 
-// Welcome is Greet's other side. On an error it has told the peer why; the
-// caller closes the connection and logs.
+// Welcome is the backup's half of Greet. On an error the peer has been told why;
+// the caller closes the connection and logs.
 func Welcome(c *Conn, software string, timeout time.Duration) (Hello, error) {
 	c.SetDeadline(time.Now().Add(timeout))
 	defer c.SetDeadline(time.Time{})
@@ -56,11 +56,11 @@ func Welcome(c *Conn, software string, timeout time.Duration) (Hello, error) {
 			h.Software, h.VersionMin, h.VersionMax, VersionMin, VersionMax))
 	}
 	switch h.Kind {
-	case Control, Data, DiskKind:
+	case KindControl, KindData, KindDisk:
 		if len(h.Session) != 32 {
 			return refuse(CodeProtocol, "session id is not 32 hex digits")
 		}
-	case Query:
+	case KindQuery:
 	default:
 		return refuse(CodeProtocol, fmt.Sprintf("unknown connection kind %.20q", h.Kind))
 	}

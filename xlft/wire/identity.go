@@ -154,7 +154,7 @@ func (id *Identity) TLSConfig(allowed func(Fingerprint) bool) *tls.Config {
 			if len(cs.PeerCertificates) == 0 {
 				return errors.New("peer presented no certificate")
 			}
-			if fp := PeerFingerprint(cs); !allowed(fp) {
+			if fp := peerFingerprint(cs); !allowed(fp) {
 				return &UnknownPeerError{fp}
 			}
 			return nil
@@ -162,7 +162,7 @@ func (id *Identity) TLSConfig(allowed func(Fingerprint) bool) *tls.Config {
 	}
 }
 
-// PeerFingerprint returns the fingerprint of the certificate the peer presented.
-func PeerFingerprint(cs tls.ConnectionState) Fingerprint {
+// peerFingerprint returns the fingerprint of the certificate the peer presented.
+func peerFingerprint(cs tls.ConnectionState) Fingerprint {
 	return sha256.Sum256(cs.PeerCertificates[0].Raw)
 }

@@ -10,10 +10,10 @@ import (
 type ConnKind string
 
 const (
-	Control  ConnKind = "control" // one per session: offer, heartbeats, acks
-	Data     ConnKind = "data"    // one per session: epochs
-	Query    ConnKind = "query"   // one request and its answer
-	DiskKind ConnKind = "disk"    // one per disk of a session: what is written to it
+	KindControl ConnKind = "control" // one per session: offer, heartbeats, acks
+	KindData    ConnKind = "data"    // one per session: epochs
+	KindQuery   ConnKind = "query"   // one request and its answer
+	KindDisk    ConnKind = "disk"    // one per disk of a session: what is written to it
 )
 
 // Hello is the first frame each way. The receiver answers with the version it
@@ -62,23 +62,23 @@ type Disk struct {
 type DiskReady struct {
 	// Journal is how many bytes of writes it holds back, at most.
 	Journal int64 `json:"journal_bytes"`
-	// What its copy is, if it is of one moment: the end of an epoch of an
-	// earlier session.
+	// The checkpoint that the backup's copy is consistent as of, if it is: an
+	// epoch of an earlier session.
 	MarkSession string `json:"mark_session,omitempty"`
 	MarkEpoch   uint64 `json:"mark_epoch,omitempty"`
 }
 
 // Problem is one reason why a domain can't be protected.
 type Problem struct {
-	What   string `json:"what"`   // what is wrong, and where
-	Advice string `json:"advice"` // what to do about it
+	Host   string `json:"host,omitempty"` // the host that has it, as the primary calls that host; the primary fills it in
+	What   string `json:"what"`           // what is wrong
+	Advice string `json:"advice"`         // what to do about it
 }
 
 // CheckResult answers CHECK.
 type CheckResult struct {
-	Software   string    `json:"software"`
-	XenVersion string    `json:"xen_version"`
-	Problems   []Problem `json:"problems"`
+	Software string    `json:"software"`
+	Problems []Problem `json:"problems"`
 }
 
 // OwnerQuery asks the backup what it knows of a domain. With Reclaim set, a
@@ -94,8 +94,8 @@ type OwnerQuery struct {
 type Role string
 
 const (
-	RoleNone    Role = "none"    // nothing known of it, or the replica was dropped
-	RoleReplica Role = "replica" // holds a copy of which it is not known yet whether it will run
+	RoleNone    Role = "none"    // knows nothing of it, or destroyed its replica
+	RoleReplica Role = "replica" // undecided: holds a replica that may come to run
 	RoleRunning Role = "running" // took it over: runs it, or is about to
 )
 
@@ -116,11 +116,10 @@ const (
 	CodeRunning    Code = "running"    // this host runs the domain, or a domain of its name
 	CodeReplica    Code = "replica"    // the replica failed here
 	CodeStopping   Code = "stopping"   // this host stops receiving
-	CodeDropped    Code = "dropped"    // dropped as the primary asked
+	CodeDestroyed  Code = "destroyed"  // the replica was destroyed as the primary asked
 	CodeArbiter    Code = "arbiter"    // the arbiter gave the domain to the primary
 	CodeGeneration Code = "generation" // another session took the domain's place
 	CodeInternal   Code = "internal"   // an error of this host
-	CodeTimeout    Code = "timeout"    // the peer was too slow
 )
 
 // Refusal is a peer's no. It is an error.

@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 
@@ -60,8 +61,8 @@ const (
 	TypeAccept    Type = 4 // empty, backup to primary: send the domain
 	TypeHeartbeat Type = 5 // empty, both ways
 	TypeAck       Type = 6 // epoch: the backup holds all of it, verified
-	TypeDrop      Type = 7 // empty, primary to backup: destroy the replica
-	TypeDropped   Type = 8 // Refusal as JSON, backup to primary: replica gone, it will never run
+	TypeDestroy   Type = 7 // empty, primary to backup: destroy the replica
+	TypeDestroyed Type = 8 // Refusal as JSON, backup to primary: replica gone, it will never run
 	TypeHandOver  Type = 9 // epoch: the backup shall run on from it
 	TypeRunning   Type = 10
 
@@ -83,7 +84,7 @@ const (
 
 var typeNames = map[Type]string{
 	TypeHello: "HELLO", TypeRefuse: "REFUSE", TypeOffer: "OFFER", TypeAccept: "ACCEPT",
-	TypeHeartbeat: "HEARTBEAT", TypeAck: "ACK", TypeDrop: "DROP", TypeDropped: "DROPPED",
+	TypeHeartbeat: "HEARTBEAT", TypeAck: "ACK", TypeDestroy: "DESTROY", TypeDestroyed: "DESTROYED",
 	TypeHandOver: "HANDOVER", TypeRunning: "RUNNING", TypeCheck: "CHECK",
 	TypeCheckResult: "CHECK_RESULT", TypeOwner: "OWNER", TypeOwnerResult: "OWNER_RESULT",
 	TypeEpochBegin: "EPOCH_BEGIN", TypeData: "DATA", TypeEpochEnd: "EPOCH_END",
@@ -102,11 +103,11 @@ func (t Type) String() string {
 // for a heartbeat.
 func (t Type) maxBody() uint32 {
 	switch t {
-	case TypeAccept, TypeHeartbeat, TypeAck, TypeDrop, TypeHandOver, TypeRunning, TypeEpochBegin:
+	case TypeAccept, TypeHeartbeat, TypeAck, TypeDestroy, TypeHandOver, TypeRunning, TypeEpochBegin:
 		return 0
 	case TypeEpochEnd:
 		return epochEndLen
-	case TypeHello, TypeRefuse, TypeDropped, TypeOwner, TypeOwnerResult, TypeDisk, TypeDiskReady:
+	case TypeHello, TypeRefuse, TypeDestroyed, TypeOwner, TypeOwnerResult, TypeDisk, TypeDiskReady:
 		return 16 << 10
 	case TypeOffer, TypeCheck, TypeCheckResult:
 		return 1 << 20
@@ -239,9 +240,9 @@ func (c *Conn) unpack() error {
 	return nil
 }
 
-// Own leaves the last frame's body to the caller for good. The next frames use
-// buf, which may be nil.
-func (c *Conn) Own(buf []byte) { c.body = buf[:0] }
+// TakeBody hands the last frame's body to the caller. The next frame is read
+// into next, which may be nil.
+func (c *Conn) TakeBody(next []byte) { c.body = next[:0] }
 
 // short turns an end inside a frame into io.ErrUnexpectedEOF.
 func short(err error) error {
@@ -284,7 +285,7 @@ func (c *Conn) write(t Type, flags byte, epoch uint64, body []byte) error {
 		_, err := c.Write(c.whdr[:])
 		return err
 	}
-	if sc, ok := c.Conn.(*SecureConn); ok {
+	if sc, ok := c.Conn.(*tlsConn); ok {
 		return sc.writeAll(c.whdr[:], body)
 	}
 	bufs := net.Buffers{c.whdr[:], body}
@@ -302,7 +303,7 @@ func (c *Conn) WriteJSON(t Type, epoch uint64, v any) error {
 }
 
 // Expect reads the next frame, which must be of type t, and decodes its JSON
-// body into v unless v is nil. A REFUSE or DROPPED frame instead is returned
+// body into v unless v is nil. A REFUSE or DESTROYED frame instead is returned
 // as its *Refusal.
 func (c *Conn) Expect(t Type, v any) error {
 	f, err := c.ReadFrame()
@@ -310,7 +311,7 @@ func (c *Conn) Expect(t Type, v any) error {
 		return err
 	}
 	if f.Type != t {
-		if f.Type == TypeRefuse || f.Type == TypeDropped {
+		if f.Type == TypeRefuse || f.Type == TypeDestroyed {
 			return f.Refusal()
 		}
 		return &FrameError{c.off, f.Type, fmt.Errorf("%w: waiting for %v", ErrUnexpected, t)}
@@ -329,7 +330,7 @@ func (f Frame) JSON(v any) error {
 	return nil
 }
 
-// Refusal decodes a REFUSE or DROPPED frame. The error is the refusal itself,
+// Refusal decodes a REFUSE or DESTROYED frame. The error is the refusal itself,
 // or says that it could not be read.
 func (f Frame) Refusal() error {
 	r := new(Refusal)
@@ -346,6 +347,15 @@ type EpochEnd struct {
 	Length uint64 // bytes in all Data bodies
 	CRC    uint32 // CRC-32C (Castagnoli) of all Data bodies
 }
+
+// Add counts the next piece of the epoch's stream.
+func (e *EpochEnd) Add(piece []byte) {
+	e.Length += uint64(len(piece))
+	e.CRC = crc32.Update(e.CRC, castagnoli, piece)
+}
+
+// castagnoli is the polynomial of CRC-32C, which processors compute.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Append encodes e: length u64, crc u32, zero u32; little endian.
 func (e EpochEnd) Append(b []byte) []byte {

@@ -216,10 +216,10 @@ func meet(t *testing.T, client, server *wire.Identity, clientKnows, serverKnows 
 		_, err = wire.Welcome(wire.NewConn(c), "server", 5*time.Second)
 		done <- err
 	}()
-	c, err := wire.Dial(t.Context(), new(net.Dialer), l.Addr().String(), client.TLSConfig(func(f wire.Fingerprint) bool { return f == clientKnows }))
+	c, err := client.Dialer(l.Addr().String(), clientKnows)(t.Context())
 	if err == nil {
 		defer c.Close()
-		_, err = wire.Greet(wire.NewConn(c), wire.Query, "", "client", 5*time.Second)
+		_, err = wire.Greet(wire.NewConn(c), wire.KindQuery, "", "client", 5*time.Second)
 	}
 	return err, <-done
 }
@@ -244,7 +244,7 @@ func TestVersionRefused(t *testing.T) {
 	defer ours.Close()
 	go func() {
 		c := wire.NewConn(theirs)
-		c.WriteJSON(wire.TypeHello, 0, wire.Hello{Magic: "xlft", VersionMin: 7, VersionMax: 9, Software: "xlft 9", Kind: wire.Query})
+		c.WriteJSON(wire.TypeHello, 0, wire.Hello{Magic: "xlft", VersionMin: 7, VersionMax: 9, Software: "xlft 9", Kind: wire.KindQuery})
 		var r *wire.Refusal
 		if err := c.Expect(wire.TypeHello, nil); !errors.As(err, &r) || r.Code != wire.CodeVersion {
 			t.Errorf("the peer heard %v", err)
@@ -293,7 +293,7 @@ func BenchmarkReadData(b *testing.B) {
 
 // What one side writes the other reads, both ways at once, in pieces of every size, and the end of one is the end of
 // the other.
-func TestSecureConn(t *testing.T) {
+func TestTLSConn(t *testing.T) {
 	a, b := identity(t, "a"), identity(t, "b")
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -310,7 +310,7 @@ func TestSecureConn(t *testing.T) {
 		}
 		echoed <- err
 	}()
-	c, err := wire.Dial(t.Context(), new(net.Dialer), inner.Addr().String(), a.TLSConfig(func(f wire.Fingerprint) bool { return f == b.Fingerprint }))
+	c, err := a.Dialer(inner.Addr().String(), b.Fingerprint)(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -207,13 +207,13 @@ net_buffer = %q
 
 // Row is what "xl ft-status --json" prints.
 type Row struct {
-	Domain    string                `json:"domain"`
-	Role      string                `json:"role"`
-	State     string                `json:"state"`
-	Protected bool                  `json:"protected"`
-	Epoch     uint64                `json:"epoch"`
-	Primary   *primary.Status       `json:"primary"`
-	Standby   *backup.StandbyStatus `json:"standby"`
+	Domain    string          `json:"domain"`
+	Role      string          `json:"role"`
+	State     string          `json:"state"`
+	Protected bool            `json:"protected"`
+	Epoch     uint64          `json:"epoch"`
+	Primary   *primary.Status `json:"primary"`
+	Backup    *backup.Status  `json:"backup"`
 }
 
 // Status asks a host about a domain. That it is unprotected is no error.

@@ -142,7 +142,7 @@ func TestStop(t *testing.T) {
 	w.complete(k.end())
 	w.awaitDomains(w.home, w.guest.Name)
 	for _, h := range w.Hosts() {
-		if r := w.status(h); r.Protected || r.Primary != nil || r.Standby != nil {
+		if r := w.status(h); r.Protected || r.Primary != nil || r.Backup != nil {
 			t.Errorf("ft-status on %s: %+v", h.Name(), r)
 		}
 	}

@@ -16,23 +16,11 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
-
-// problemsError is a domain that can't be protected, with every reason.
-type problemsError struct {
-	domain   string
-	problems []wire.Problem
-}
-
-func (e *problemsError) Error() string {
-	return e.domain + " can't be protected now:"
-}
-
-// errAlready: a protector of the domain runs.
-var errAlready = errors.New("is protected already")
 
 // advice says what to do about an error; "" if that is not known.
 func advice(err error) string {
@@ -53,7 +41,7 @@ func advice(err error) string {
 		return "Build it with \"make build-xen\"."
 	case is(xen.ErrNoDomain):
 		return "\"xl list\" shows the domains of this host."
-	case is(errAlready):
+	case is(protector.ErrAlready):
 		return "\"xl ft-status\" shows its protection, \"xl ft-stop\" ends it."
 	case is(control.ErrDown):
 		return "\"xl ft-list\" shows what is protected on this host."
@@ -66,7 +54,7 @@ func advice(err error) string {
 	case errors.As(err, &alert), strings.Contains(err.Error(), "tls: bad certificate"):
 		return "The backup does not know this host's certificate: put this host's fingerprint (\"xlft keygen --show\") into the backup's configuration."
 	case is(syscall.ECONNREFUSED):
-		return "Is the receiver up there? \"systemctl start xlft-receiver.socket\" on the backup, and look at address in the configuration."
+		return "Is xlft-receiver running on the backup? \"systemctl start xlft-receiver.socket\" there, and look at address in the configuration."
 	case is(syscall.EHOSTUNREACH), is(syscall.ENETUNREACH), is(syscall.ETIMEDOUT), is(os.ErrDeadlineExceeded), is(context.DeadlineExceeded):
 		return "Look at the network between the hosts, and at address in the configuration."
 	case is(primary.ErrBothRun):

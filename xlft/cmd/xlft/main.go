@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -67,14 +68,17 @@ The ft- commands are meant to be called through xl: "xl ft-start web1".`,
 	c.AddGroup(&cobra.Group{ID: "domain", Title: "Commands for domains:"}, &cobra.Group{ID: "host", Title: "Commands for hosts:"})
 	c.AddCommand(
 		a.startCommand(), a.stopCommand(), a.statusCommand(), a.listCommand(), a.checkCommand(), a.failoverCommand(),
-		a.keygenCommand(), a.diskCommand(), a.inspectCommand(), a.configCommand(), a.manCommand(c),
+		a.keygenCommand(), a.diskCommand(), a.inspectCommand(), a.configCommand(),
 		a.protectCommand(), a.receiveCommand(), a.workerCommand(),
 	)
+	for _, f := range extra {
+		c.AddCommand(f(c))
+	}
 	return c
 }
 
-// name is the last word of the command, for messages: "ft-start".
-func name(c *cobra.Command) string { return c.Name() }
+// extra makes commands that only a build with their tag has.
+var extra []func(root *cobra.Command) *cobra.Command
 
 // complain prints an error, and what to do about it if that is known.
 func complain(w io.Writer, err error) {
@@ -82,7 +86,7 @@ func complain(w io.Writer, err error) {
 	var ps *problemsError
 	if errors.As(err, &ps) {
 		for _, p := range ps.problems {
-			fmt.Fprintf(w, "  - %s\n    %s\n", p.What, p.Advice)
+			fmt.Fprintf(w, "  - %s: %s\n    %s\n", p.Host, p.What, p.Advice)
 		}
 		return
 	}
@@ -104,4 +108,10 @@ func daemonLog() *zap.Logger {
 		e = zapcore.NewJSONEncoder(enc)
 	}
 	return zap.New(zapcore.NewCore(e, zapcore.Lock(os.Stderr), zap.InfoLevel))
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }

@@ -8,17 +8,17 @@ import (
 	"os"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
 	"xlft/xlft"
-
 	"xlft/xlft/backup"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
-	"xlft/xlft/internal/replica"
+	"xlft/xlft/internal/restore"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/wire"
@@ -61,7 +61,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		return err
 	}
 	copies := &diskserver.Copies{Config: c, Store: store.Dir(c.StateDir)}
-	restorer := &replica.Restorer{Host: h, Log: log, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}}
+	restorer := &restore.Restorer{Host: h, Log: log, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}}
 	st := store.Dir(c.StateDir)
 	err = restorer.Sweep(func(domain string) (bool, error) {
 		rec, err := st.Load(domain)
@@ -79,14 +79,12 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		return err
 	}
 	l := wire.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return names[f] != "" }))
+	dial := func(p config.Peer) wire.Dialer { return id.Dialer(p.Address, p.Fingerprint) }
 	r := &backup.Receiver{
-		Software: software(), Restorer: restorer, Arbiter: arbiter(c, id, log), Store: st, Log: log,
-		PeerName: func(nc net.Conn) string {
-			tc, ok := nc.(*wire.SecureConn)
-			if !ok || len(tc.ConnectionState().PeerCertificates) == 0 {
-				return ""
-			}
-			return names[wire.PeerFingerprint(tc.ConnectionState())]
+		Software: software(), Restorer: restorer, Arbiter: arbiter.New(c, software(), dial, log), Store: st, Log: log,
+		PeerName: func(c net.Conn) string {
+			f, _ := wire.PeerOf(c)
+			return names[f]
 		},
 		Disks: copies, RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory,
 	}
@@ -104,25 +102,10 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	defer stop()
 	log.Info("receiving", zap.Stringer("address", l.Addr()), zap.Stringer("arbiter", r.Arbiter), zap.Stringer("fingerprint", id.Fingerprint))
 	daemon.SdNotify(false, daemon.SdNotifyReady)
-	over := make(chan struct{})
-	defer close(over)
-	go tellSystemd(r, changed, over)
+	done := make(chan struct{})
+	defer close(done)
+	go notifySystemdOf(r, changed, done)
 	return r.Serve(ctx, l)
-}
-
-// listener returns systemd's socket if there is one.
-func listener(address string) (net.Listener, error) {
-	ls, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("take systemd's socket: %w", err)
-	}
-	switch len(ls) {
-	case 0:
-		return net.Listen("tcp", address)
-	case 1:
-		return ls[0], nil
-	}
-	return nil, fmt.Errorf("systemd handed over %d sockets, not one", len(ls))
 }
 
 func serveReceiver(path string, r *backup.Receiver) (stop func(), err error) {
@@ -131,49 +114,11 @@ func serveReceiver(path string, r *backup.Receiver) (stop func(), err error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	control.Handle(mux, "GET /standbys", func(*http.Request) (any, error) { return r.Standbys(), nil })
+	control.Handle(mux, "GET /replicas", func(*http.Request) (any, error) { return r.Replicas(), nil })
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go srv.Serve(l)
 	return func() {
 		srv.Close()
 		os.Remove(path)
 	}, nil
-}
-
-func tellSystemd(r *backup.Receiver, changed, over <-chan struct{}) {
-	interval := watchdogInterval()
-	watch := time.NewTicker(interval / 3)
-	defer watch.Stop()
-	for {
-		all := r.Standbys() // takes the locks that everything here takes
-		ready := 0
-		for _, s := range all {
-			if s.State == backup.Ready.String() {
-				ready++
-			}
-		}
-		daemon.SdNotify(false, fmt.Sprintf("STATUS=%d replicas, %d of them complete\n%s", len(all), ready, daemon.SdNotifyWatchdog))
-		select {
-		case <-changed:
-		case <-watch.C:
-		case <-over:
-			daemon.SdNotify(false, daemon.SdNotifyStopping)
-			return
-		}
-	}
-}
-
-func (a *app) workerCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "restore-worker",
-		Short:  "restore one domain (started by receive)",
-		Args:   cobra.NoArgs,
-		Hidden: true,
-		RunE: func(*cobra.Command, []string) error {
-			if err := replica.Work(daemonLog()); err != nil {
-				return fmt.Errorf("restore-worker: %w", err)
-			}
-			return nil
-		},
-	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,77 +87,5 @@ func TestShimSignals(t *testing.T) {
 	cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); string(buf[:n]) != "got TERM\n" || got != 7 {
 		t.Errorf("%q, status %d, want 7", buf[:n], got)
-	}
-}
-
-// run runs the program's root command.
-func run(t *testing.T, args ...string) (out, complaint string) {
-	t.Helper()
-	var b, e bytes.Buffer
-	c := root()
-	c.SetArgs(args)
-	c.SetOut(&b)
-	c.SetErr(&e)
-	if err := c.ExecuteContext(t.Context()); err != nil {
-		complain(&e, err)
-	}
-	return b.String(), e.String()
-}
-
-func TestComplaints(t *testing.T) {
-	dir := t.TempDir()
-	bad := filepath.Join(dir, "bad.toml")
-	if err := os.WriteFile(bad, []byte("[host]\nnme = \"a\"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"--config", bad, "check-config"}, "check-config: " + bad + ":2: host.nme: unknown key\n  The reference configuration has every key: /usr/local/share/doc/xlft/xlft.toml.\n"},
-		{[]string{"--config", bad, "ft-start", "web1"}, "ft-start: " + bad + ":2: host.nme: unknown key\n  The reference"},
-		{[]string{"--config", dir + "/none", "ft-list"}, "ft-list: " + dir + "/none: no such file or directory\n  Copy the reference configuration"},
-		{[]string{"ft-start"}, "accepts 1 arg(s), received 0"},
-		{[]string{"inspect", dir + "/none"}, "inspect: open " + dir + "/none: no such file or directory"},
-		{[]string{"inspect", bad}, "inspect: " + bad + ": savestream: "},
-		{[]string{"keygen", "--show", "--dir", dir + "/none"}, "keygen: load identity from " + dir + "/none"},
-	} {
-		if _, got := run(t, c.args...); !strings.HasPrefix(got, c.want) {
-			t.Errorf("%v says\n%s\nwant\n%s", c.args, got, c.want)
-		}
-	}
-}
-
-func TestKeygen(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "identity")
-	made, complaint := run(t, "keygen", "--dir", dir, "--name", "alpha")
-	if !strings.HasPrefix(made, "sha256:") || complaint != "" {
-		t.Fatalf("%q %q", made, complaint)
-	}
-	if shown, _ := run(t, "keygen", "--dir", dir, "--show"); shown != made {
-		t.Errorf("shown %q, made %q", shown, made)
-	}
-	if _, complaint := run(t, "keygen", "--dir", dir); !strings.Contains(complaint, "identity exists already") || !strings.Contains(complaint, "--force") {
-		t.Errorf("a second one: %q", complaint)
-	}
-	st, err := os.Stat(filepath.Join(dir, "host.key"))
-	if err != nil || st.Mode().Perm() != 0o600 {
-		t.Errorf("key: %v, %v", st, err)
-	}
-}
-
-// Every command has a man page and says what it does.
-func TestHelp(t *testing.T) {
-	dir := t.TempDir()
-	if _, complaint := run(t, "man", dir); complaint != "" {
-		t.Fatal(complaint)
-	}
-	for _, c := range []string{"ft-start", "ft-stop", "ft-status", "ft-list", "ft-check", "ft-failover", "keygen", "inspect", "receive", "check-config"} {
-		if _, err := os.Stat(filepath.Join(dir, "xlft-"+c+".8")); err != nil {
-			t.Error(err)
-		}
-		if out, _ := run(t, c, "--help"); !strings.Contains(out, "Usage:\n  xlft "+c) {
-			t.Errorf("%s --help prints\n%s", c, out)
-		}
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"xlft/xlft"
 	"xlft/xlft/internal/control"
 
-	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -39,7 +39,7 @@ func DirtyDir(runDir, domain string) string {
 	return filepath.Join(runDir, "dirty", url.PathEscape(domain))
 }
 
-// A Client asks a domain's disk server. It is xlft.Disks too.
+// A Client asks a domain's disk server. It is an xlft.Disks too.
 type Client struct {
 	path  string
 	c     *control.Client // of a session; keeps its connection: a seal is made while the domain stands still
@@ -138,18 +138,23 @@ func (c *Client) End() {
 }
 
 // Progress is xlft.Disks'.
-func (c *Client) Progress() []primary.DiskProgress {
+func (c *Client) Progress() []xlft.DiskProgress {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last.Disks
 }
 
-// Held returns how much of the backup's fullest journal is used, of how much.
-func (c *Client) Held() (held, limit int64) {
+// Held is xlft.Gate's: how much of the backup's fullest journal is used, and its
+// size.
+func (c *Client) Held() (held, limit uint64, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.last.Held, c.last.Limit
+	return uint64(c.last.Held), uint64(c.last.Limit), nil
 }
+
+// Close is xlft.Gate's. The server outlives the protector, and holds nothing any
+// more.
+func (c *Client) Close() error { return nil }
 
 func (c *Client) say(what string) error {
 	if err := c.c.Call(context.Background(), http.MethodPost, what, nil, nil); err != nil {
@@ -192,8 +197,8 @@ func (c *Client) holds() bool {
 	return slices.ContainsFunc(c.order.Disks, func(d wire.Disk) bool { return d.Shared })
 }
 
-// Abandon lets writes that are held go to shared storage.
-func (c *Client) Abandon() error { return c.decide("/abandon") }
+// ReleaseAll lets writes that are held go to shared storage.
+func (c *Client) ReleaseAll() error { return c.decide("/release-all") }
 
 // Discard gives them up, and the disks.
 func (c *Client) Discard() error { return c.decide("/discard") }

@@ -94,7 +94,7 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 		done = append(done, d)
 	}
 	for _, p := range all {
-		if err := c.record(domain, p.VDev, xlft.DiskRecord{State: xlft.DiskActive}); err != nil {
+		if err := c.record(domain, p.VDev, xlft.DiskRecord{State: xlft.UpToDate}); err != nil {
 			return nil, fmt.Errorf("disk %s: %w", p.VDev, err)
 		}
 	}
@@ -112,9 +112,9 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 		return nil, err
 	}
 	switch p.record.State {
-	case xlft.DiskCopying:
+	case xlft.Inconsistent:
 		return nil, errors.New("its first copy was never completed: it is of no moment")
-	case xlft.DiskActive, "":
+	case xlft.UpToDate, "":
 		return nil, nil
 	}
 	// A session that has it, or a domain, is in the way.
@@ -129,7 +129,7 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 
 // look finds out of which epoch a replica is.
 func (p *promotion) look(shared SharedJournal) error {
-	if p.record.State != xlft.DiskReplica {
+	if p.record.State != xlft.Consistent {
 		return nil
 	}
 	p.newest = p.record.Mark.Epoch
@@ -162,7 +162,7 @@ func common(all []*promotion) (epoch uint64, err error) {
 		return 0, nil
 	}
 	for _, p := range all {
-		if p.record.State == xlft.DiskReplica && p.newest == 0 && !p.discard {
+		if p.record.State == xlft.Consistent && p.newest == 0 && !p.discard {
 			epoch = 1 // whose journal has nothing has the first copy
 		}
 	}

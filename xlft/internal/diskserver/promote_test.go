@@ -51,7 +51,7 @@ func (p *place) protect(primary *place, vdev string) *dying {
 	if offer.Shared { // of what the primary sends only this matters here
 		d.replica = diskrepl.NewReplica(unwritten{d.copy}, b)
 	}
-	if err := d.copy.Begin(xlft.DiskCopying); err != nil {
+	if err := d.copy.Begin(xlft.Inconsistent); err != nil {
 		t.Fatal(err)
 	}
 	d.replica.Durable(d.copy.Durable())
@@ -64,7 +64,7 @@ func (p *place) protect(primary *place, vdev string) *dying {
 	}
 	d.seal(1)
 	d.commit(1)
-	if err := d.copy.Record(xlft.DiskRecord{State: xlft.DiskReplica}); err != nil {
+	if err := d.copy.Record(xlft.DiskRecord{State: xlft.Consistent}); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -150,18 +150,18 @@ func TestPromote(t *testing.T) {
 		for _, vdev := range []string{"", "xvda"} {
 			_, err := c.Promote("web1", vdev, AskShared)
 			refused(t, string(st), err, words)
-			if st == xlft.DiskOutdated {
+			if st == xlft.Outdated {
 				break // is promoted the first time
 			}
 		}
 	}
-	refusedWith(xlft.DiskCopying, "never completed")
-	refusedWith(xlft.DiskActive, "already")
+	refusedWith(xlft.Inconsistent, "never completed")
+	refusedWith(xlft.UpToDate, "already")
 	_, err := c.Promote("web1", "xvdz", AskShared)
 	refused(t, "unknown", err, "[domain.web1.disk.xvdz]")
 	_, err = c.Promote("web2", "", AskShared)
 	refused(t, "unknown domain", err, "[domain.web2.disk.")
-	refusedWith(xlft.DiskOutdated, "")
+	refusedWith(xlft.Outdated, "")
 
 	// A session, whose host dies with an epoch acked and not taken in.
 	d := p.protect(primary, "xvda")
@@ -187,7 +187,7 @@ func TestPromote(t *testing.T) {
 	if !bytes.Equal(p.image(), want) {
 		t.Error("the disk is not that of the epoch that was acked")
 	}
-	if st := p.states("xvda"); st[0] != xlft.DiskActive {
+	if st := p.states("xvda"); st[0] != xlft.UpToDate {
 		t.Errorf("%v", st)
 	}
 	if left, err := c.durable("web1", "xvda").Any(); left || err != nil {
@@ -228,19 +228,19 @@ func TestPromoteTogether(t *testing.T) {
 			t.Errorf("%s has %q", vdev, got)
 		}
 	}
-	if st := fmt.Sprint(p.states("xvda", "xvdb")); st != "[active active]" {
+	if st := fmt.Sprint(p.states("xvda", "xvdb")); st != "[up-to-date up-to-date]" {
 		t.Error(st)
 	}
 
 	// Two that can't be brought together stay as they are, unless each is asked for alone.
 	for v, e := range map[string]uint64{"xvda": 7, "xvdb": 9} {
-		if err := p.store.SaveDisk("web1", v, xlft.DiskRecord{State: xlft.DiskReplica, Mark: diskrepl.Mark{Session: "s", Epoch: e}}); err != nil {
+		if err := p.store.SaveDisk("web1", v, xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.Mark{Session: "s", Epoch: e}}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	_, err = c.Promote("web1", "", AskShared)
 	refused(t, "two checkpoints", err, "one by one")
-	if st := fmt.Sprint(p.states("xvda", "xvdb")); st != "[replica replica]" {
+	if st := fmt.Sprint(p.states("xvda", "xvdb")); st != "[consistent consistent]" {
 		t.Error(st)
 	}
 	for _, v := range []string{"xvda", "xvdb"} {
@@ -265,7 +265,7 @@ func TestPromoteShared(t *testing.T) {
 		}
 		_, err := d.copies.Promote("web1", "", AskShared)
 		refused(t, "a journal of shared storage", err, "--replay")
-		if got := p.at("xvdb", 4711, 5); got != "bbbbb" || p.states("xvdb")[0] != xlft.DiskReplica {
+		if got := p.at("xvdb", 4711, 5); got != "bbbbb" || p.states("xvdb")[0] != xlft.Consistent {
 			t.Errorf("refused, and the disk has %q, %v", got, p.states("xvdb"))
 		}
 		if _, err := d.copies.Promote("web1", "", how); err != nil {

@@ -29,7 +29,6 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
-	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -106,7 +105,7 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	if st != "" && st != xlft.DiskActive {
+	if st != "" && st != xlft.UpToDate {
 		return nil, fmt.Errorf("%s is a copy (%s) that another host keeps or kept here: the domain does not run from it. If that host is lost for good and the copy is a \"replica\", \"xlft disk promote %s\" makes it the disk", conf.Path, st, s.Config.Name)
 	}
 	f, err := openConfigured(conf)
@@ -418,7 +417,7 @@ type Order struct {
 
 // Report is what a replication says of itself, again and again.
 type Report struct {
-	Disks []primary.DiskProgress `json:"disks"`
+	Disks []xlft.DiskProgress `json:"disks"`
 	// Held and Limit are of the disk whose journal at the backup is fullest.
 	Held  int64  `json:"held"`
 	Limit int64  `json:"limit"`
@@ -533,7 +532,7 @@ func (s *Server) link(ctx context.Context, v *session, dial wire.Dialer, id stri
 	if err := d.mirror.AwaitUnheld(ctx); err != nil {
 		return fmt.Errorf("disk %s: write what was held: %w", want.VDev, err)
 	}
-	conn, ready, err := wire.DialDisk(ctx, dial, s.Software, id, want)
+	conn, ready, err := wire.OpenDisk(ctx, dial, s.Software, id, want)
 	if err != nil {
 		return err
 	}
@@ -568,7 +567,7 @@ func (v *session) report(disks []wire.Disk) Report {
 		if l == nil {
 			continue
 		}
-		r.Disks = append(r.Disks, primary.DiskProgress{VDev: d.VDev, Progress: l.Progress()})
+		r.Disks = append(r.Disks, xlft.DiskProgress{VDev: d.VDev, Progress: l.Progress()})
 		held, limit := l.Unacked()
 		if r.Limit == 0 || held*r.Limit > r.Held*limit {
 			r.Held, r.Limit = held, limit
@@ -608,9 +607,9 @@ func (s *Server) Release(epoch uint64) error {
 	return err
 }
 
-// Abandon lets what is held of all disks go to the storage, and holds nothing
+// ReleaseAll lets what is held of all disks go to the storage, and holds nothing
 // any more. It does not wait.
-func (s *Server) Abandon() error {
+func (s *Server) ReleaseAll() error {
 	var all error
 	for _, m := range s.mirrors() {
 		all = errors.Join(all, m.Unhold())
@@ -672,7 +671,7 @@ func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) erro
 	control.Handle(mux, "POST /detach/{vdev}", disk(func(vdev string) (any, error) { return nil, s.Detach(vdev) }))
 	control.Handle(mux, "POST /seal/{epoch}", epoch(s.Seal))
 	control.Handle(mux, "POST /release/{epoch}", epoch(s.Release))
-	control.Handle(mux, "POST /abandon", func(*http.Request) (any, error) { return nil, s.Abandon() })
+	control.Handle(mux, "POST /release-all", func(*http.Request) (any, error) { return nil, s.ReleaseAll() })
 	control.Handle(mux, "POST /discard", func(*http.Request) (any, error) { return nil, s.Discard() })
 	control.Handle(mux, "POST /drain", func(r *http.Request) (any, error) { return nil, s.Drain(r.Context()) })
 	mux.HandleFunc("POST /replicate", s.serveReplicate)

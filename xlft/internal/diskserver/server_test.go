@@ -126,26 +126,6 @@ func TestLastDetachIsAnswered(t *testing.T) {
 	}
 }
 
-// gates are the disk's part of what a session seals.
-type gates struct {
-	xlft.Output
-	c *Client
-}
-
-func (g gates) Seal(e uint64) error    { return errors.Join(g.Output.Seal(e), g.c.Seal(e)) }
-func (g gates) Release(e uint64) error { return errors.Join(g.Output.Release(e), g.c.Release(e)) }
-
-func (g gates) Drain(ctx context.Context) error {
-	return errors.Join(g.Output.Drain(ctx), g.c.Drain(ctx))
-}
-func (g gates) Abandon() error { return errors.Join(g.Output.Abandon(), g.c.Abandon()) }
-func (g gates) Discard() error { return errors.Join(g.Output.Discard(), g.c.Discard()) }
-
-func (g gates) Held() (held, limit uint64, err error) {
-	h, l := g.c.Held()
-	return uint64(h), uint64(l), nil
-}
-
 // A rig is two places with a network between them, and a session that protects a domain from A to B.
 type rig struct {
 	t        *testing.T
@@ -204,7 +184,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 	r.hostB, r.pa = hostB, pa
 	r.copies = &Copies{Config: r.b.conf, Store: r.b.store}
 	r.receiver = &backup.Receiver{
-		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(), Log: zap.NewNop(), Disks: r.copies,
+		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(r.b.store), Log: zap.NewNop(), Disks: r.copies,
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -218,7 +198,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: 32, Disks: r.client.order.Disks},
 		Settings: primary.Settings{EpochMax: epoch, FailureTimeout: 10 * time.Second, AckTimeout: 10 * time.Second,
 			SuspendTimeout: time.Second, RetryDelay: 50 * time.Millisecond, SpoolLimit: 1 << 20},
-		Guest: pa.Guest(domain), Output: gates{pa.Output(domain), r.client}, Disks: r.client, Arbiter: xlft.None{}, Store: pa.Store(),
+		Guest: pa.Guest(domain), Gates: xlft.Gates{Net: pa.Gate(domain), Disks: r.client}, Arbiter: xlft.None{}, Store: pa.Store(r.a.store),
 		Dial: r.dial, Log: zap.NewNop(),
 	}
 	t.Cleanup(func() {
@@ -305,7 +285,7 @@ func TestSession(t *testing.T) {
 	refused(t, "check", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: size}), "")
 
 	r.protect()
-	if st := r.state(); st == xlft.DiskActive {
+	if st := r.state(); st == xlft.UpToDate {
 		t.Errorf("the copy is %q", st)
 	}
 	_, err := r.copies.Open("web1", wire.Disk{VDev: "xvda", Size: size})
@@ -320,7 +300,7 @@ func TestSession(t *testing.T) {
 		r.await("more epochs", func(st primary.Status) bool { return st.Epoch >= at+n })
 	}
 	more(2)
-	if st := r.state(); st != xlft.DiskReplica {
+	if st := r.state(); st != xlft.Consistent {
 		t.Errorf("the copy is %q", st)
 	}
 
@@ -351,7 +331,7 @@ func TestSession(t *testing.T) {
 	for r.hostB.Domain("web1") == nil {
 		select {
 		case <-patience:
-			t.Fatalf("no takeover: %+v", r.receiver.Standbys())
+			t.Fatalf("no takeover: %+v", r.receiver.Replicas())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -379,7 +359,7 @@ func TestFullJournal(t *testing.T) {
 	if n < size/(128<<10) {
 		t.Errorf("%d checkpoints for %d bytes through a journal of %d", n, size, 128<<10)
 	}
-	if err := r.session.Failover(t.Context()); err != nil {
+	if _, err := r.session.Failover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-r.ended; err != nil {
@@ -397,7 +377,7 @@ func TestSharedStorage(t *testing.T) {
 	ctx := t.Context()
 	refused(t, "check as a mirror", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: size}), `its storage is "mirror" there and "shared" here`)
 	r.protect()
-	if st := r.state(); st != xlft.DiskReplica {
+	if st := r.state(); st != xlft.Consistent {
 		t.Errorf("the backup's disk is %q", st)
 	}
 	mirror := func() *diskrepl.Mirror {
@@ -450,7 +430,7 @@ func TestSharedStorage(t *testing.T) {
 	// A server that ends when all may go waits for that: its host may be going down.
 	at := r.session.Status().Generation
 	write("host goes down", 4096)
-	if err := r.client.Abandon(); err != nil {
+	if err := r.client.ReleaseAll(); err != nil {
 		t.Fatal(err)
 	}
 	r.stop()
@@ -468,7 +448,7 @@ func TestSharedStorage(t *testing.T) {
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.session.Stop(ctx); err != nil {
+	if _, err := r.session.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-r.ended; err != nil {

@@ -26,8 +26,8 @@ func (d Dir) path(domain string) string {
 	return filepath.Join(string(d), url.PathEscape(domain)+suffix)
 }
 
-// Load returns the zero Record if nothing is known of the domain.
-func (d Dir) Load(domain string) (r xlft.Record, err error) {
+// Load returns the zero Ownership if nothing is known of the domain.
+func (d Dir) Load(domain string) (r xlft.Ownership, err error) {
 	b, err := os.ReadFile(d.path(domain))
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
@@ -42,7 +42,7 @@ func (d Dir) Load(domain string) (r xlft.Record, err error) {
 }
 
 // Save replaces the record.
-func (d Dir) Save(domain string, r xlft.Record) error {
+func (d Dir) Save(domain string, r xlft.Ownership) error {
 	if err := d.save(d.path(domain), r); err != nil {
 		return fmt.Errorf("record who owns %s: %w", domain, err)
 	}
@@ -113,7 +113,7 @@ func (d Dir) SaveDisk(domain, vdev string, r xlft.DiskRecord) error {
 }
 
 // All returns every record, by domain.
-func (d Dir) All() (map[string]xlft.Record, error) {
+func (d Dir) All() (map[string]xlft.Ownership, error) {
 	es, err := os.ReadDir(string(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -121,7 +121,7 @@ func (d Dir) All() (map[string]xlft.Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list known domains: %w", err)
 	}
-	all := map[string]xlft.Record{}
+	all := map[string]xlft.Ownership{}
 	for _, e := range es {
 		name, ok := strings.CutSuffix(e.Name(), suffix)
 		if !ok {

@@ -12,18 +12,18 @@ import (
 
 func TestStore(t *testing.T) {
 	d := store.Dir(filepath.Join(t.TempDir(), "new", "dir"))
-	if r, err := d.Load("web1"); err != nil || r != (xlft.Record{}) {
+	if r, err := d.Load("web1"); err != nil || r != (xlft.Ownership{}) {
 		t.Errorf("unknown domain: %+v, %v", r, err)
 	}
 	if all, err := d.All(); err != nil || len(all) != 0 {
 		t.Errorf("empty store: %v, %v", all, err)
 	}
-	want := map[string]xlft.Record{
+	want := map[string]xlft.Ownership{
 		"web1":          {Generation: 3, Role: xlft.HostPrimary, Peer: "beta", Exposed: true, Instance: "boot/1"},
 		"../../etc/x y": {Generation: 1, Role: xlft.HostOwner, Peer: "alpha"},
 	}
 	for n, r := range want {
-		if err := d.Save(n, xlft.Record{Generation: 99}); err != nil {
+		if err := d.Save(n, xlft.Ownership{Generation: 99}); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.Save(n, r); err != nil {

@@ -38,7 +38,7 @@ const (
 // finish it, beyond the caller's patience: cancelling is no longer possible.
 const ackGrace = 30 * time.Second
 
-// Guest is an xlft.Guest on this host.
+// Guest is an xlft.Guest on this host: a domain of this host that can be saved.
 type Guest struct {
 	h *Host
 	d Domain
@@ -73,7 +73,7 @@ func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 		case st == C.XLFT_SUSPENDED:
 			return asked, nil
 		case st == C.XLFT_OVER || st == C.XLFT_GONE:
-			return asked, fmt.Errorf("%w: %s", xlft.ErrGuestEnded, overWhy(st, int(reason)))
+			return asked, fmt.Errorf("%w: %s", xlft.ErrGuestEnded, endReason(st, int(reason)))
 		case st < 0:
 			return asked, fmt.Errorf("wait for the suspend of domain %d: errno %d", g.d.ID, -st)
 		}
@@ -100,7 +100,7 @@ func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 // that it keeps its devices.
 func (g *Guest) Resume() error {
 	if r, err := C.xc_domain_resume(g.h.xch, g.id(), 1); r != 0 {
-		return fmt.Errorf("resume domain %d: %w%s", g.d.ID, err, g.h.taken())
+		return fmt.Errorf("resume domain %d: %w%s", g.d.ID, err, g.h.lastErrors())
 	}
 	// xenstored forgets that the domain was shut down, so that its next
 	// shutdown is told again. The domain runs already, and nobody waits.
@@ -138,11 +138,11 @@ func (g *Guest) State() (xlft.GuestState, string, error) {
 	case st == C.XLFT_SUSPENDED:
 		return xlft.GuestSuspended, "", nil
 	}
-	return xlft.GuestOver, overWhy(st, reason), nil
+	return xlft.GuestOver, endReason(st, reason), nil
 }
 
-// overWhy words the end of a domain; reasons are SHUTDOWN_xxx of xen/sched.h.
-func overWhy(st C.int, reason int) string {
+// endReason says how a domain ended; reasons are SHUTDOWN_xxx of xen/sched.h.
+func endReason(st C.int, reason int) string {
 	if st == C.XLFT_GONE {
 		return "destroyed"
 	}
@@ -163,7 +163,7 @@ type saving struct {
 
 // Save runs xc_domain_save with a Remus stream. libxc writes to a pipe, which
 // a goroutine copies to dst, so that dst needs no file descriptor.
-func (g *Guest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) error {
+func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("make pipe: %w", err)
@@ -173,7 +173,7 @@ func (g *Guest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) e
 
 	drained := make(chan error, 1)
 	go func() {
-		_, err := io.Copy(dst, r)
+		_, err := dst.ReadFrom(r)
 		// libxc must come to its end by its own steps, also when nobody
 		// wants its stream any more.
 		io.Copy(io.Discard, r)
@@ -184,7 +184,7 @@ func (g *Guest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) e
 	handle := cgo.NewHandle(s)
 	defer handle.Delete()
 	rc, errno := C.xlft_save(g.h.xch, C.int(w.Fd()), g.id(), C.uintptr_t(handle))
-	said := g.h.taken()
+	why := g.h.lastErrors()
 	w.Close()
 	derr := <-drained
 	switch {
@@ -195,7 +195,7 @@ func (g *Guest) Save(ctx context.Context, dst io.Writer, hooks xlft.SaveHooks) e
 	case derr != nil:
 		return derr
 	case rc != 0:
-		return fmt.Errorf("xc_domain_save: %w%s", errno, said)
+		return fmt.Errorf("xc_domain_save: %w%s", errno, why)
 	}
 	return nil
 }

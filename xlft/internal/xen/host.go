@@ -34,7 +34,7 @@ type Host struct {
 func Open() (*Host, error) {
 	h := &Host{log: C.xlft_logger_new()}
 	fail := func(what string, err error) (*Host, error) {
-		msg := h.taken()
+		msg := h.lastErrors()
 		h.Close()
 		return nil, fmt.Errorf("%s: %w%s (is this a Xen dom0, are you root, is xenstored up?)", what, err, msg)
 	}
@@ -75,9 +75,9 @@ func (h *Host) ctx() *C.libxl_ctx {
 	return (*C.libxl_ctx)(f.UnsafePointer())
 }
 
-// taken returns what the libraries said since the last call, as a suffix for
+// lastErrors returns and clears what libxl and libxc logged, as a suffix for
 // an error.
-func (h *Host) taken() string {
+func (h *Host) lastErrors() string {
 	c := C.xlft_logger_take(h.log)
 	defer C.free(unsafe.Pointer(c))
 	if s := C.GoString(c); s != "" {
@@ -144,7 +144,7 @@ func (h *Host) Config(domid uint32) (json.RawMessage, error) {
 	var rc C.int
 	c := C.xlft_config_json(h.ctx(), C.uint32_t(domid), &rc)
 	if c == nil {
-		return nil, fmt.Errorf("read configuration of domain %d: %w%s", domid, xenlight.Error(rc), h.taken())
+		return nil, fmt.Errorf("read configuration of domain %d: %w%s", domid, xenlight.Error(rc), h.lastErrors())
 	}
 	defer C.free(unsafe.Pointer(c))
 	return json.RawMessage(strings.TrimSpace(C.GoString(c))), nil
@@ -164,7 +164,7 @@ func (h *Host) Destroy(domid uint32) error {
 // Pause stops a domain's vCPUs.
 func (h *Host) Pause(domid uint32) error {
 	if r, err := C.xc_domain_pause(h.xch, C.uint32_t(domid)); r != 0 {
-		return fmt.Errorf("pause domain %d: %w%s", domid, err, h.taken())
+		return fmt.Errorf("pause domain %d: %w%s", domid, err, h.lastErrors())
 	}
 	return nil
 }
@@ -172,7 +172,7 @@ func (h *Host) Pause(domid uint32) error {
 // Unpause undoes Pause, and starts a restored domain.
 func (h *Host) Unpause(domid uint32) error {
 	if r, err := C.xc_domain_unpause(h.xch, C.uint32_t(domid)); r != 0 {
-		return fmt.Errorf("unpause domain %d: %w%s", domid, err, h.taken())
+		return fmt.Errorf("unpause domain %d: %w%s", domid, err, h.lastErrors())
 	}
 	return nil
 }

@@ -33,11 +33,11 @@ func (*Host) Restore(json.RawMessage, string, *os.File) (uint32, error) { return
 // Guest is an xlft.Guest.
 type Guest struct{}
 
-func (*Guest) Save(context.Context, io.Writer, xlft.SaveHooks) error { return ErrNoXen }
-func (*Guest) Suspend(context.Context) (time.Time, error)            { return time.Time{}, ErrNoXen }
-func (*Guest) Resume() error                                         { return ErrNoXen }
-func (*Guest) Pause() error                                          { return ErrNoXen }
-func (*Guest) Unpause() error                                        { return ErrNoXen }
-func (*Guest) Destroy() error                                        { return ErrNoXen }
-func (*Guest) DirtyPages() (uint64, error)                           { return 0, ErrNoXen }
-func (*Guest) State() (xlft.GuestState, string, error)               { return 0, "", ErrNoXen }
+func (*Guest) Save(context.Context, io.ReaderFrom, xlft.SaveHooks) error { return ErrNoXen }
+func (*Guest) Suspend(context.Context) (time.Time, error)                { return time.Time{}, ErrNoXen }
+func (*Guest) Resume() error                                             { return ErrNoXen }
+func (*Guest) Pause() error                                              { return ErrNoXen }
+func (*Guest) Unpause() error                                            { return ErrNoXen }
+func (*Guest) Destroy() error                                            { return ErrNoXen }
+func (*Guest) DirtyPages() (uint64, error)                               { return 0, ErrNoXen }
+func (*Guest) State() (xlft.GuestState, string, error)                   { return 0, "", ErrNoXen }

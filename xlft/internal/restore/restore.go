@@ -1,10 +1,10 @@
-// Package replica makes domains from checkpointed streams, each in a worker
+// Package restore makes domains from checkpointed streams, each in a worker
 // process of its own, because libxl's restore blocks until the stream ends.
 //
-// The one rule a caller must know: a replica lives and dies with its worker's
-// control socket until RunOn; whatever kills the receiver kills the replica
-// and never starts it.
-package replica
+// The one rule a caller must know: until Activate a domain lives and dies with
+// its worker's control socket. Whatever kills the receiver kills the replica and
+// never starts it.
+package restore
 
 import (
 	"context"
@@ -32,7 +32,7 @@ import (
 	"xlft/xlft/wire"
 )
 
-// Restorer is an xlft.Restorer on this host.
+// Restorer is a backup.Restorer on this host.
 type Restorer struct {
 	Host *xen.Host
 	Log  *zap.Logger
@@ -55,7 +55,7 @@ func overheadKiB(c *domconf.Config) uint64 {
 func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 	var ps []wire.Problem
 	add := func(advice, format string, args ...any) {
-		ps = append(ps, wire.Problem{What: "backup: " + fmt.Sprintf(format, args...), Advice: advice})
+		ps = append(ps, wire.Problem{What: fmt.Sprintf(format, args...), Advice: advice})
 	}
 	c, err := domconf.Parse(o.Config)
 	if err != nil {
@@ -71,10 +71,10 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 		add(p.Advice, "%s", p.What)
 	}
 	if older(info.Version, o.XenVersion) {
-		add("Update Xen on the backup.", "its Xen %s is older than the primary's %s, and could not read the domain's state", info.Version, o.XenVersion)
+		add("Update Xen on the backup.", "Xen %s is older than the primary's %s, and could not read the domain's state", info.Version, o.XenVersion)
 	}
 	if c.Create.Type != "pv" && !info.HAP {
-		add("Switch hardware-assisted paging on in the firmware or on Xen's command line.", "its Xen has no hardware-assisted paging, which a %s domain needs", c.Create.Type)
+		add("Switch hardware-assisted paging on in the firmware or on Xen's command line.", "Xen has no hardware-assisted paging, which a %s domain needs", c.Create.Type)
 	}
 	all, err := r.Host.Domains()
 	if err != nil {
@@ -90,7 +90,7 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 	}
 	for _, d := range o.Disks {
 		if err := r.CheckDisk(o.Domain, d); err != nil {
-			add("See docs/disks.md.", "disk %s can't be copied to it: %v", d.VDev, err)
+			add("See docs/disks.md.", "disk %s can't be copied to this host: %v", d.VDev, err)
 		}
 	}
 	for _, d := range c.Disks {
@@ -201,7 +201,7 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 	cmd := exec.Command(r.Command[0], r.Command[1:]...)
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs, pr}
-	w := &worker{
+	d := &Domain{
 		r: r, name: o.Domain, cmd: cmd, control: control, stream: pw,
 		failed: make(chan error, 1), running: make(chan struct{}), exited: make(chan struct{}),
 	}
@@ -210,20 +210,20 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 		pw.Close()
 		return nil, fmt.Errorf("start restore worker: %w", err)
 	}
-	go w.listen()
+	go d.listen()
 	if err := json.NewEncoder(control).Encode(order{Config: o.Config, Name: o.Domain}); err != nil {
-		w.Discard()
+		d.Destroy()
 		return nil, fmt.Errorf("start restore worker: %w", err)
 	}
-	if err := w.write(savestream.LibxlHeader(), savestream.LibxcContextRecord()); err != nil {
-		w.Discard()
+	if err := d.write(savestream.LibxlHeader(), savestream.LibxcContextRecord()); err != nil {
+		d.Destroy()
 		return nil, err
 	}
-	return w, nil
+	return d, nil
 }
 
-// worker is an xlft.Replica.
-type worker struct {
+// Domain is a backup.Replica: a domain that is being restored by a worker.
+type Domain struct {
 	r       *Restorer
 	name    string
 	cmd     *exec.Cmd
@@ -237,8 +237,8 @@ type worker struct {
 }
 
 // listen reads the worker's answers to the end of the process.
-func (w *worker) listen() {
-	in := json.NewDecoder(w.control)
+func (d *Domain) listen() {
+	in := json.NewDecoder(d.control)
 	err := errors.New("restore worker ended")
 	ran := false
 	for {
@@ -251,21 +251,21 @@ func (w *worker) listen() {
 		}
 		if a.Running {
 			ran = true
-			close(w.running)
+			close(d.running)
 		}
 	}
-	if werr := w.cmd.Wait(); werr != nil && !ran {
+	if werr := d.cmd.Wait(); werr != nil && !ran {
 		err = fmt.Errorf("%w (%w)", err, werr)
 	}
 	if !ran {
-		w.failed <- err
+		d.failed <- err
 	}
-	close(w.exited)
+	close(d.exited)
 }
 
-func (w *worker) write(bs ...[]byte) error {
+func (d *Domain) write(bs ...[]byte) error {
 	for _, b := range bs {
-		if _, err := w.Write(b); err != nil {
+		if _, err := d.Write(b); err != nil {
 			return err
 		}
 	}
@@ -273,8 +273,8 @@ func (w *worker) write(bs ...[]byte) error {
 }
 
 // Write feeds the restore.
-func (w *worker) Write(b []byte) (int, error) {
-	n, err := w.stream.Write(b)
+func (d *Domain) Write(b []byte) (int, error) {
+	n, err := d.stream.Write(b)
 	if err != nil {
 		err = fmt.Errorf("feed restore worker: %w", err)
 	}
@@ -282,19 +282,19 @@ func (w *worker) Write(b []byte) (int, error) {
 }
 
 // Checkpoint lets libxc apply what was written.
-func (w *worker) Checkpoint() error { return w.write(savestream.CheckpointEndRecord()) }
+func (d *Domain) Checkpoint() error { return d.write(savestream.CheckpointEndRecord()) }
 
-// RunOn is the point of no return: from its first byte on the worker goes
-// through with it, alone if it must.
-func (w *worker) RunOn(ctx context.Context) error {
-	if err := json.NewEncoder(w.control).Encode(order{Run: true}); err != nil {
-		return fmt.Errorf("tell restore worker to run %s: %w", w.name, err)
+// Activate is the point of no return: from its first byte on the worker completes
+// the domain and runs it, also if the receiver dies meanwhile.
+func (d *Domain) Activate(ctx context.Context) error {
+	if err := json.NewEncoder(d.control).Encode(order{Run: true}); err != nil {
+		return fmt.Errorf("tell restore worker to run %s: %w", d.name, err)
 	}
-	w.stream.Close()
+	d.stream.Close()
 	select {
-	case <-w.running:
+	case <-d.running:
 		return nil
-	case err := <-w.failed:
+	case err := <-d.failed:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -305,41 +305,41 @@ func (w *worker) RunOn(ctx context.Context) error {
 // unread.
 const giveUpTimeout = time.Second
 
-// discardTimeout is what a worker gets to destroy its domain.
-const discardTimeout = time.Minute
+// destroyTimeout is what a worker gets to destroy its domain.
+const destroyTimeout = time.Minute
 
-// Discard ends the worker, which destroys its domain.
-func (w *worker) Discard() error {
-	w.once.Do(func() {
+// Destroy ends the worker, which destroys its domain.
+func (d *Domain) Destroy() error {
+	d.once.Do(func() {
 		// The order matters: a worker that finds its stream ended looks at
 		// the socket to know what to do.
-		if c, ok := w.control.(*net.UnixConn); ok {
+		if c, ok := d.control.(*net.UnixConn); ok {
 			c.CloseWrite()
 		}
-		// Within an epoch, or if it takes no more, the stream's end alone has
-		// to do: the domain is built to its end then, and destroyed.
-		w.stream.SetWriteDeadline(time.Now().Add(giveUpTimeout))
-		w.stream.Write(savestream.FailingRecords())
-		w.stream.Close()
+		// Within an epoch, or if the worker reads no more, the stream's end
+		// alone has to do: then the domain is built to its end, and destroyed.
+		d.stream.SetWriteDeadline(time.Now().Add(giveUpTimeout))
+		d.stream.Write(savestream.FailingRecords())
+		d.stream.Close()
 	})
 	select {
-	case <-w.exited:
-	case <-time.After(discardTimeout):
-		w.cmd.Process.Kill()
-		<-w.exited
+	case <-d.exited:
+	case <-time.After(destroyTimeout):
+		d.cmd.Process.Kill()
+		<-d.exited
 	}
-	w.control.Close()
-	d, err := w.r.Host.Lookup(w.name + suffix)
+	d.control.Close()
+	left, err := d.r.Host.Lookup(d.name + suffix)
 	if errors.Is(err, xen.ErrNoDomain) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return w.r.Host.Destroy(d.ID)
+	return d.r.Host.Destroy(left.ID)
 }
 
-// Failed delivers the error of a worker that ended before RunOn was through.
-func (w *worker) Failed() <-chan error { return w.failed }
+// Failed delivers the error of a worker that ended before Activate was through.
+func (d *Domain) Failed() <-chan error { return d.failed }
 
-var _ io.Writer = (*worker)(nil)
+var _ io.Writer = (*Domain)(nil)

@@ -1,10 +1,4 @@
-// Package fence is the arbiter that takes the other host's power: an agent that
-// keeps ClusterLabs' calling convention does it, and its success is the answer.
-//
-// The one rule a caller must know: an agent that reports success before the
-// host is off breaks promise P3, and with shared storage P2. An agent is to be
-// tried out before domains are trusted to it.
-package fence
+package arbiter
 
 import (
 	"bytes"
@@ -24,74 +18,81 @@ import (
 	"xlft/xlft/wire"
 )
 
-// Arbiter is an xlft.Arbiter.
-type Arbiter struct {
+// A Fence is the xlft.Arbiter that powers the other host off: a fence agent,
+// which keeps ClusterLabs' calling convention, does it, and the agent's success
+// wins the claim.
+//
+// An agent that reports success before the host is off breaks promise P3, and
+// with shared storage P2: try an agent out before domains are trusted to it.
+type Fence struct {
 	// Peers are the hosts that can be fenced.
 	Peers map[string]config.Peer
-	// Ask asks the other host about a domain that this one wants to keep; nil
+	// Ask asks the other host about a domain that this host wants to keep; nil
 	// to fence at once.
 	Ask func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error)
-	// AskTimeout is how long it has to answer before it is fenced.
+	// AskTimeout bounds Ask; then the other host is fenced.
 	AskTimeout time.Duration
-	Log        *zap.Logger
+	// Agent runs a fence agent; nil: RunAgent. A simulation has its own.
+	Agent func(ctx context.Context, f config.Fence, action string) (code int, err error)
+	Log   *zap.Logger
 
-	mu   sync.Mutex
-	turn map[string]*turn
+	mu      sync.Mutex
+	targets map[string]*target
 }
 
-// A turn makes the fencings of a peer come after one another.
-type turn struct {
+// A target is a peer that is fenced once at a time.
+type target struct {
 	mu  sync.Mutex
-	off time.Time // when it was last known to be
+	off time.Time // when it was last known to be off
 }
 
-// errHanded: nobody may fence a host that has been told to run the domain.
+// errHanded: no side may fence a host that has been told to run the domain.
 var errHanded = errors.New("the domain was handed over to the other host, which does not answer: it may run there. It is asked again; bring that host's receiver back")
 
-func (a *Arbiter) String() string { return "fence" }
+func (a *Fence) String() string { return "fence" }
 
 // Claim is xlft.Arbiter's.
-func (a *Arbiter) Claim(ctx context.Context, q xlft.ArbiterQuery) (bool, error) {
-	if q.Handed {
-		if q.Asker == xlft.AskerBackup {
-			return true, nil // by the primary's own word
+func (a *Fence) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
+	if c.Handed {
+		if c.Side == xlft.Backup {
+			return true, nil // with the primary's consent
 		}
 		return false, errHanded
 	}
-	if q.Asker == xlft.AskerPrimary && a.Ask != nil {
+	if c.Side == xlft.Primary && a.Ask != nil {
 		ask, cancel := context.WithTimeout(ctx, a.AskTimeout)
-		r, err := a.Ask(ask, q.Peer, wire.OwnerQuery{Domain: q.Domain, Generation: q.Generation, Reclaim: true})
+		r, err := a.Ask(ask, c.Peer, wire.OwnerQuery{Domain: c.Domain, Generation: c.Generation, Reclaim: true})
 		cancel()
 		switch {
 		case err != nil:
-			a.Log.Warn("the other host does not say that it gave the domain up", zap.String("peer", q.Peer), zap.Error(err))
+			a.Log.Warn("the other host does not say that it gave the domain up", zap.String("peer", c.Peer), zap.Error(err))
 		case r.Role == wire.RoleNone:
 			return true, nil
-		case r.Role == wire.RoleRunning && r.Generation >= q.Generation:
+		case r.Role == wire.RoleRunning && r.Generation >= c.Generation:
 			return false, nil
 		}
 	}
-	if err := a.fence(ctx, q.Peer); err != nil {
+	if err := a.fence(ctx, c.Peer); err != nil {
 		return false, err
 	}
 	return true, nil
 }
 
-// fence takes the peer's power, unless that was done since it was asked for.
-func (a *Arbiter) fence(ctx context.Context, peer string) error {
+// fence powers a peer off, unless that was done after the call.
+func (a *Fence) fence(ctx context.Context, peer string) error {
 	p, ok := a.Peers[peer]
 	if !ok || p.Fence == nil {
 		return fmt.Errorf("no [peer.%s.fence] in the configuration", peer)
 	}
 	asked := time.Now()
 	a.mu.Lock()
-	if a.turn == nil {
-		a.turn = map[string]*turn{}
+	if a.targets == nil {
+		a.targets = map[string]*target{}
 	}
-	t := a.turn[peer]
+	t := a.targets[peer]
 	if t == nil {
-		t = &turn{}
-		a.turn[peer] = t
+		t = &target{}
+		a.targets[peer] = t
 	}
 	a.mu.Unlock()
 	t.mu.Lock()
@@ -109,7 +110,7 @@ func (a *Arbiter) fence(ctx context.Context, peer string) error {
 	}
 	a.Log.Warn("fencing the other host", zap.String("peer", peer), zap.String("agent", p.Fence.Agent))
 	begun := time.Now()
-	if _, err := Run(ctx, *p.Fence, "off"); err != nil {
+	if _, err := a.agent(ctx, *p.Fence, "off"); err != nil {
 		return fmt.Errorf("fence %s: %w", peer, err)
 	}
 	t.off = time.Now()
@@ -118,27 +119,34 @@ func (a *Arbiter) fence(ctx context.Context, peer string) error {
 }
 
 // Check says why a peer could not be fenced now; nil if its agent answers.
-func (a *Arbiter) Check(ctx context.Context, peer string) error {
+func (a *Fence) Check(ctx context.Context, peer string) error {
 	p, ok := a.Peers[peer]
 	if !ok || p.Fence == nil {
 		return fmt.Errorf("no [peer.%s.fence] in the configuration", peer)
 	}
-	code, err := Run(ctx, *p.Fence, "status")
+	code, err := a.agent(ctx, *p.Fence, "status")
 	if err != nil && code != statusOff {
 		return fmt.Errorf("fence agent of %s: %w", peer, err)
 	}
 	return nil
 }
 
+func (a *Fence) agent(ctx context.Context, f config.Fence, action string) (code int, err error) {
+	if a.Agent != nil {
+		return a.Agent(ctx, f, action)
+	}
+	return RunAgent(ctx, f, action)
+}
+
 // statusOff is an agent's exit status if the host is off.
 const statusOff = 2
 
-// output is how much of what an agent says is kept for an error.
-const output = 2 << 10
+// maxOutput is how much of an agent's output an error quotes, in bytes.
+const maxOutput = 2 << 10
 
-// Run runs an agent as ClusterLabs' Fence Agent API says: the options come as
+// RunAgent runs a fence agent as ClusterLabs' Fence Agent API says: options are
 // lines on standard input, and exit status 0 is success.
-func Run(ctx context.Context, f config.Fence, action string) (code int, err error) {
+func RunAgent(ctx context.Context, f config.Fence, action string) (code int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, f.Timeout)
 	defer cancel()
 	var in bytes.Buffer
@@ -154,14 +162,14 @@ func Run(ctx context.Context, f config.Fence, action string) (code int, err erro
 	cmd := exec.CommandContext(ctx, f.Agent)
 	cmd.Stdin = &in
 	cmd.WaitDelay = time.Second // a child of the agent may keep its output open
-	said, err := cmd.CombinedOutput()
+	output, err := cmd.CombinedOutput()
 	if err == nil {
 		return 0, nil
 	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("no answer within %v", f.Timeout)
 	}
-	text := strings.TrimSpace(string(said[:min(len(said), output)]))
+	text := strings.TrimSpace(string(output[:min(len(output), maxOutput)]))
 	if text != "" {
 		text = ": " + text
 	}

@@ -1,4 +1,4 @@
-package replica
+package restore
 
 import (
 	"encoding/json"
@@ -35,8 +35,8 @@ type answer struct {
 	DomID   uint32 `json:"domid,omitempty"`
 }
 
-// suffix marks a replica's name until it runs. It is not xl's "--incoming":
-// what bears it is ours to destroy.
+// suffix marks a replica's name until it runs. It is not xl's "--incoming": a
+// domain with this suffix is ours to destroy.
 const suffix = "--xlft"
 
 // Work is the whole life of a worker process: it restores one domain. The

@@ -1,4 +1,4 @@
-package fence
+package arbiter
 
 import (
 	"context"
@@ -31,8 +31,8 @@ func agent(t *testing.T, script string) (f config.Fence, told func() string) {
 	}
 }
 
-func arbiter(f config.Fence) *Arbiter {
-	return &Arbiter{Peers: map[string]config.Peer{"beta": {Name: "beta", Fence: &f}}, AskTimeout: time.Second, Log: zap.NewNop()}
+func fenceBy(f config.Fence) *Fence {
+	return &Fence{Peers: map[string]config.Peer{"beta": {Name: "beta", Fence: &f}}, AskTimeout: time.Second, Log: zap.NewNop()}
 }
 
 func TestClaim(t *testing.T) {
@@ -52,7 +52,7 @@ func TestClaim(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		script string
-		asker  xlft.Asker
+		side   xlft.Side
 		peer   string
 		handed bool
 		ask    func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error)
@@ -60,25 +60,25 @@ func TestClaim(t *testing.T) {
 		err    string
 		told   string
 	}{
-		{"backup", "exit 0", xlft.AskerBackup, "beta", false, nil, true, "", off},
-		{"agent fails", "echo no route to BMC >&2; exit 1", xlft.AskerBackup, "beta", false, nil, false, "exit status 1: no route to BMC", off},
-		{"agent hangs", "sleep 60", xlft.AskerBackup, "beta", false, nil, false, "no answer within", off},
-		{"unknown peer", "exit 0", xlft.AskerBackup, "gamma", false, nil, false, "no [peer.gamma.fence]", ""},
-		{"handed over, backup", "exit 0", xlft.AskerBackup, "beta", true, nil, true, "", ""},
-		{"handed over, primary", "exit 0", xlft.AskerPrimary, "beta", true, none, false, "was handed over", ""},
-		{"primary, peer silent", "exit 0", xlft.AskerPrimary, "beta", false, silent, true, "", off},
-		{"primary, peer has dropped it", "exit 0", xlft.AskerPrimary, "beta", false, none, true, "", ""},
-		{"primary, peer runs it", "exit 0", xlft.AskerPrimary, "beta", false, runs, false, "", ""},
-		{"primary, peer claims it too", "exit 0", xlft.AskerPrimary, "beta", false, waits, true, "", off},
+		{"backup", "exit 0", xlft.Backup, "beta", false, nil, true, "", off},
+		{"agent fails", "echo no route to BMC >&2; exit 1", xlft.Backup, "beta", false, nil, false, "exit status 1: no route to BMC", off},
+		{"agent hangs", "sleep 60", xlft.Backup, "beta", false, nil, false, "no answer within", off},
+		{"unknown peer", "exit 0", xlft.Backup, "gamma", false, nil, false, "no [peer.gamma.fence]", ""},
+		{"handed over, backup", "exit 0", xlft.Backup, "beta", true, nil, true, "", ""},
+		{"handed over, primary", "exit 0", xlft.Primary, "beta", true, none, false, "was handed over", ""},
+		{"primary, peer silent", "exit 0", xlft.Primary, "beta", false, silent, true, "", off},
+		{"primary, peer has dropped it", "exit 0", xlft.Primary, "beta", false, none, true, "", ""},
+		{"primary, peer runs it", "exit 0", xlft.Primary, "beta", false, runs, false, "", ""},
+		{"primary, peer claims it too", "exit 0", xlft.Primary, "beta", false, waits, true, "", off},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, told := agent(t, c.script)
 			if strings.Contains(c.script, "sleep") {
 				f.Timeout = 200 * time.Millisecond
 			}
-			a := arbiter(f)
+			a := fenceBy(f)
 			a.Ask = c.ask
-			won, err := a.Claim(t.Context(), xlft.ArbiterQuery{Domain: "web1", Generation: 4, Asker: c.asker, Peer: c.peer, Handed: c.handed})
+			won, err := a.Claim(t.Context(), xlft.Claim{Domain: "web1", Generation: 4, Side: c.side, Peer: c.peer, Handed: c.handed})
 			if won != c.won || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 				t.Errorf("won %v, error %v; want %v, %q", won, err, c.won, c.err)
 			}
@@ -93,9 +93,9 @@ func TestClaim(t *testing.T) {
 // later has it fenced again.
 func TestOncePerHost(t *testing.T) {
 	f, told := agent(t, "sleep 0.2")
-	a := arbiter(f)
+	a := fenceBy(f)
 	claim := func() {
-		if won, err := a.Claim(t.Context(), xlft.ArbiterQuery{Asker: xlft.AskerBackup, Peer: "beta"}); !won || err != nil {
+		if won, err := a.Claim(t.Context(), xlft.Claim{Side: xlft.Backup, Peer: "beta"}); !won || err != nil {
 			t.Errorf("won %v, error %v", won, err)
 		}
 	}
@@ -116,7 +116,7 @@ func TestOncePerHost(t *testing.T) {
 func TestCheck(t *testing.T) {
 	for script, want := range map[string]string{"exit 0": "", "exit 2": "", "echo bad password; exit 1": "exit status 1: bad password"} {
 		f, told := agent(t, script)
-		err := arbiter(f).Check(t.Context(), "beta")
+		err := fenceBy(f).Check(t.Context(), "beta")
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", script, err, want)
 		}
@@ -132,7 +132,7 @@ func TestDelay(t *testing.T) {
 	f.Delay = time.Hour
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if won, err := arbiter(f).Claim(ctx, xlft.ArbiterQuery{Asker: xlft.AskerBackup, Peer: "beta"}); won || err == nil {
+	if won, err := fenceBy(f).Claim(ctx, xlft.Claim{Side: xlft.Backup, Peer: "beta"}); won || err == nil {
 		t.Errorf("won %v, error %v", won, err)
 	}
 	if told() != "" {

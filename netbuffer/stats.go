@@ -1,0 +1,97 @@
+package netbuffer
+
+import "errors"
+
+// Stats are the counters of a gate, taken while no epoch changed.
+type Stats struct {
+	Holding bool       // output waits for a release
+	Sealed  uint64     // epoch that is sealed and not released; 0 if none
+	Vifs    []VifStats // in the order of Gate.Vifs
+	Packets uint64     // waiting, of all vifs
+	Bytes   uint64     // of Packets
+	Drops   uint64     // packets of all vifs that found their queue full
+
+	// Fullest is how full the fullest queue is, 0 to 1. A checkpoint is due
+	// before that queue is full.
+	Fullest float64
+}
+
+// VifStats are the counters of one vif, both queues taken together.
+type VifStats struct {
+	Name    string
+	Packets uint64  // waiting
+	Bytes   uint64  // of Packets
+	Limit   uint64  // of each queue, in bytes
+	Fullest float64 // of the two queues, 0 to 1
+	Passed  uint64  // bytes that left
+	Drops   uint64  // packets that found the queue full
+	Gone    bool    // the vif vanished
+}
+
+// Stats reads the queues, and checks that the vifs' packets still go through
+// them: ErrBypassed says that some other program removed a redirect, ErrForeign
+// that it added a filter. The numbers are good even then.
+func (g *Gate) Stats() (Stats, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := Stats{Holding: g.holding}
+	if g.sealed {
+		s.Sealed = g.epoch
+	}
+	if g.closed {
+		return s, g.errorf("stats: %w", ErrClosed)
+	}
+	var errs error
+	for _, v := range g.vifs {
+		stats, err := v.stats(g.opts.limit())
+		if err != nil {
+			errs = errors.Join(errs, g.errorf("stats: %s: %w", v.Name, err))
+		}
+		if g.host != nil && !v.gone {
+			if err := g.host.redirected(v); err != nil {
+				errs = errors.Join(errs, g.errorf("stats: %s: %w", v.Name, err))
+			}
+		}
+		s.Vifs = append(s.Vifs, stats)
+		s.Packets += stats.Packets
+		s.Bytes += stats.Bytes
+		s.Drops += stats.Drops
+		s.Fullest = max(s.Fullest, stats.Fullest)
+	}
+	return s, errs
+}
+
+// stats adds up the two queues of a vif. A queue that can't be read counts as
+// empty, and its error comes back.
+func (v *vif) stats(limit uint32) (VifStats, error) {
+	s := VifStats{Name: v.Name, Limit: uint64(limit), Gone: v.gone}
+	var errs error
+	for q := range 2 {
+		st, err := v.Path.State(q)
+		if err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		s.Packets += st.Packets
+		s.Bytes += st.Bytes
+		s.Passed += st.Passed
+		s.Drops += st.Drops
+		s.Fullest = max(s.Fullest, float64(st.Bytes)/float64(s.Limit))
+	}
+	return s, errs
+}
+
+// Held returns how many bytes wait behind the vif that is fullest, in proportion
+// to its limit, and that limit; 0, 0 without vifs. Errors are those of Stats.
+func (g *Gate) Held() (held, limit uint64, err error) {
+	st, err := g.Stats()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, v := range st.Vifs {
+		if limit == 0 || v.Bytes*limit > held*v.Limit {
+			held, limit = v.Bytes, v.Limit
+		}
+	}
+	return held, limit, nil
+}

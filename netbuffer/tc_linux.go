@@ -1,0 +1,346 @@
+package netbuffer
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// plugHandle is the handle of our root qdisc, filterHandle that of our
+	// filter; a later process knows our filter by it.
+	plugHandle   = 0x786c << 16
+	filterHandle = 0x786c6674
+
+	filterPriority = 1
+
+	// actionIndex plus the index of a vif's first ifb is the index of its
+	// mirred action. The kernel counts up from 1 for programs that don't choose
+	// an index: if the vif vanishes during a Steer, no action of some other
+	// program is changed.
+	actionIndex = 0x78000000
+
+	// ifbQueueLen is how many packets an ifb takes before it tells the qdisc
+	// to wait (it drops none). With 0 it would stop after every packet.
+	ifbQueueLen = 1024
+)
+
+// A tc makes ifbs, qdiscs and filters, in the network namespace that the
+// calling thread had when newTC opened the sockets.
+type tc struct {
+	h     *netlink.Handle
+	socks map[int]*nl.SocketHandle // for requests that netlink.Handle lacks
+}
+
+func newTC() (*tc, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netbuffer: open netlink: %w", err)
+	}
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("netbuffer: open netlink: %w", err)
+	}
+	return &tc{h, map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
+}
+
+func (t *tc) close() {
+	t.h.Close()
+	t.socks[unix.NETLINK_ROUTE].Close()
+}
+
+// A device is the interface and the ifbs behind a vif: the kernel's Path.
+type device struct {
+	tc       *tc
+	vif      netlink.Link    // nil if it vanished
+	ifb      [2]netlink.Link // nil where one is missing of a vif that is gone
+	action   uint32          // index of the mirred action that steers
+	ownQdisc bool            // we made the clsact
+	made     bool            // the ifbs are new
+}
+
+// makeIfb makes an ifb without a qdisc of ours, down.
+func (t *tc) makeIfb(name string, mtu int) (netlink.Link, error) {
+	la := netlink.NewLinkAttrs()
+	la.Name, la.MTU, la.TxQLen = name, mtu, ifbQueueLen
+	if err := t.h.LinkAdd(&netlink.Ifb{LinkAttrs: la}); err != nil {
+		return nil, unsupported("ifb device", "ifb", err)
+	}
+	ifb, err := t.h.LinkByName(name)
+	if err != nil {
+		return nil, err
+	}
+	// Without an address of its own the ifb sends nothing. If it gets one,
+	// packets that the host sends on the ifb wait in the queue and end there.
+	_ = t.h.LinkSetIP6AddrGenMode(ifb, nl.IN6_ADDR_GEN_MODE_NONE)
+	return ifb, nil
+}
+
+// makePlug makes the root qdisc of an ifb, which holds at first, or sets the
+// limit, in bytes, of a plug that exists already.
+func (d *device) makePlug(queue int, limit uint32) error {
+	flags := 0
+	if _, err := d.State(queue); err != nil {
+		flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	}
+	return unsupported("plug qdisc", "sch_plug", d.tc.changePlug(d.ifb[queue], plugLimit, limit, flags))
+}
+
+// addQdisc makes sure that the vif has a place for ingress filters.
+func (d *device) addQdisc() error {
+	qs, err := d.tc.h.QdiscList(d.vif)
+	if err != nil {
+		return err
+	}
+	for _, q := range qs {
+		if q.Attrs().Parent == netlink.HANDLE_INGRESS {
+			if q.Attrs().IngressBlock != nil {
+				return &ForeignError{d.vif.Attrs().Name, "filter block"}
+			}
+			return nil
+		}
+	}
+	err = d.tc.h.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: d.vif.Attrs().Index,
+		Handle:    netlink.MakeHandle(0xffff, 0),
+		Parent:    netlink.HANDLE_CLSACT,
+	}})
+	if err != nil {
+		return unsupported("clsact qdisc", "sch_ingress", err)
+	}
+	d.ownQdisc = true
+	return nil
+}
+
+// hasQdisc reports whether the vif has a place for ingress filters.
+func (t *tc) hasQdisc(vif netlink.Link) bool {
+	qs, err := t.h.QdiscList(vif)
+	return err == nil && slices.ContainsFunc(qs, func(q netlink.Qdisc) bool {
+		return q.Attrs().Parent == netlink.HANDLE_INGRESS
+	})
+}
+
+// filter returns the redirect of the vif to a queue.
+func (d *device) filter(queue int) *netlink.MatchAll {
+	return &netlink.MatchAll{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: d.vif.Attrs().Index,
+			Handle:    filterHandle,
+			Parent:    netlink.HANDLE_MIN_INGRESS,
+			Priority:  filterPriority,
+			Protocol:  unix.ETH_P_ALL,
+		},
+		Actions: []netlink.Action{&netlink.MirredAction{
+			ActionAttrs:  netlink.ActionAttrs{Index: actionIndex | d.ifb[0].Attrs().Index, Action: netlink.TC_ACT_STOLEN},
+			MirredAction: netlink.TCA_EGRESS_REDIR,
+			Ifindex:      d.ifb[queue].Attrs().Index,
+		}},
+	}
+}
+
+// addFilter redirects the vif to a queue, unless the vif is redirected to one
+// already, and keeps the index of the mirred action for Steer. filters are the
+// vif's.
+func (d *device) addFilter(filters []netlink.Filter, queue int) error {
+	for _, f := range filters {
+		if !ours(f) {
+			continue
+		}
+		if r := redirect(f); r != nil && d.has(r.Ifindex) {
+			d.action = uint32(r.Index)
+			return nil
+		}
+		// An earlier gate left it, and the ifb is gone: it drops everything.
+		if err := d.tc.h.FilterDel(d.filter(queue)); err != nil {
+			return err
+		}
+	}
+	err := d.tc.h.FilterAdd(d.filter(queue))
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		if d.tc.knows("matchall") {
+			return unsupported("mirred action", "act_mirred", err)
+		}
+		return unsupported("matchall classifier", "cls_matchall", err)
+	}
+	d.action = uint32(actionIndex | d.ifb[0].Attrs().Index)
+	return err
+}
+
+// has reports whether an ifb of the device has this index.
+func (d *device) has(ifindex int) bool {
+	for _, ifb := range d.ifb {
+		if ifb != nil && ifb.Attrs().Index == ifindex {
+			return true
+		}
+	}
+	return false
+}
+
+// filters returns the ingress filters of an interface, other programs' too.
+func (t *tc) filters(vif netlink.Link) ([]netlink.Filter, error) {
+	fs, err := t.h.FilterList(vif, netlink.HANDLE_MIN_INGRESS)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil // no ingress qdisc
+	}
+	return fs, err
+}
+
+// ours reports whether a filter is the redirect of a gate.
+func ours(f netlink.Filter) bool {
+	return f.Type() == "matchall" && f.Attrs().Handle == filterHandle
+}
+
+// redirect returns the mirred action of a gate's filter, or nil.
+func redirect(f netlink.Filter) *netlink.MirredAction {
+	if m, ok := f.(*netlink.MatchAll); ok && len(m.Actions) == 1 {
+		if r, ok := m.Actions[0].(*netlink.MirredAction); ok {
+			return r
+		}
+	}
+	return nil
+}
+
+// target returns the index of the ifb that a filter redirects to, or 0.
+func target(f netlink.Filter) int {
+	if r := redirect(f); r != nil {
+		return r.Ifindex
+	}
+	return 0
+}
+
+// foreign refuses a vif that some other program filters. Our redirect has to
+// come first, or a filter before it could let packets pass; and a packet that
+// comes back from the ifb is not classified again, so a filter behind the
+// redirect would never see one.
+func foreign(vif netlink.Link, filters []netlink.Filter) error {
+	for _, f := range filters {
+		// A dump shows a classifier without filters as handle 0.
+		if !ours(f) && f.Attrs().Handle != 0 {
+			return &ForeignError{vif.Attrs().Name, fmt.Sprintf("%s filter with priority %d", f.Type(), f.Attrs().Priority)}
+		}
+	}
+	return nil
+}
+
+// Change is for Path.
+func (d *device) Change(queue int, a Action) error {
+	if d.ifb[queue] == nil {
+		return nil
+	}
+	if err := d.tc.changePlug(d.ifb[queue], a, 0, 0); err != nil {
+		return fmt.Errorf("%v: %w", a, err)
+	}
+	return nil
+}
+
+// Steer is for Path. It replaces the target of the mirred action: the kernel
+// swaps a pointer, so each packet goes to one queue or the other.
+func (d *device) Steer(queue int) error {
+	if d.vif == nil {
+		return nil
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_ACK|unix.NLM_F_REPLACE)
+	req.Sockets = d.tc.socks
+	req.AddRawData(make([]byte, 4)) // struct tcamsg, all zero
+	tab := nl.NewRtAttr(nl.TCA_ACT_TAB, nil)
+	act := tab.AddRtAttr(1, nil)
+	act.AddRtAttr(nl.TCA_ACT_KIND, nl.ZeroTerminated("mirred"))
+	parms := nl.TcMirred{Eaction: int32(netlink.TCA_EGRESS_REDIR), Ifindex: uint32(d.ifb[queue].Attrs().Index)}
+	parms.Index, parms.Action = d.action, int32(netlink.TC_ACT_STOLEN)
+	act.AddRtAttr(nl.TCA_ACT_OPTIONS, nil).AddRtAttr(nl.TCA_MIRRED_PARMS, parms.Serialize())
+	req.AddRawData(tab.Serialize())
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("steer: %w", err)
+	}
+	return nil
+}
+
+// Empty is for Path. It compares the packets that the ifb got with those that
+// it handed on.
+func (d *device) Empty(queue int) (bool, error) {
+	if d.ifb[queue] == nil {
+		return true, nil
+	}
+	st, err := d.State(queue)
+	if err != nil || st.Packets > 0 {
+		return false, err
+	}
+	ifb, err := d.tc.h.LinkByIndex(d.ifb[queue].Attrs().Index)
+	if err != nil {
+		return false, fmt.Errorf("read ifb: %w", err)
+	}
+	s := ifb.Attrs().Statistics
+	return s == nil || s.RxPackets-s.RxDropped == s.TxPackets, nil
+}
+
+// request returns a request about the root qdisc of an ifb.
+func (t *tc) request(typ, flags int, ifb netlink.Link) *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(typ, flags)
+	req.Sockets = t.socks
+	req.AddData(&nl.TcMsg{
+		Family:  nl.FAMILY_ALL,
+		Ifindex: int32(ifb.Attrs().Index),
+		Handle:  plugHandle,
+		Parent:  netlink.HANDLE_ROOT,
+	})
+	return req
+}
+
+// changePlug makes, with NLM_F_CREATE, or changes the root qdisc of an ifb.
+func (t *tc) changePlug(ifb netlink.Link, a Action, limit uint32, flags int) error {
+	req := t.request(unix.RTM_NEWQDISC, flags|unix.NLM_F_ACK, ifb)
+	req.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("plug")))
+	req.AddData(nl.NewRtAttr(nl.TCA_OPTIONS, plugOptions(a, limit)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// State is for Path. It asks for this one qdisc: a dump would walk all links of
+// the host.
+func (d *device) State(queue int) (QueueState, error) {
+	if d.ifb[queue] == nil {
+		return QueueState{}, nil
+	}
+	// Before Linux 6.5 or so the answer to a get only goes to multicast groups
+	// unless an echo is asked for.
+	req := d.tc.request(unix.RTM_GETQDISC, unix.NLM_F_ACK|unix.NLM_F_ECHO, d.ifb[queue])
+	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWQDISC)
+	if err != nil {
+		return QueueState{}, fmt.Errorf("read queue: %w", err)
+	}
+	for _, m := range msgs {
+		if st, ok := parsePlug(m); ok {
+			return st, nil
+		}
+	}
+	return QueueState{}, fmt.Errorf("read queue: no plug qdisc on %s", d.ifb[queue].Attrs().Name)
+}
+
+// named reports whether an ifb of the device has this name, with a suffix.
+func (d *device) named(name string) bool {
+	for i, ifb := range d.ifb {
+		if ifb != nil && ifb.Attrs().Name == suffix(name, i) {
+			return true
+		}
+	}
+	return false
+}
+
+// gone reports whether an error says that the object does not exist.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT)
+}
+
+// unsupported turns the errors that the kernel returns for an unknown kind of
+// link, qdisc, classifier or action into an UnsupportedError.
+func unsupported(feature, module string, err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODEV) {
+		return &UnsupportedError{feature, module, err}
+	}
+	return err
+}

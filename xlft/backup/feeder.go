@@ -1,0 +1,121 @@
+package backup
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"xlft/xlft/wire"
+)
+
+// An epoch is a checkpoint as it arrived, verified.
+type epoch struct {
+	number uint64
+	pieces [][]byte
+}
+
+// A feeder gives epochs to a replica's restore, in order. The first one goes
+// there as it arrives, later ones when they are whole and acknowledged; at most
+// two are in memory at a time.
+type feeder struct {
+	to   Replica
+	next chan *epoch // whole epochs on their way; has room for one
+
+	mu     sync.Mutex
+	cond   *sync.Cond
+	fed    uint64 // newest epoch that the restore has
+	closed bool
+	free   [][]byte // buffers of epochs that were fed
+}
+
+func newFeeder(to Replica) *feeder {
+	f := &feeder{to: to, next: make(chan *epoch, 1)}
+	f.cond = sync.NewCond(&f.mu)
+	return f
+}
+
+// stream gives the restore a piece of the first epoch.
+func (f *feeder) stream(piece []byte) error {
+	if _, err := f.to.Write(piece); err != nil {
+		return fmt.Errorf("feed the restore: %w", err)
+	}
+	return nil
+}
+
+// mark says that what the restore was given ends epoch e.
+func (f *feeder) mark(e uint64) error {
+	if err := f.to.Checkpoint(); err != nil {
+		return fmt.Errorf("feed the restore: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fed = e
+	f.cond.Broadcast()
+	return nil
+}
+
+// put hands over a whole epoch. It does not wait: the epoch before has been fed
+// by then, see await.
+func (f *feeder) put(e *epoch) { f.next <- e }
+
+// run feeds whole epochs until ctx ends, and then returns nil. An error means
+// that the restore does not take them.
+func (f *feeder) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-f.next:
+			for _, p := range e.pieces {
+				if err := f.stream(p); err != nil {
+					return fmt.Errorf("epoch %d: %w", e.number, err)
+				}
+			}
+			f.recycle(e.pieces)
+			if err := f.mark(e.number); err != nil {
+				return fmt.Errorf("epoch %d: %w", e.number, err)
+			}
+		}
+	}
+}
+
+// await waits until the restore has epoch e. It returns false if the feeder was
+// closed first.
+func (f *feeder) await(e uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.fed < e && !f.closed {
+		f.cond.Wait()
+	}
+	return !f.closed
+}
+
+// close frees whoever waits for an epoch that will not be fed.
+func (f *feeder) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	f.cond.Broadcast()
+}
+
+// keptBuffers is how much memory is kept for the next epoch, in bytes.
+const keptBuffers = 64 << 20
+
+// buffer returns a buffer for a frame's body, or nil.
+func (f *feeder) buffer() []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.free); n > 0 {
+		b := f.free[n-1]
+		f.free = f.free[:n-1]
+		return b
+	}
+	return nil
+}
+
+func (f *feeder) recycle(bs [][]byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	room := keptBuffers/wire.DataBody - len(f.free)
+	f.free = append(f.free, bs[:min(room, len(bs))]...)
+}

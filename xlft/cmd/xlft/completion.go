@@ -1,0 +1,33 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/xen"
+)
+
+// completeDomains completes the name of a domain of this host.
+func (a *app) completeDomains(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	h, err := xen.Open()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer h.Close()
+	all, _ := h.Domains()
+	var names []string
+	for _, d := range all {
+		names = append(names, d.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeProtected completes the name of a domain that is protected from here.
+func (a *app) completeProtected(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	c, err := a.config()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names, _ := control.Names(c.RunDir)
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

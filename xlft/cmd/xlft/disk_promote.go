@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"xlft/xlft/internal/diskserver"
+	"xlft/xlft/internal/store"
+)
+
+func (a *app) diskPromoteCommand() *cobra.Command {
+	var replay, discard bool
+	c := &cobra.Command{
+		Use:   "promote DOMAIN | DOMAIN/VDEV",
+		Short: "make this host's copies of a domain's disks those that it runs from",
+		Long: `Makes this host's copies of a domain's disks those that it runs from, after the
+host that had the newer ones is lost for good. The domain then goes back to the
+checkpoint that the copies are of; with durable_ack they are brought to the
+newest one that all of them have. A copy that was still being made is refused.
+
+DOMAIN/VDEV promotes one disk alone, as new as it can be.
+
+With storage = "shared" and durable_ack the journal here may have writes that the
+storage does not. They are right only if the other host did not run the domain
+on alone after this one was lost to it: --replay writes them, --discard forgets
+them.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			fail := func(err error) error { return fmt.Errorf("disk promote: %s: %w", args[0], err) }
+			domain, vdev := args[0], ""
+			if strings.Contains(args[0], "/") {
+				var err error
+				if domain, vdev, err = cutDisk(args[0]); err != nil {
+					return fail(err)
+				}
+			}
+			c, err := a.config()
+			if err != nil {
+				return fail(err)
+			}
+			how := diskserver.AskShared
+			switch {
+			case replay:
+				how = diskserver.ReplayShared
+			case discard:
+				how = diskserver.DiscardShared
+			}
+			copies := &diskserver.Copies{Config: c, Store: store.Dir(c.StateDir)}
+			done, err := copies.Promote(domain, vdev, how)
+			if err != nil {
+				return fail(err)
+			}
+			for _, d := range done {
+				if d.Epoch > 0 {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s/%s: brought to checkpoint %d by the journal\n", domain, d.VDev, d.Epoch)
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&replay, "replay", false, "write what the journal has to storage that hosts share")
+	c.Flags().BoolVar(&discard, "discard", false, "forget what the journal has for storage that hosts share")
+	c.MarkFlagsMutuallyExclusive("replay", "discard")
+	return c
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"xlft/xlft/internal/overview"
+	"xlft/xlft/primary"
+)
+
+// errUnprotected makes ft-status return 1.
+var errUnprotected = errors.New("not protected")
+
+func (a *app) statusCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "ft-status [flags] DOMAIN",
+		Short:   "show the protection of a domain",
+		GroupID: "domain",
+		Long: `Shows the protection of a domain, on either host. The exit status is 0 if the
+domain is protected: if it would survive the loss of its host now. It is 1 if it
+is not, whatever the reason.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeProtected,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := a.config()
+			if err != nil {
+				return fmt.Errorf("ft-status: %w", err)
+			}
+			rows, err := overview.Rows(cmd.Context(), cfg.RunDir, cfg.StateDir)
+			if err != nil {
+				return fmt.Errorf("ft-status: %w", err)
+			}
+			for _, r := range rows {
+				if r.Domain == args[0] {
+					if asJSON {
+						err = printJSON(cmd.OutOrStdout(), r)
+					} else {
+						err = printRow(cmd.OutOrStdout(), r)
+					}
+					if err != nil || r.Protected {
+						return err
+					}
+					return fmt.Errorf("ft-status: %s: %w (%s)", r.Domain, errUnprotected, r.State)
+				}
+			}
+			if asJSON {
+				if err := printJSON(cmd.OutOrStdout(), overview.Row{Domain: args[0], Role: overview.None, State: "unknown"}); err != nil {
+					return err
+				}
+			}
+			return fmt.Errorf("ft-status: %s: %w: nothing is known of it on this host", args[0], errUnprotected)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// printRow prints a row in full, one fact a line.
+func printRow(out io.Writer, r overview.Row) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	line := func(k, format string, args ...any) { fmt.Fprintf(w, k+":\t"+format+"\n", args...) }
+	line("Domain", "%s", r.Domain)
+	line("Role of this host", "%s", r.Role)
+	line("Peer", "%s", r.Peer)
+	word := "no"
+	if r.Protected {
+		word = "yes"
+	}
+	line("Protected", "%s", word)
+	line("State", "%s", r.State)
+	line("Generation", "%d", r.Generation)
+	if s := r.Primary; s != nil {
+		printPrimary(line, s)
+	}
+	if s := r.Backup; s != nil {
+		line("Arbiter", "%s", s.Arbiter)
+		line("Newest epoch", "%d, acked %s", s.Epoch, ago(s.LastAck))
+		line("Received", "%d MiB", s.Bytes>>20)
+	}
+	return w.Flush()
+}
+
+// printPrimary prints what only a primary knows.
+func printPrimary(line func(key, format string, args ...any), s *primary.Status) {
+	line("Arbiter", "%s", s.Arbiter)
+	line("Newest epoch", "%d, acked %s", s.Epoch, ago(s.LastAck))
+	line("Checkpoints", "%d, %d pages, %d MiB sent", s.Checkpoints, s.PagesSent, s.BytesSent>>20)
+	line("Pause", "median %v, worst %v", round(s.PauseMedian.Total), round(s.PauseWorst.Total))
+	line("  of the median", "suspend %v, seal %v, capture %v, resume %v", round(s.PauseMedian.Suspend), round(s.PauseMedian.Seal), round(s.PauseMedian.Capture), round(s.PauseMedian.Resume))
+	line("Ack after resume", "median %v", round(s.AckMedian))
+	line("Per checkpoint", "median %d KiB", s.BytesMedian>>10)
+	if s.HeldLimit > 0 { // a domain without a network has no gate
+		line("Output held", "%d of %d KiB", s.HeldBytes>>10, s.HeldLimit>>10)
+	}
+	for _, d := range s.Disks {
+		word := "in sync"
+		switch {
+		case d.Synced:
+		case d.Known:
+			word = fmt.Sprintf("sending what was written since, %d of %d MiB", d.Compared>>20, d.Total>>20)
+		default:
+			word = fmt.Sprintf("copying, %d of %d MiB compared, %d MiB differed", d.Compared>>20, d.Total>>20, d.Sent>>20)
+		}
+		line("Disk "+d.VDev, "%s", word)
+	}
+	if s.State == primary.Syncing {
+		line("First copy", "%d of about %d MiB", s.SyncBytes>>20, s.SyncTotal>>20)
+	}
+	if s.LastError != "" {
+		line("Last error", "%s", s.LastError)
+	}
+}
+
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return round(time.Since(t)).String() + " ago"
+}
+
+func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }

@@ -1,0 +1,280 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"xlft/xlft/wire"
+)
+
+// validate turns what the file holds into a Config. An error comes with the key
+// that it is about.
+func (raw *rawConfig) validate() (*Config, toml.Key, error) {
+	c := &Config{
+		Identity: "/etc/xlft/identity", StateDir: "/var/lib/xlft", RunDir: "/run/xlft",
+		Listen: ":7789", CheckpointMemory: 256 << 20, DiskJournal: 256 << 20,
+		Peers: map[string]Peer{}, Domains: map[string]Domain{},
+	}
+	for _, table := range []func(*Config) (toml.Key, error){raw.host, raw.receive, raw.arbiter, raw.peers, raw.domains} {
+		if key, err := table(c); err != nil {
+			return nil, key, err
+		}
+	}
+	return c, nil, nil
+}
+
+// host reads [host].
+func (raw *rawConfig) host(c *Config) (toml.Key, error) {
+	if name, err := os.Hostname(); err == nil {
+		c.Name = name
+	}
+	set(&c.Name, raw.Host.Name)
+	set(&c.Identity, raw.Host.Identity)
+	set(&c.StateDir, raw.Host.StateDir)
+	set(&c.RunDir, raw.Host.RunDir)
+	return nil, nil
+}
+
+// receive reads [receive].
+func (raw *rawConfig) receive(c *Config) (toml.Key, error) {
+	set(&c.Listen, raw.Receive.Listen)
+	if raw.Receive.CheckpointMemory != nil {
+		c.CheckpointMemory = uint64(*raw.Receive.CheckpointMemory)
+	}
+	if c.CheckpointMemory < 16<<20 {
+		return toml.Key{"receive", "checkpoint_memory"}, fmt.Errorf("%d bytes is under the 16MiB minimum", c.CheckpointMemory)
+	}
+	if raw.Receive.DiskJournal != nil {
+		c.DiskJournal = uint64(*raw.Receive.DiskJournal)
+	}
+	if raw.Receive.DiskJournalFile != nil {
+		c.DiskJournalFile = uint64(*raw.Receive.DiskJournalFile)
+	}
+	set(&c.DurableAck, raw.Receive.DurableAck)
+	if c.DiskJournal < 64<<20 {
+		return toml.Key{"receive", "disk_journal"}, fmt.Errorf("%d bytes is under the 64MiB minimum", c.DiskJournal)
+	}
+	if err := checkAddress(c.Listen, true); err != nil {
+		return toml.Key{"receive", "listen"}, err
+	}
+	return nil, nil
+}
+
+// arbiter reads [arbiter].
+func (raw *rawConfig) arbiter(c *Config) (toml.Key, error) {
+	if raw.Arbiter.Type == nil {
+		return toml.Key{"arbiter", "type"}, errors.New("must be set: who decides which host runs a domain when they can't talk? \"fence\", or \"none\" with accept_split_brain = true")
+	}
+	c.Arbiter.Type = *raw.Arbiter.Type
+	set(&c.Arbiter.AcceptSplitBrain, raw.Arbiter.AcceptSplitBrain)
+	switch {
+	case c.Arbiter.Type == "fence":
+	case c.Arbiter.Type != "none":
+		return toml.Key{"arbiter", "type"}, fmt.Errorf("unknown arbiter %q: \"fence\" and \"none\" are there", c.Arbiter.Type)
+	case !c.Arbiter.AcceptSplitBrain:
+		return toml.Key{"arbiter", "type"}, errors.New("\"none\" needs accept_split_brain = true: without an arbiter both hosts run the domain when the network between them breaks")
+	}
+	return nil, nil
+}
+
+// peers reads every [peer.NAME].
+func (raw *rawConfig) peers(c *Config) (toml.Key, error) {
+	seen := map[wire.Fingerprint]string{}
+	for _, n := range slices.Sorted(maps.Keys(raw.Peer)) {
+		p, rp := Peer{Name: n}, raw.Peer[n]
+		if rp.Address == nil {
+			return toml.Key{"peer", n}, errors.New("address must be set (\"host:port\")")
+		}
+		if err := checkAddress(*rp.Address, false); err != nil {
+			return toml.Key{"peer", n, "address"}, err
+		}
+		p.Address = *rp.Address
+		if rp.Fingerprint == nil {
+			return toml.Key{"peer", n}, errors.New("fingerprint must be set: \"xlft keygen\" on that host prints it")
+		}
+		var err error
+		if p.Fingerprint, err = wire.ParseFingerprint(*rp.Fingerprint); err != nil {
+			return toml.Key{"peer", n, "fingerprint"}, err
+		}
+		if other, ok := seen[p.Fingerprint]; ok {
+			return toml.Key{"peer", n, "fingerprint"}, fmt.Errorf("peer %s has the same one", other)
+		}
+		seen[p.Fingerprint] = n
+		if p.Fence, err = rp.Fence.validate(); err != nil {
+			return toml.Key{"peer", n, "fence"}, err
+		}
+		if p.Fence == nil && c.Arbiter.Type == "fence" {
+			return toml.Key{"peer", n}, fmt.Errorf("arbiter.type is \"fence\": a table [peer.%s.fence] must say how its power is taken", n)
+		}
+		c.Peers[n] = p
+	}
+	return nil, nil
+}
+
+// domains reads [default] and every [domain.NAME].
+func (raw *rawConfig) domains(c *Config) (toml.Key, error) {
+	builtin := Domain{
+		EpochMax: 200 * time.Millisecond, DirtyMax: 16384, FailureTimeout: time.Second,
+		AckTimeout: 30 * time.Second, SuspendTimeout: 10 * time.Second, RetryDelay: 5 * time.Second,
+		NetBuffer: 0, Compress: true,
+	}
+	var key toml.Key
+	var err error
+	if c.Default, key, err = raw.Default.apply(builtin, toml.Key{"default"}, c.Peers); err != nil {
+		return key, err
+	}
+	if len(c.Default.Disks) > 0 {
+		return toml.Key{"default", "disk"}, errors.New("disks are a domain's own: put them into [domain.NAME.disk.VDEV]")
+	}
+	paths := map[string]string{}
+	for n, rd := range raw.Domain {
+		d, key, err := rd.apply(c.Default, toml.Key{"domain", n}, c.Peers)
+		if err != nil {
+			return key, err
+		}
+		d.Name = n
+		for _, disk := range d.Disks {
+			if other, ok := paths[disk.Path]; ok {
+				return toml.Key{"domain", n, "disk", disk.VDev, "path"}, fmt.Errorf("%s has the same one", other)
+			}
+			paths[disk.Path] = n + "/" + disk.VDev
+			if disk.Shared && c.Arbiter.Type != "fence" {
+				return toml.Key{"domain", n, "disk", disk.VDev, "storage"}, errors.New("shared storage needs arbiter.type = \"fence\": a host that is only slow could still write to it after the other one has taken over")
+			}
+		}
+		c.Domains[n] = d
+	}
+	return nil, nil
+}
+
+func (raw *rawFence) validate() (*Fence, error) {
+	if raw == nil {
+		return nil, nil
+	}
+	f := &Fence{Timeout: time.Minute, Options: map[string]string{}}
+	if raw.Agent == nil || !strings.HasPrefix(*raw.Agent, "/") {
+		return nil, errors.New("agent must be set: the absolute path of a fence agent, such as \"/usr/sbin/fence_ipmilan\"")
+	}
+	f.Agent = *raw.Agent
+	for k, v := range raw.Options {
+		switch v.(type) {
+		case string, int64, float64, bool:
+		default:
+			return nil, fmt.Errorf("option %s is neither a string nor a number nor true or false", k)
+		}
+		f.Options[k] = fmt.Sprint(v)
+		if strings.ContainsAny(k+f.Options[k], "\n") || strings.Contains(k, "=") || k == "action" {
+			return nil, fmt.Errorf("option %q can't be given to an agent", k)
+		}
+	}
+	if raw.Timeout != nil {
+		f.Timeout = time.Duration(*raw.Timeout)
+	}
+	if raw.Delay != nil {
+		f.Delay = time.Duration(*raw.Delay)
+	}
+	if f.Timeout < time.Second || f.Timeout > time.Hour {
+		return nil, fmt.Errorf("timeout %v is not between 1s and 1h", f.Timeout)
+	}
+	if f.Delay < 0 || f.Delay > 5*time.Minute {
+		return nil, fmt.Errorf("delay %v is not between 0s and 5m", f.Delay)
+	}
+	return f, nil
+}
+
+func set[T any](dst *T, src *T) {
+	if src != nil {
+		*dst = *src
+	}
+}
+
+func checkAddress(a string, listen bool) error {
+	host, port, err := net.SplitHostPort(a)
+	if err != nil || port == "" || (host == "" && !listen) {
+		return fmt.Errorf("%q is no \"host:port\"", a)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("%q is no port", port)
+	}
+	return nil
+}
+
+func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain, toml.Key, error) {
+	set(&d.Backup, raw.Backup)
+	set(&d.DirtyMax, raw.DirtyMax)
+	if raw.NetBuffer != nil {
+		d.NetBuffer = uint64(*raw.NetBuffer)
+	}
+	if raw.SyncRate != nil {
+		d.SyncRate = uint64(*raw.SyncRate)
+	}
+	if raw.Compression != nil {
+		if *raw.Compression != "s2" && *raw.Compression != "none" {
+			return d, append(append(toml.Key{}, at...), "compression"), fmt.Errorf("%q is neither \"s2\" nor \"none\"", *raw.Compression)
+		}
+		d.Compress = *raw.Compression == "s2"
+	}
+	if len(raw.Disk) > 0 {
+		d.Disks = map[string]Disk{}
+	}
+	for vdev, rd := range raw.Disk {
+		at := append(append(toml.Key{}, at...), "disk", vdev)
+		if rd.Path == nil || !strings.HasPrefix(*rd.Path, "/") {
+			return d, at, errors.New("path must be set: an absolute path of a file, a block device or a logical volume")
+		}
+		disk := Disk{VDev: vdev, Path: *rd.Path}
+		if rd.Cache != nil {
+			if *rd.Cache != "writeback" && *rd.Cache != "none" {
+				return d, append(at, "cache"), fmt.Errorf("%q is neither \"writeback\" nor \"none\"", *rd.Cache)
+			}
+			disk.Direct = *rd.Cache == "none"
+		}
+		if rd.Storage != nil {
+			if *rd.Storage != "mirror" && *rd.Storage != "shared" {
+				return d, append(at, "storage"), fmt.Errorf("%q is neither \"mirror\" nor \"shared\"", *rd.Storage)
+			}
+			if disk.Shared = *rd.Storage == "shared"; disk.Shared && rd.Cache != nil && !disk.Direct {
+				return d, append(at, "cache"), errors.New("shared storage is never cached by the kernel: leave cache out, or say \"none\"")
+			}
+			disk.Direct = disk.Direct || disk.Shared
+		}
+		d.Disks[vdev] = disk
+	}
+	sub := func(k string) toml.Key { return append(append(toml.Key{}, at...), k) }
+	if d.Backup != "" {
+		if _, ok := peers[d.Backup]; !ok {
+			return d, sub("backup"), fmt.Errorf("no [peer.%s] is in this file", d.Backup)
+		}
+	}
+	for _, v := range []struct {
+		key      string
+		dst      *time.Duration
+		src      *rawDuration
+		min, max time.Duration
+	}{
+		{"epoch_max", &d.EpochMax, raw.EpochMax, 5 * time.Millisecond, time.Minute},
+		{"failure_timeout", &d.FailureTimeout, raw.FailureTimeout, 100 * time.Millisecond, 5 * time.Minute},
+		{"ack_timeout", &d.AckTimeout, raw.AckTimeout, time.Second, time.Hour},
+		{"suspend_timeout", &d.SuspendTimeout, raw.SuspendTimeout, 100 * time.Millisecond, time.Hour},
+		{"retry_delay", &d.RetryDelay, raw.RetryDelay, 100 * time.Millisecond, time.Hour},
+	} {
+		if v.src != nil {
+			*v.dst = time.Duration(*v.src)
+		}
+		if *v.dst < v.min || *v.dst > v.max {
+			return d, sub(v.key), fmt.Errorf("%v is not between %v and %v", *v.dst, v.min, v.max)
+		}
+	}
+	if d.NetBuffer != 0 && d.NetBuffer < 64<<10 {
+		return d, sub("net_buffer"), fmt.Errorf("%d bytes is under the 64KiB minimum", d.NetBuffer)
+	}
+	return d, nil, nil
+}

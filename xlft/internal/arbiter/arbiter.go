@@ -1,0 +1,36 @@
+// Package arbiter has the arbiters that can be configured: who decides which
+// host runs a domain when the hosts can't reach each other.
+//
+// The one rule a caller must know: an error of a claim decides nothing. The
+// claim may have been won, and is made again.
+package arbiter
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/wire"
+)
+
+// New returns the arbiter of a configuration. Dial calls a peer, which an
+// arbiter may ask before it decides.
+func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, log *zap.Logger) xlft.Arbiter {
+	if c.Arbiter.Type != "fence" {
+		return xlft.None{}
+	}
+	return &Fence{
+		Peers: c.Peers, Log: log, AskTimeout: 2 * c.Default.FailureTimeout,
+		Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
+			p, ok := c.Peers[peer]
+			if !ok {
+				return r, fmt.Errorf("no [peer.%s] in the configuration", peer)
+			}
+			err = wire.Ask(ctx, dial(p), software, wire.TypeOwner, q, wire.TypeOwnerResult, &r)
+			return r, err
+		},
+	}
+}

@@ -1,0 +1,74 @@
+package overview
+
+import (
+	"net/http"
+	"testing"
+
+	"xlft/xlft"
+	"xlft/xlft/backup"
+	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/store"
+	"xlft/xlft/primary"
+)
+
+// daemon answers on a socket as a protector or a receiver does.
+func daemon(t *testing.T, path, pattern string, answer any) {
+	t.Helper()
+	l, err := control.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	control.Handle(mux, pattern, func(*http.Request) (any, error) { return answer, nil })
+	srv := &http.Server{Handler: mux}
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+}
+
+func TestRows(t *testing.T) {
+	run, state := t.TempDir(), t.TempDir()
+	daemon(t, control.Socket(run, "web1"), "GET /status", primary.Status{Domain: "web1", Peer: "beta", State: primary.Protected, Protected: true, Epoch: 7, Generation: 2})
+	daemon(t, control.Socket(run, control.Receiver), "GET /replicas", []backup.Status{
+		{Domain: "db", Peer: "beta", State: backup.Ready, Epoch: 4, Generation: 1},
+		{Domain: "mail", Peer: "beta", State: backup.Syncing},
+	})
+	for domain, o := range map[string]xlft.Ownership{
+		"web1":   {Role: xlft.HostPrimary, Exposed: true, Peer: "beta"}, // its daemon counts
+		"dead":   {Role: xlft.HostPrimary, Exposed: true, Peer: "beta", Generation: 3},
+		"idle":   {Role: xlft.HostPrimary, Peer: "beta"}, // was protected once
+		"moved":  {Role: xlft.HostYielded, Peer: "beta"},
+		"owned":  {Role: xlft.HostOwner, Peer: "beta"},
+		"taking": {Role: xlft.HostOwner, Handed: true, Peer: "beta"},
+	} {
+		if err := store.Dir(state).Save(domain, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows, err := Rows(t.Context(), run, state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type brief struct {
+		domain    string
+		role      Role
+		state     string
+		protected bool
+	}
+	want := []brief{
+		{"db", Backup, "ready", true},
+		{"dead", Primary, ProtectorDead, false},
+		{"mail", Backup, "syncing", false},
+		{"moved", Yielded, GivenUp, false},
+		{"owned", Owner, TookOver, false},
+		{"taking", Owner, TakingOver, false},
+		{"web1", Primary, "protected", true},
+	}
+	if len(rows) != len(want) {
+		t.Fatalf("%d rows, want %d: %+v", len(rows), len(want), rows)
+	}
+	for i, r := range rows {
+		if got := (brief{r.Domain, r.Role, r.State, r.Protected}); got != want[i] {
+			t.Errorf("row %d is %+v, want %+v", i, got, want[i])
+		}
+	}
+}

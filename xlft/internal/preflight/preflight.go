@@ -1,0 +1,158 @@
+// Package preflight finds every reason why a domain can't be protected now, on
+// both hosts, and describes the domain to the backup.
+//
+// The one rule a caller must know: it changes nothing, on either host.
+package preflight
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"xlft/netbuffer"
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/arbiter"
+	"xlft/xlft/internal/diskserver"
+	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/xen"
+	"xlft/xlft/wire"
+)
+
+// A Check looks at a domain of this host.
+type Check struct {
+	Config   *config.Config
+	Identity *wire.Identity
+	Host     *xen.Host
+	Software string // for the peer's log
+	// Advice says what to do about an error; "" if that is not known.
+	Advice func(error) string
+}
+
+// Dial returns the way to a peer.
+func (c *Check) Dial(p config.Peer) wire.Dialer {
+	return c.Identity.Dialer(p.Address, p.Fingerprint)
+}
+
+// Offer describes a domain to a backup.
+func (c *Check) Offer(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.Config, error) {
+	raw, err := c.Host.Config(d.ID)
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	conf, err := domconf.Parse(raw)
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	info, err := c.Host.Info()
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	disks, err := c.disks(ctx, d.Name, conf.Copied())
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	return wire.Offer{
+		Disks: disks, Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
+		XenVersion: info.Version, FailureTimeout: c.Config.For(d.Name).FailureTimeout,
+	}, conf, nil
+}
+
+// disks describes the disks of a domain that are copied, as its disk server has
+// them.
+func (c *Check) disks(ctx context.Context, domain string, vdevs []string) ([]wire.Disk, error) {
+	if len(vdevs) == 0 {
+		return nil, nil
+	}
+	st, err := diskserver.NewClient(diskserver.CommandSocket(c.Config.RunDir, domain), "", nil).Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("disk server of %s: %w", domain, err)
+	}
+	served := map[string]diskserver.DiskStatus{}
+	for _, s := range st {
+		served[s.VDev] = s
+	}
+	var ds []wire.Disk
+	for _, v := range vdevs {
+		s, ok := served[v]
+		if !ok {
+			return nil, fmt.Errorf("disk server of %s: it does not serve %s", domain, v)
+		}
+		ds = append(ds, wire.Disk{VDev: v, Size: s.Size, Shared: s.Shared})
+	}
+	return ds, nil
+}
+
+// Problems returns every reason why a domain can't be protected now by a peer.
+// An error means that this host could not be looked at.
+func (c *Check) Problems(ctx context.Context, d xen.Domain, p config.Peer) ([]wire.Problem, error) {
+	o, conf, err := c.Offer(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	ps, err := c.local(ctx, d, conf, p)
+	if err != nil {
+		return nil, err
+	}
+	o.MaxEpoch = c.Config.CheckpointMemory
+	var r wire.CheckResult
+	if err := wire.Ask(ctx, c.Dial(p), c.Software, wire.TypeCheck, o, wire.TypeCheckResult, &r); err != nil {
+		advice := c.Advice(err)
+		if advice == "" {
+			advice = "Look at the network between the hosts, and at the receiver's log on the backup."
+		}
+		return append(ps, wire.Problem{Host: c.Config.Name, What: fmt.Sprintf("backup %s (%s) can't be asked: %v", p.Name, p.Address, err), Advice: advice}), nil
+	}
+	return merge(ps, r.Problems, p.Name), nil
+}
+
+// merge adds the problems that the backup named. What is wrong with the domain
+// itself, both hosts say: once is enough.
+func merge(own, backups []wire.Problem, backup string) []wire.Problem {
+	named := map[string]bool{}
+	for _, p := range own {
+		named[p.What] = true
+	}
+	for _, p := range backups {
+		if !named[p.What] {
+			p.Host = backup
+			own = append(own, p)
+		}
+	}
+	return own
+}
+
+// local returns what this host has against it.
+func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer) (ps []wire.Problem, err error) {
+	add := func(what, advice string) {
+		ps = append(ps, wire.Problem{Host: c.Config.Name, What: what, Advice: advice})
+	}
+	info, err := c.Host.Info()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range conf.Problems(info.ShadowPV) {
+		add(p.What, p.Advice)
+	}
+	if len(conf.NICs) > 0 {
+		if err := netbuffer.Check(ctx); err != nil {
+			add(err.Error(), c.Advice(err))
+		}
+	}
+	st, why, err := c.Host.Guest(d).State()
+	switch {
+	case err != nil:
+		return nil, err
+	case st == xlft.GuestSuspended:
+		add("the domain is suspended", "Resume it, or wait for what suspended it.")
+	case st == xlft.GuestOver:
+		add("the domain has ended: "+why, "Start it again.")
+	}
+	if a, ok := arbiter.New(c.Config, c.Software, c.Dial, zap.NewNop()).(xlft.ArbiterChecker); ok {
+		if err := a.Check(ctx, peer.Name); err != nil {
+			add(err.Error(), "Try the agent by hand with the options of the configuration: until it works, nobody could decide after a failure.")
+		}
+	}
+	return ps, nil
+}

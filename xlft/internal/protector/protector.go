@@ -1,0 +1,192 @@
+// Package protector is the process that protects one domain from this host: it
+// opens the gates, runs a primary.Session and answers the commands of an
+// operator.
+//
+// The one rule a caller must know: a domain has one protector. Run takes the
+// domain's lock first, and ErrAlready says that another process has it.
+package protector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"go.uber.org/zap"
+
+	"xlft/netbuffer"
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/arbiter"
+	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/diskserver"
+	"xlft/xlft/internal/preflight"
+	"xlft/xlft/internal/store"
+	"xlft/xlft/internal/xen"
+	"xlft/xlft/primary"
+	"xlft/xlft/wire"
+)
+
+// ErrAlready: a protector of the domain runs.
+var ErrAlready = errors.New("is protected already")
+
+// A Protector protects one domain.
+type Protector struct {
+	Config   *config.Config
+	Domain   string
+	Backup   string // the peer that holds the copy; "": the configuration's
+	Software string // for the peer's log
+	Log      *zap.Logger
+	// Watch, if set, runs beside the session until the session has ended.
+	Watch func(ctx context.Context, s *primary.Session)
+}
+
+// Run protects the domain until protection ends. The error is nil if an operator
+// ended it; the outcome is "" if no session began.
+func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
+	c := p.Config
+	id, err := wire.LoadIdentity(c.Identity)
+	if err != nil {
+		return "", err
+	}
+	peer, err := c.Backup(c.For(p.Domain), p.Backup)
+	if err != nil {
+		return "", err
+	}
+	h, err := xen.Open()
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	l, err := lock(c.RunDir, p.Domain)
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	d, err := h.Lookup(p.Domain)
+	if err != nil {
+		if errors.Is(err, xen.ErrNoDomain) {
+			p.cleanUp(h)
+		}
+		return "", err
+	}
+	s, err := p.session(ctx, h, d, &preflight.Check{Config: c, Identity: id, Host: h, Software: p.Software}, peer)
+	if err != nil {
+		return "", err
+	}
+	stop, err := serve(c.RunDir, s)
+	if err != nil {
+		s.Gates.Net.Close()
+		return "", err
+	}
+	defer stop()
+	if p.Watch != nil {
+		go p.Watch(ctx, s)
+	}
+	s.Run(ctx)
+	return s.Result()
+}
+
+// session opens the gates and returns a session that has not begun.
+func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, check *preflight.Check, peer config.Peer) (*primary.Session, error) {
+	c, dc := p.Config, p.Config.For(p.Domain)
+	offer := func() (wire.Offer, error) {
+		o, _, err := check.Offer(ctx, d)
+		return o, err
+	}
+	o, err := offer()
+	if err != nil {
+		return nil, err
+	}
+	gates := xlft.Gates{}
+	if gates.Net, err = openGate(h, d, dc.NetBuffer); err != nil {
+		return nil, fmt.Errorf("hold output: %w", err)
+	}
+	records := store.Dir(c.StateDir)
+	log := p.Log.With(zap.String("domain", p.Domain), zap.String("backup", peer.Name))
+	if len(o.Disks) > 0 {
+		client := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, p.Domain), peer.Name, o.Disks)
+		gates.Disks = &disks{client, func() error { return outdate(records, p.Domain, o.Disks) }}
+	}
+	return &primary.Session{
+		Domain: p.Domain, Software: p.Software, Offer: o, Instance: instance(d), Describe: offer,
+		Settings: primary.Settings{
+			EpochMax: dc.EpochMax, DirtyMax: dc.DirtyMax, FailureTimeout: dc.FailureTimeout,
+			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
+			SpoolLimit: int64(c.CheckpointMemory), Compress: dc.Compress,
+		},
+		Guest: h.Guest(d), Gates: gates, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
+		Dial: check.Dial(peer), Peer: peer.Name, Store: records, Log: log,
+	}, nil
+}
+
+// lock makes sure that a domain has one protector.
+func lock(runDir, domain string) (*os.File, error) {
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(control.Socket(runDir, domain)+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, ErrAlready
+	}
+	return f, nil
+}
+
+// instance tells a run of a domain from all others: this boot, this domid.
+func instance(d xen.Domain) string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), d.ID)
+}
+
+// cleanUp takes away the gates of domains that are gone.
+func (p *Protector) cleanUp(h *xen.Host) {
+	ids, err := netbuffer.Stale()
+	if err != nil {
+		p.Log.Warn("look for gates left behind", zap.Error(err))
+		return
+	}
+	for _, id := range ids {
+		if _, err := h.Lookup(fmt.Sprint(id)); !errors.Is(err, xen.ErrNoDomain) {
+			continue
+		}
+		if err := netbuffer.Cleanup(id, netbuffer.Options{}, true); err != nil {
+			p.Log.Warn("remove a gate left behind", zap.Uint32("domid", id), zap.Error(err))
+		}
+	}
+}
+
+// errorFile is where a protector that failed leaves the reason for ft-start.
+func errorFile(runDir, domain string) string {
+	return control.Socket(runDir, domain) + ".error"
+}
+
+// LeaveError leaves the reason of a failed protector for LastError; nil removes
+// an earlier one.
+func LeaveError(runDir, domain string, err error) {
+	if err == nil {
+		os.Remove(errorFile(runDir, domain))
+		return
+	}
+	os.MkdirAll(filepath.Dir(errorFile(runDir, domain)), 0o755)
+	os.WriteFile(errorFile(runDir, domain), []byte(err.Error()+"\n"), 0o644)
+}
+
+// LastError returns why the last protector of a domain failed; "" if it left no
+// reason.
+func LastError(runDir, domain string) string {
+	b, err := os.ReadFile(errorFile(runDir, domain))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}

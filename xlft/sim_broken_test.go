@@ -1,0 +1,203 @@
+package xlft_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"xlft/diskrepl"
+	"xlft/tests/simxen"
+	"xlft/xlft"
+	"xlft/xlft/backup"
+)
+
+// earlyOutput breaks P1: an epoch is let out when it is sealed, not acked.
+type earlyOutput struct{ xlft.Gate }
+
+func (o earlyOutput) Seal(e uint64) error {
+	if err := o.Gate.Seal(e); err != nil {
+		return err
+	}
+	return o.Gate.Release(e)
+}
+
+func (o earlyOutput) Release(uint64) error { return nil }
+
+// lossyOutput breaks P5: what is held when protection ends is dropped.
+type lossyOutput struct{ xlft.Gate }
+
+func (o lossyOutput) ReleaseAll() error {
+	o.Gate.(interface{ Purge() }).Purge()
+	return o.Gate.ReleaseAll()
+}
+
+// swappingCopy breaks P2: two writes after one another reach the disk in the
+// wrong order.
+type swappingCopy struct {
+	backup.DiskCopy
+	mu   sync.Mutex
+	off  int64
+	kept []byte
+}
+
+// swap keeps a write for later and returns the one that was kept. Nothing waits
+// with the lock held: the simulation's clock would stand still.
+func (c *swappingCopy) swap(p []byte, off int64) (kept []byte, at int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kept, at = c.kept, c.off
+	c.kept, c.off = p, off
+	return kept, at
+}
+
+func (c *swappingCopy) WriteAt(p []byte, off int64, fua bool) error {
+	kept, at := c.swap(nil, 0)
+	if kept == nil {
+		c.swap(bytes.Clone(p), off)
+		return nil
+	}
+	return errors.Join(c.DiskCopy.WriteAt(p, off, fua), c.DiskCopy.WriteAt(kept, at, fua))
+}
+
+func (c *swappingCopy) Flush() error {
+	if kept, at := c.swap(nil, 0); kept != nil {
+		c.DiskCopy.WriteAt(kept, at, false)
+	}
+	return c.DiskCopy.Flush()
+}
+
+// forgetfulCopy breaks P2: it answers a flush and does none.
+type forgetfulCopy struct{ backup.DiskCopy }
+
+func (c forgetfulCopy) Flush() error { return nil }
+
+// boastfulCopy breaks P2: it says of what moment it is when its session ends,
+// and lacks the newest write.
+type boastfulCopy struct {
+	backup.DiskCopy
+	off int64
+	old []byte // what the newest write took the place of
+}
+
+func (c *boastfulCopy) WriteAt(p []byte, off int64, fua bool) error {
+	c.off, c.old = off, make([]byte, len(p))
+	return errors.Join(c.DiskCopy.ReadAt(c.old, off), c.DiskCopy.WriteAt(p, off, fua))
+}
+
+func (c *boastfulCopy) Record(r xlft.DiskRecord) error {
+	if r.Mark.Epoch > 0 && c.old != nil {
+		c.DiskCopy.WriteAt(c.old, c.off, true)
+	}
+	return c.DiskCopy.Record(r)
+}
+
+// hastyCopy breaks P2: its journal is not on stable storage when it says so.
+type hastyCopy struct{ backup.DiskCopy }
+
+func (c hastyCopy) Durable() diskrepl.Layers {
+	if l := c.DiskCopy.Durable(); l != nil {
+		return hastyLayers{l}
+	}
+	return nil
+}
+
+type hastyLayers struct{ diskrepl.Layers }
+
+func (s hastyLayers) Create(epoch uint64) (diskrepl.Layer, error) {
+	l, err := s.Layers.Create(epoch)
+	return hastyLayer{l}, err
+}
+
+type hastyLayer struct{ diskrepl.Layer }
+
+func (hastyLayer) Sync() error { return nil }
+
+// deafCopy breaks P2: what the primary may not have written is not written.
+type deafCopy struct{ backup.DiskCopy }
+
+func (c deafCopy) WriteAt([]byte, int64, bool) error { return nil }
+
+// lateDisks break P2: the disk's epoch ends after the memory's.
+type lateDisks struct {
+	xlft.Disks
+	by time.Duration
+}
+
+func (d lateDisks) Seal(e uint64) error {
+	time.AfterFunc(d.by, func() { d.Disks.Seal(e) })
+	return nil
+}
+
+func late(by time.Duration) func(*simxen.Disks) xlft.Disks {
+	return func(d *simxen.Disks) xlft.Disks { return lateDisks{d, by} }
+}
+
+// eagerDisks break P2: held writes go to the storage when they are sealed.
+type eagerDisks struct{ xlft.Disks }
+
+func (d eagerDisks) Seal(e uint64) error {
+	if err := d.Disks.Seal(e); err != nil {
+		return err
+	}
+	return d.Disks.Release(e)
+}
+
+// hastyDisks break P2: the backup is told to run while writes are on their way.
+type hastyDisks struct{ xlft.Disks }
+
+func (d hastyDisks) Drain(context.Context) error { return nil }
+
+// yesArbiter breaks P3: everybody is told yes.
+type yesArbiter struct{ xlft.Arbiter }
+
+func (yesArbiter) Claim(context.Context, xlft.Claim) (bool, error) { return true, nil }
+
+// TestSimulationCatches breaks each promise on purpose, and wants the checks to
+// notice.
+func TestSimulationCatches(t *testing.T) {
+	for _, c := range []struct {
+		promise, how string
+		broken       variant
+	}{
+		{"P1", "output leaves at the seal", variant{net: func(g xlft.Gate) xlft.Gate { return earlyOutput{g} }}},
+		{"P2", "applied before the commit", variant{leak: true, storage: mirrored}},
+		{"P2", "disk sealed after the resume", variant{disks: late(15 * time.Millisecond), storage: mirrored}},
+		{"P2", "writes out of order", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &swappingCopy{DiskCopy: c} }, storage: mirrored}},
+		{"P2", "flush lost", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
+		{"P2", "copy older than it says", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &boastfulCopy{DiskCopy: c} }, storage: mirrored, faults: []int{receiverStop, powerCutA}}},
+		{"P2", "journal not on stable storage", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return hastyCopy{c} }, storage: mirrored, faults: []int{powerCutB}}},
+		{"P2", "journal replayed twice, out of order", variant{twice: true, storage: mirrored}},
+		{"P2", "shared disk sealed after the resume", variant{disks: late(15 * time.Millisecond), storage: shared}},
+		{"P2", "held writes leave at the seal", variant{disks: func(d *simxen.Disks) xlft.Disks { return eagerDisks{d} }, storage: shared}},
+		{"P2", "shared storage not replayed", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return deafCopy{c} }, storage: shared}},
+		{"P2", "handed over before the storage has all", variant{disks: func(d *simxen.Disks) xlft.Disks { return hastyDisks{d} }, storage: shared, faults: []int{switchOver}}},
+		{"P2", "shared storage without a fence", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }, storage: shared}},
+		{"P3", "arbiter says yes to both", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
+		{"P4", "checkpoint not applied whole", variant{torn: true}},
+		{"P5", "held output dropped", variant{net: func(g xlft.Gate) xlft.Gate { return lossyOutput{g} }}},
+		{"P6", "silence not noticed", variant{patience: time.Minute}},
+		{"P6", "hanging capture not noticed", variant{noLimit: true, guest: func(g xlft.Guest) xlft.Guest {
+			return &hangingGuest{g, 3, func(ctx context.Context) { <-ctx.Done() }}
+		}}},
+	} {
+		t.Run(c.promise+" "+c.how, func(t *testing.T) {
+			t.Parallel()
+			for seed := uint64(1); seed <= 500; seed++ {
+				violations, _, _ := runSim(t, seed, c.broken, zap.NewNop())
+				for _, v := range violations {
+					if strings.HasPrefix(v, c.promise) {
+						t.Logf("caught with seed %d: %s", seed, v)
+						return
+					}
+				}
+			}
+			t.Errorf("500 schedules with %s broken on purpose, and nothing noticed", c.promise)
+		})
+	}
+}

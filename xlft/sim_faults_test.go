@@ -1,0 +1,114 @@
+package xlft_test
+
+import (
+	"context"
+	"time"
+)
+
+// Some of the faults.
+const (
+	powerCutA    = 0
+	powerCutB    = 2
+	receiverStop = 6
+	switchOver   = 12 // is none
+	killAtSaveA  = 18
+	killAtSaveB  = 19
+)
+
+func (s *sim) fault(begun time.Time) {
+	at := time.Since(begun).Round(time.Millisecond)
+	after := func(f func()) {
+		d := time.Duration(s.w.Rand() % uint64(900*time.Millisecond))
+		s.wg.Go(func() { time.Sleep(d); f() })
+	}
+	if s.a.Down() && s.b.Down() {
+		return
+	}
+	primary, backup, session := s.now()
+	kind := s.rng.IntN(20)
+	if n := len(s.v.faults); n > 0 {
+		kind = s.v.faults[s.rng.IntN(n)]
+	}
+	if kind != switchOver {
+		s.faults++
+	}
+	switch kind {
+	case powerCutA, 1:
+		s.tell("%v power cut at A", at)
+		s.a.Crash()
+	case powerCutB:
+		s.tell("%v power cut at B", at)
+		s.b.Crash()
+	case 3, 4:
+		s.tell("%v protector killed", at)
+		primary.Kill()
+		after(s.protect)
+	case 5:
+		s.tell("%v receiver killed", at)
+		backup.Kill()
+		after(s.receive)
+	case receiverStop:
+		s.tell("%v receiver stopped in order", at)
+		backup.Terminate()
+		after(s.receive)
+	case 7, 8:
+		s.tell("%v network cut", at)
+		s.net.Cut(true)
+		after(func() { s.net.Cut(false) })
+	case 9:
+		h := []string{"A", "B"}[s.rng.IntN(2)]
+		s.tell("%v arbiter out of %s's reach, network cut", at, h)
+		s.arbiter.Cut(h, true)
+		s.net.Cut(true)
+		after(func() { s.arbiter.Cut(h, false) })
+		after(func() { s.net.Cut(false) })
+	case 10:
+		h := []string{"A", "B"}[s.rng.IntN(2)]
+		s.tell("%v the arbiter's answers to %s get lost, network cut", at, h)
+		s.arbiter.Lossy(h, true)
+		s.net.Cut(true)
+		after(func() { s.arbiter.Lossy(h, false) })
+		after(func() { s.net.Cut(false) })
+	case 11:
+		n := s.rng.Int64N(80 << 10)
+		s.tell("%v next connection breaks after %d bytes, protector's network reset", at, n)
+		s.net.TearAfter(n)
+		s.net.Cut(true)
+		after(func() { s.net.Cut(false) })
+	case switchOver:
+		s.tell("%v planned switch-over asked", at)
+		s.switched = true
+		s.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			session.Failover(ctx)
+		})
+	case 14:
+		s.tell("%v a bit of a checkpoint flips on its way", at)
+		s.net.FlipNext()
+	case 13:
+		s.tell("%v domain is deaf to suspend requests", at)
+		s.domain.Deafen(true)
+		after(func() { s.domain.Deafen(false) })
+	case 15:
+		h := []string{"A", "B"}[s.rng.IntN(2)]
+		s.tell("%v nobody hears %s", at, h)
+		s.net.Mute(h, true)
+		after(func() { s.net.Mute(h, false) })
+	case killAtSaveA, killAtSaveB:
+		p, name, again := primary, "protector", s.protect
+		if kind == killAtSaveB {
+			p, name, again = backup, "receiver", s.receive
+		}
+		before := s.rng.IntN(2) == 0
+		s.tell("%v %s killed at its next record, before it stands: %v", at, name, before)
+		p.KillAtSave(before, func() { after(again) })
+	case 17:
+		s.tell("%v disk server killed", at)
+		s.domain.RestartDisk()
+	case 16:
+		s.tell("%v the backup's disk fails", at)
+		s.b.Disk().Fail(true)
+		after(func() { s.b.Disk().Fail(false) })
+	}
+}

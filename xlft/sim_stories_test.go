@@ -1,0 +1,117 @@
+package xlft_test
+
+import (
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"xlft/diskrepl"
+	"xlft/xlft"
+	"xlft/xlft/backup"
+)
+
+// TestFalseSuspicion: a backup that is only slow to answer is told to drop its
+// replica before its primary hangs up, so that not even an arbiter that says
+// yes to both lets both run.
+func TestFalseSuspicion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 1, variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}, zap.NewNop())
+		s.receive()
+		s.protect()
+		for range 20 {
+			s.awaitProtected()
+			time.Sleep(time.Duration(s.rng.Int64N(int64(2 * simEpoch))))
+			s.net.Mute("B", true)
+			time.Sleep(2 * simSilence)
+			if st := s.session.Status(); st.Protected {
+				t.Errorf("protected, says a primary that has not heard its backup for %v", 2*simSilence)
+			}
+			s.net.Mute("B", false)
+		}
+		s.endWell()
+		if s.w.Takeovers > 0 {
+			t.Errorf("%d takeovers", s.w.Takeovers)
+		}
+	})
+}
+
+// A lazyCopy does not come back from the flush before it is recorded as a
+// replica before it may, and remembers what it was recorded as.
+type lazyCopy struct {
+	backup.DiskCopy
+	flush   chan struct{}
+	durable diskrepl.Layers
+	last    atomic.Value // xlft.DiskState
+}
+
+func (c *lazyCopy) Flush() error {
+	// The domain flushes too.
+	if pc, _, _, _ := runtime.Caller(1); strings.HasSuffix(runtime.FuncForPC(pc).Name(), ".commitDisks") {
+		<-c.flush
+	}
+	return c.DiskCopy.Flush()
+}
+
+func (c *lazyCopy) Record(r xlft.DiskRecord) error {
+	c.last.Store(r.State)
+	return c.DiskCopy.Record(r)
+}
+
+func (c *lazyCopy) Durable() diskrepl.Layers { return c.durable }
+
+// lazySim runs until the domain is protected, with a copy that is not flushed
+// yet.
+func lazySim(t *testing.T, durable diskrepl.Layers) (*sim, *lazyCopy) {
+	c := &lazyCopy{flush: make(chan struct{}), durable: durable}
+	s := newSim(t, 2, variant{storage: mirrored, copy: func(inner backup.DiskCopy) backup.DiskCopy {
+		c.DiskCopy = inner
+		return c
+	}}, zap.NewNop())
+	s.receive()
+	s.protect()
+	s.awaitProtected()
+	return s, c
+}
+
+// TestTakeoverInFirstFlush: the domain is taken over while the first copy is
+// still on its way to stable storage. The record that it is a copy must not
+// come after the one that it is the domain's disk.
+func TestTakeoverInFirstFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := lazySim(t, nil)
+		s.a.Crash()
+		time.Sleep(4 * simSilence)
+		close(c.flush)
+		time.Sleep(simHeal)
+		if d := s.b.Domain(simDomain); d == nil || !d.Runs() {
+			t.Error("the domain does not run on B")
+		}
+		if st := c.last.Load(); st != xlft.UpToDate {
+			t.Errorf("the disk of a domain that runs is recorded as %q", st)
+		}
+		s.endWell()
+	})
+}
+
+// TestDurableAckWaitsForCopy: nothing counts as durable on a copy that the host
+// would not know as usable after a power cut.
+func TestDurableAckWaitsForCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := lazySim(t, diskrepl.LayerDir(t.TempDir()))
+		time.Sleep(10 * simEpoch)
+		if e := s.session.Status().Epoch; e != 1 {
+			t.Errorf("epoch %d was acked, and the copy is known as %q", e, c.last.Load())
+		}
+		close(c.flush)
+		time.Sleep(10 * simEpoch)
+		if st := s.session.Status(); !st.Protected || st.Epoch < 2 {
+			t.Errorf("after the flush: %+v", st)
+		}
+		s.endWell()
+	})
+}

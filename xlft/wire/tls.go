@@ -1,0 +1,174 @@
+package wire
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// batchSize is what goes to the kernel, or comes from it, in one call. TLS has
+// records of 16 KiB, and crypto/tls makes a call for each.
+const batchSize = 256 << 10
+
+// A tlsConn is a TLS connection that batches its system calls: one for each
+// Write, and few for many small reads.
+type tlsConn struct {
+	*tls.Conn
+	under *bufferedConn
+
+	wmu           sync.Mutex
+	handshakeOnce sync.Once
+	err           error // of the handshake
+}
+
+// dialTimeout bounds one attempt to reach a peer, and the handshake after it.
+const dialTimeout = 10 * time.Second
+
+// Dialer returns what opens TLS connections to the peer at address ("host:port")
+// that has this fingerprint, with their handshake done.
+func (id *Identity) Dialer(address string, peer Fingerprint) Dialer {
+	conf := id.TLSConfig(func(f Fingerprint) bool { return f == peer })
+	return func(ctx context.Context) (net.Conn, error) {
+		c, err := dialTLS(ctx, address, conf)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
+}
+
+func dialTLS(ctx context.Context, address string, conf *tls.Config) (*tlsConn, error) {
+	raw, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	c := secure(raw, conf, tls.Client)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c.handshakeOnce.Do(func() { c.handshake(ctx) })
+	if c.err != nil {
+		raw.Close()
+		return nil, c.err
+	}
+	return c, nil
+}
+
+// PeerOf returns the fingerprint of the peer behind a connection that a listener
+// of NewListener accepted, once the handshake is done.
+func PeerOf(c net.Conn) (f Fingerprint, ok bool) {
+	tc, ok := c.(*tlsConn)
+	if !ok || len(tc.ConnectionState().PeerCertificates) == 0 {
+		return f, false
+	}
+	return peerFingerprint(tc.ConnectionState()), true
+}
+
+// NewListener gives TLS connections that shake hands when they are first used.
+func NewListener(l net.Listener, conf *tls.Config) net.Listener { return &listener{l, conf} }
+
+type listener struct {
+	net.Listener
+	conf *tls.Config
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	raw, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return secure(raw, l.conf, tls.Server), nil
+}
+
+func secure(raw net.Conn, conf *tls.Config, side func(net.Conn, *tls.Config) *tls.Conn) *tlsConn {
+	b := &bufferedConn{Conn: raw}
+	return &tlsConn{Conn: side(b, conf), under: b}
+}
+
+func (c *tlsConn) handshake(ctx context.Context) {
+	if c.err = c.Conn.HandshakeContext(ctx); c.err == nil {
+		c.under.r = bufio.NewReaderSize(c.under.Conn, batchSize)
+		c.under.w = bufio.NewWriterSize(c.under.Conn, batchSize)
+		c.under.on.Store(true)
+	}
+}
+
+func (c *tlsConn) ready() error {
+	c.handshakeOnce.Do(func() { c.handshake(context.Background()) }) // a deadline of the connection bounds it
+	return c.err
+}
+
+func (c *tlsConn) Read(b []byte) (int, error) {
+	if err := c.ready(); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
+}
+
+func (c *tlsConn) Write(b []byte) (int, error) {
+	if err := c.writeAll(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// writeAll sends several pieces as one Write.
+func (c *tlsConn) writeAll(bs ...[]byte) error {
+	if err := c.ready(); err != nil {
+		return err
+	}
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	for _, b := range bs {
+		if _, err := c.Conn.Write(b); err != nil {
+			return err
+		}
+	}
+	return c.under.flush()
+}
+
+// A bufferedConn is the connection below TLS. While it is off it buffers nothing,
+// which a handshake needs.
+type bufferedConn struct {
+	net.Conn
+	on atomic.Bool
+	r  *bufio.Reader
+
+	mu sync.Mutex
+	w  *bufio.Writer
+}
+
+func (b *bufferedConn) Read(p []byte) (int, error) {
+	if !b.on.Load() {
+		return b.Conn.Read(p)
+	}
+	return b.r.Read(p)
+}
+
+func (b *bufferedConn) Write(p []byte) (int, error) {
+	if !b.on.Load() {
+		return b.Conn.Write(p)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.w.Write(p)
+}
+
+func (b *bufferedConn) flush() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.w.Flush()
+}
+
+// Close sends what is left, TLS's close_notify, unless another goroutine is
+// already sending and may be blocked.
+func (b *bufferedConn) Close() error {
+	if b.on.Load() && b.mu.TryLock() {
+		b.w.Flush()
+		b.mu.Unlock()
+	}
+	return b.Conn.Close()
+}
