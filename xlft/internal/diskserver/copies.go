@@ -10,8 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xlft/diskrepl"
-
-	"xlft/diskrepl/nbd"
+	"xlft/diskrepl/blockfile"
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/config"
@@ -31,7 +30,7 @@ func (c *Copies) Journal() (memory, file int64) {
 }
 
 type diskCopy struct {
-	*nbd.File
+	*blockfile.File
 	host         *Copies
 	domain, vdev string
 	was          xlft.DiskRecord
@@ -97,15 +96,15 @@ func (c *Copies) record(domain, vdev string, r xlft.DiskRecord) error {
 	return nil
 }
 
-func openConfigured(d config.Disk) (*nbd.File, error) {
+func openConfigured(d config.Disk) (*blockfile.File, error) {
 	if d.Shared {
-		return nbd.OpenShared(d.Path)
+		return blockfile.OpenShared(d.Path)
 	}
-	return nbd.OpenFile(d.Path, d.Direct)
+	return blockfile.Open(d.Path, d.Direct)
 }
 
 // find opens a copy, to look at it or to use it.
-func (c *Copies) find(domain string, d wire.Disk) (*nbd.File, error) {
+func (c *Copies) find(domain string, d wire.Disk) (*blockfile.File, error) {
 	conf, err := c.Config.For(domain).Disk(d.VDev)
 	if err != nil {
 		return nil, err

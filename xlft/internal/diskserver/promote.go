@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"xlft/diskrepl"
-	"xlft/diskrepl/nbd"
+	"xlft/diskrepl/blockfile"
 	"xlft/xlft"
 	"xlft/xlft/config"
 )
@@ -33,7 +33,7 @@ type promotion struct {
 	config.Disk
 	record  xlft.DiskRecord
 	journal diskrepl.LayerDir
-	file    *nbd.File
+	file    *blockfile.File
 	oldest  uint64 // epoch in the journal
 	newest  uint64 // epoch in the journal, or of the record; 0: none
 	discard bool   // the journal is forgotten

@@ -10,8 +10,7 @@ import (
 	"testing"
 
 	"xlft/diskrepl"
-
-	"xlft/diskrepl/nbd"
+	"xlft/diskrepl/blockfile"
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/config"
@@ -41,7 +40,7 @@ func (p *place) protect(primary *place, vdev string) *dying {
 	if d.copy, err = d.copies.Open("web1", offer); err != nil {
 		t.Fatal(err)
 	}
-	here, err := nbd.OpenFile(filepath.Join(primary.dir, vdev), false)
+	here, err := blockfile.Open(filepath.Join(primary.dir, vdev), false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/diskrepl"
-
+	"xlft/diskrepl/blockfile"
 	"xlft/diskrepl/nbd"
 	"xlft/xlft"
 	"xlft/xlft/config"
@@ -64,7 +64,7 @@ type Server struct {
 // A disk is one that is open.
 type disk struct {
 	vdev   string
-	file   *nbd.File
+	file   *blockfile.File
 	mirror *diskrepl.Mirror
 	dirty  *dirtyFile // nil if there is none
 	kernel *nbd.KernelDevice
