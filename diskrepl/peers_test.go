@@ -89,11 +89,11 @@ func TestFioMirrored(t *testing.T) {
 		}
 		wrote <- err
 	}()
-	epoch, over := uint64(0), false
-	for !over {
+	epoch, finished := uint64(0), false
+	for !finished {
 		select {
 		case <-wrote:
-			over = true
+			finished = true
 		case <-time.After(20 * time.Millisecond):
 		}
 		epoch++

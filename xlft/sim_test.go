@@ -741,23 +741,23 @@ func (c *boastfulCopy) Record(r xlft.DiskRecord) error {
 // hastyCopy breaks P2: its journal is not on stable storage when it says so.
 type hastyCopy struct{ backup.DiskCopy }
 
-func (c hastyCopy) Durable() diskrepl.Layers {
+func (c hastyCopy) Durable() diskrepl.EpochStore {
 	if l := c.DiskCopy.Durable(); l != nil {
-		return hastyLayers{l}
+		return hastyStore{l}
 	}
 	return nil
 }
 
-type hastyLayers struct{ diskrepl.Layers }
+type hastyStore struct{ diskrepl.EpochStore }
 
-func (s hastyLayers) Create(epoch uint64) (diskrepl.Layer, error) {
-	l, err := s.Layers.Create(epoch)
-	return hastyLayer{l}, err
+func (s hastyStore) Create(epoch uint64) (diskrepl.EpochFile, error) {
+	l, err := s.EpochStore.Create(epoch)
+	return hastyFile{l}, err
 }
 
-type hastyLayer struct{ diskrepl.Layer }
+type hastyFile struct{ diskrepl.EpochFile }
 
-func (hastyLayer) Sync() error { return nil }
+func (hastyFile) Sync() error { return nil }
 
 // deafCopy breaks P2: what the primary may not have written is not written.
 type deafCopy struct{ backup.DiskCopy }
@@ -814,7 +814,7 @@ func TestFalseSuspicion(t *testing.T) {
 type lazyCopy struct {
 	backup.DiskCopy
 	flush   chan struct{}
-	durable diskrepl.Layers
+	durable diskrepl.EpochStore
 	last    atomic.Value // xlft.DiskState
 }
 
@@ -831,11 +831,11 @@ func (c *lazyCopy) Record(r xlft.DiskRecord) error {
 	return c.DiskCopy.Record(r)
 }
 
-func (c *lazyCopy) Durable() diskrepl.Layers { return c.durable }
+func (c *lazyCopy) Durable() diskrepl.EpochStore { return c.durable }
 
 // lazySim runs until the domain is protected, with a copy that is not flushed
 // yet.
-func lazySim(t *testing.T, durable diskrepl.Layers) (*sim, *lazyCopy) {
+func lazySim(t *testing.T, durable diskrepl.EpochStore) (*sim, *lazyCopy) {
 	c := &lazyCopy{flush: make(chan struct{}), durable: durable}
 	s := newSim(t, 2, variant{storage: mirrored, copy: func(inner backup.DiskCopy) backup.DiskCopy {
 		c.DiskCopy = inner
@@ -871,7 +871,7 @@ func TestTakeoverInFirstFlush(t *testing.T) {
 // would not know as usable after a power cut.
 func TestDurableAckWaitsForCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, c := lazySim(t, diskrepl.LayerDir(t.TempDir()))
+		s, c := lazySim(t, diskrepl.EpochDir(t.TempDir()))
 		time.Sleep(10 * simEpoch)
 		if e := s.session.Status().Epoch; e != 1 {
 			t.Errorf("epoch %d was acked, and the copy is known as %q", e, c.last.Load())

@@ -142,7 +142,8 @@ func (d *File) around(p []byte, off int64, use func(b []byte, from int64) error)
 	return use(b[:n], from)
 }
 
-// TryReadAt fills p if the page cache has all of it, and reports whether it did.
+// TryReadAt fills p if the page cache has all of it, and reports whether it
+// did.
 func (d *File) TryReadAt(p []byte, off int64) bool {
 	if d.direct {
 		return false
@@ -154,8 +155,8 @@ func (d *File) TryReadAt(p []byte, off int64) bool {
 // QuickWrites reports whether writes go to the page cache.
 func (d *File) QuickWrites() bool { return !d.direct }
 
-// WriteAt writes p at offset off. With fua (force unit access) it returns when p
-// is on stable storage.
+// WriteAt writes p at offset off. With fua (force unit access) it returns when
+// p is on stable storage.
 func (d *File) WriteAt(p []byte, off int64, fua bool) error {
 	if !d.direct {
 		return d.write(p, off, fua)

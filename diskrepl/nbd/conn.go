@@ -26,9 +26,9 @@ const (
 
 // A conn is a client's connection in the transmission phase.
 //
-// Its reader serves requests that need no wait itself and batches their replies:
-// it makes no system call while its buffer has more requests. Workers serve all
-// other requests.
+// Its reader serves requests that need no wait itself and batches their
+// replies: it makes no system call while its buffer has more requests. Workers
+// serve all other requests.
 type conn struct {
 	nc         net.Conn
 	export     *Export
@@ -61,8 +61,8 @@ func newConn(nc net.Conn, e *Export, structured bool) *conn {
 	c.quick, _ = e.Device.(QuickDevice)
 	c.cond = sync.NewCond(&c.mu)
 	if u, ok := nc.(*net.UnixConn); ok {
-		// Room for a reply of 1 MiB in one piece. If the system allows less, large
-		// requests are slower.
+		// Room for a reply of 1 MiB in one piece. If the system allows less,
+		// large requests are slower.
 		u.SetWriteBuffer(2 << 20)
 		u.SetReadBuffer(2 << 20)
 	}
@@ -180,7 +180,8 @@ func (c *conn) serve(q request) error {
 	return nil
 }
 
-// check returns the NBD error of a request that must not reach the device, or 0.
+// check returns the NBD error of a request that must not reach the device, or
+// 0.
 func (c *conn) check(q request) uint32 {
 	inside := q.off <= c.size && uint64(q.n) <= c.size-q.off
 	allowed := uint16(cmdFlagFUA)

@@ -42,7 +42,8 @@ func run(t testing.TB, name string, args ...string) string {
 
 func uri(socket, export string) string { return "nbd+unix:///" + export + "?socket=" + socket }
 
-// eachWay runs a test on a file and on a block device, through the page cache and past it.
+// eachWay runs a test on a file and on a block device, through the page cache
+// and past it.
 func eachWay(t *testing.T, n int64, f func(t *testing.T, d *blockfile.File, socket string)) {
 	for _, on := range []struct {
 		name string

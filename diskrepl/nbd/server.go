@@ -197,8 +197,8 @@ func (s *Server) Close() {
 	}
 }
 
-// negotiate lets a client choose an export. It returns a nil export and no error
-// if the client ended the negotiation.
+// negotiate lets a client choose an export. It returns a nil export and no
+// error if the client ended the negotiation.
 func (s *Server) negotiate(nc net.Conn) (e *Export, structured bool, err error) {
 	nc.SetDeadline(time.Now().Add(negotiateTimeout))
 	defer nc.SetDeadline(time.Time{})

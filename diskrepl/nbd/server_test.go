@@ -41,7 +41,8 @@ func open(t testing.TB, n int64, direct bool) *blockfile.File {
 	return f
 }
 
-// serve serves a device as export "disk" on a socket, and a read-only one as "ro".
+// serve serves a device as export "disk" on a socket, and a read-only one as
+// "ro".
 func serve(t testing.TB, d Device) (socket string) {
 	t.Helper()
 	// The name of a socket has at most 108 bytes, which t.TempDir can be over.

@@ -34,8 +34,8 @@ type Host struct {
 	domains map[string]*Domain
 	procs   []*Process
 	disk    map[string]xlft.Record
-	platter *Platter // the domain's disk
-	held    *layers  // writes to a disk that other hosts see too; nil: the platter is the host's own
+	platter *Platter    // the domain's disk
+	held    *epochFiles // writes to a disk that other hosts see too; nil: the platter is the host's own
 }
 
 // NewHost adds a host to the world.
@@ -71,7 +71,9 @@ func (h *Host) Crash() {
 	for _, d := range domains {
 		d.destroy()
 		d.gate.discard()
-		h.wg.Go(d.disk().Drop)
+		if s := d.shared(); s != nil {
+			h.wg.Go(s.GiveUp)
+		}
 	}
 }
 
@@ -93,7 +95,9 @@ func (h *Host) Shutdown() {
 	h.mu.Unlock()
 	for _, d := range domains {
 		d.destroy()
-		d.disk().Drop()
+		if s := d.shared(); s != nil {
+			s.GiveUp()
+		}
 	}
 	h.wg.Wait()
 }

@@ -39,7 +39,7 @@ type DiskCopy interface {
 	SpillFile() diskrepl.SpillFile
 	// Durable is where the journal is kept on stable storage before an epoch
 	// counts as whole; nil if that is not asked for.
-	Durable() diskrepl.Layers
+	Durable() diskrepl.EpochStore
 	// Close closes it.
 	Close() error
 }
@@ -222,8 +222,8 @@ func (s *standby) finishDisks(epoch uint64) error {
 	return nil
 }
 
-// leave ends a disk's session, and records of what moment the copy is, so that
-// the next one need not compare all of it.
+// leave ends a disk's session, and records what the copy is consistent as
+// of, so that the next session need not compare all of it.
 func (s *standby) leave(d *standbyDisk, repl *diskrepl.Replica) error {
 	if repl == nil {
 		return nil // nothing came
@@ -243,7 +243,7 @@ func (s *standby) leave(d *standbyDisk, repl *diskrepl.Replica) error {
 	if err := d.copy.Flush(); err != nil {
 		return err
 	}
-	return d.copy.Record(xlft.DiskRecord{State: xlft.DiskReplica, Mark: diskrepl.Mark{Session: s.session, Epoch: epoch}})
+	return d.copy.Record(xlft.DiskRecord{State: xlft.DiskReplica, Mark: diskrepl.SyncPoint{Session: s.session, Epoch: epoch}})
 }
 
 // closeDisks lets go of the disks as they are.

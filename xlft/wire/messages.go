@@ -62,8 +62,8 @@ type Disk struct {
 type DiskReady struct {
 	// Journal is how many bytes of writes it holds back, at most.
 	Journal int64 `json:"journal_bytes"`
-	// What its copy is, if it is of one moment: the end of an epoch of an
-	// earlier session.
+	// What its copy is consistent as of, if it is consistent: the end of an epoch
+	// of an earlier session.
 	MarkSession string `json:"mark_session,omitempty"`
 	MarkEpoch   uint64 `json:"mark_epoch,omitempty"`
 }

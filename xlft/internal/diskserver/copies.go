@@ -65,7 +65,7 @@ func (c *Copies) spillFile() (*os.File, error) {
 	return f, nil
 }
 
-func (c *diskCopy) Durable() diskrepl.Layers {
+func (c *diskCopy) Durable() diskrepl.EpochStore {
 	if !c.host.Config.DurableAck {
 		return nil
 	}
@@ -144,8 +144,8 @@ func (c *Copies) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 	return v, nil
 }
 
-func (c *Copies) durable(domain, vdev string) diskrepl.LayerDir {
-	return diskrepl.LayerDir(filepath.Join(c.Config.StateDir, "journal", url.PathEscape(domain)+","+url.PathEscape(vdev)))
+func (c *Copies) durable(domain, vdev string) diskrepl.EpochDir {
+	return diskrepl.EpochDir(filepath.Join(c.Config.StateDir, "journal", url.PathEscape(domain)+","+url.PathEscape(vdev)))
 }
 
 // Check says why a disk could not be opened now; nil if it could.

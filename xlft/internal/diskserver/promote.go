@@ -32,7 +32,7 @@ type Promoted struct {
 type promotion struct {
 	config.Disk
 	record  xlft.DiskRecord
-	journal diskrepl.LayerDir
+	journal diskrepl.EpochDir
 	file    *blockfile.File
 	oldest  uint64 // epoch in the journal
 	newest  uint64 // epoch in the journal, or of the record; 0: none
@@ -113,7 +113,7 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 	}
 	switch p.record.State {
 	case xlft.DiskCopying:
-		return nil, errors.New("its first copy was never completed: it is of no moment")
+		return nil, errors.New("its first copy was never completed: it is inconsistent")
 	case xlft.DiskActive, "":
 		return nil, nil
 	}

@@ -136,7 +136,7 @@ func (p *place) states(vdevs ...string) (states []xlft.DiskState) {
 	return states
 }
 
-// A copy is made the domain's disk if it is of a moment, and brought to the newest one that its journal has.
+// A copy is made the domain's disk if it is consistent, and brought to the newest one that its journal has.
 func TestPromote(t *testing.T) {
 	p, primary := newPlace(t, 'b'), newPlace(t, 'a')
 	p.conf.DurableAck = true
@@ -233,7 +233,7 @@ func TestPromoteTogether(t *testing.T) {
 
 	// Two that can't be brought together stay as they are, unless each is asked for alone.
 	for v, e := range map[string]uint64{"xvda": 7, "xvdb": 9} {
-		if err := p.store.SaveDisk("web1", v, xlft.DiskRecord{State: xlft.DiskReplica, Mark: diskrepl.Mark{Session: "s", Epoch: e}}); err != nil {
+		if err := p.store.SaveDisk("web1", v, xlft.DiskRecord{State: xlft.DiskReplica, Mark: diskrepl.SyncPoint{Session: "s", Epoch: e}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -65,14 +66,31 @@ type Server struct {
 type disk struct {
 	vdev   string
 	file   *blockfile.File
-	mirror *diskrepl.Mirror
-	dirty  *dirtyFile // nil if there is none
+	repl   replicated
+	shared *diskrepl.Shared // repl, if both hosts see the storage; else nil
+	dirty  *dirtyFile       // nil if there is none
 	kernel *nbd.KernelDevice
 	unused bool // detached, and kept open for what is held
 }
 
-func (s *Server) layers(vdev string) diskrepl.LayerDir {
-	return diskrepl.LayerDir(filepath.Join(s.Held, vdev))
+// replicated is a *diskrepl.Mirror or a *diskrepl.Shared.
+type replicated interface {
+	diskrepl.Device
+	Attach(io.ReadWriteCloser, diskrepl.Options) (*diskrepl.Link, error)
+	Stop()
+}
+
+// holding returns what the disk holds back: nothing if it is not shared.
+func (d *disk) holding() diskrepl.Holding {
+	if d.shared == nil {
+		return diskrepl.Holding{}
+	}
+	return d.shared.Holding()
+}
+
+// held returns the store of writes that are held back from a shared disk.
+func (s *Server) held(vdev string) diskrepl.EpochDir {
+	return diskrepl.EpochDir(filepath.Join(s.Held, vdev))
 }
 
 // New returns a server without open disks.
@@ -113,24 +131,28 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &disk{vdev: vdev, file: f, mirror: diskrepl.NewMirror(f)}
+	d := &disk{vdev: vdev, file: f}
 	if conf.Shared {
-		if d.mirror, err = diskrepl.NewShared(f, s.layers(vdev)); err != nil {
+		if d.shared, err = diskrepl.NewShared(f, s.held(vdev)); err != nil {
 			f.Close()
 			return nil, err
 		}
-		if h, _ := d.mirror.Holding(); h.On {
-			s.Log.Warn("going on with writes that an earlier process held", zap.String("vdev", vdev), zap.Int64("bytes", h.Bytes), zap.Bool("freed", h.Freed))
+		d.repl = d.shared
+		if h := d.holding(); h.On {
+			s.Log.Warn("going on with writes that an earlier process held", zap.String("vdev", vdev), zap.Int64("bytes", h.Bytes), zap.Bool("freed", h.ReleaseAll))
 		}
-	}
-	if s.Dirty != "" && !conf.Shared {
-		if d.dirty, err = openDirty(s.Dirty, vdev, diskrepl.DirtySize(f.Size()), again); err != nil {
-			f.Close()
-			return nil, err
+	} else {
+		m := diskrepl.NewMirror(f)
+		if s.Dirty != "" {
+			if d.dirty, err = openDirty(s.Dirty, vdev, diskrepl.DirtySize(f.Size()), again); err != nil {
+				f.Close()
+				return nil, err
+			}
+			m.Track(d.dirty.mem)
 		}
-		d.mirror.Track(d.dirty.mem)
+		d.repl = m
 	}
-	if err := s.exports.Add(&nbd.Export{Name: vdev, Description: s.Config.Name, Device: d.mirror}); err != nil {
+	if err := s.exports.Add(&nbd.Export{Name: vdev, Description: s.Config.Name, Device: d.repl}); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -143,7 +165,7 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 func (s *Server) closeDisk(d *disk) error {
 	delete(s.open, d.vdev)
 	s.exports.Remove(d.vdev)
-	d.mirror.Stop()
+	d.repl.Stop()
 	err := d.file.Flush()
 	if cerr := d.file.Close(); err == nil {
 		err = cerr
@@ -231,7 +253,7 @@ func (s *Server) Recover() error {
 	for vdev, conf := range s.Config.Disks {
 		left := false
 		if conf.Shared {
-			if left, err = s.layers(vdev).Any(); err != nil {
+			if left, err = s.held(vdev).Any(); err != nil {
 				return err
 			}
 		}
@@ -276,7 +298,7 @@ func (s *Server) Detach(vdev string) error {
 		s.session.end(fmt.Errorf("disk %s was detached", vdev))
 	}
 	d.kernel = nil
-	if h, _ := d.mirror.Holding(); h.On && !h.Dropped {
+	if h := d.holding(); h.On && !h.GivenUp {
 		// The protector will say whether it goes to the storage.
 		s.Log.Warn("a disk without a user stays open for what it holds", zap.String("vdev", vdev), zap.Int64("bytes", h.Bytes))
 		d.unused = true
@@ -303,7 +325,7 @@ func (s *Server) finish(d *disk) error {
 // closeLater closes a disk when it holds nothing back any more, unless it is
 // used again by then.
 func (s *Server) closeLater(d *disk) {
-	d.mirror.AwaitUnheld(context.Background()) // or it was dropped, or the server ends
+	d.shared.AwaitReleasedAll(context.Background()) // or it was given up, or the server ends
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d.unused && !s.retired && s.open[d.vdev] == d {
@@ -327,8 +349,8 @@ func (s *Server) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), lastWrites)
 	defer cancel()
 	for _, d := range s.open {
-		if h, _ := d.mirror.Holding(); h.On && h.Freed {
-			if err := d.mirror.AwaitUnheld(ctx); err != nil {
+		if h := d.holding(); h.On && h.ReleaseAll {
+			if err := d.shared.AwaitReleasedAll(ctx); err != nil {
 				s.Log.Error("the storage has not got all that was held; the next server goes on", zap.String("vdev", d.vdev), zap.Error(err))
 			}
 		}
@@ -354,7 +376,8 @@ func (s *Server) Status() []DiskStatus {
 	all := make([]DiskStatus, 0, len(s.open))
 	for _, d := range s.open {
 		st := DiskStatus{VDev: d.vdev, Path: d.file.Name(), Size: d.file.Size()}
-		if h, ok := d.mirror.Holding(); ok {
+		if d.shared != nil {
+			h := d.holding()
 			st.Shared, st.Holding = true, &h
 		}
 		if d.kernel != nil {
@@ -527,18 +550,20 @@ func (s *Server) link(ctx context.Context, v *session, dial wire.Dialer, id stri
 	}
 	// A protector that begins a session is alone with the domain: what an
 	// earlier one left held is the disk's.
-	if err := d.mirror.Unhold(); err != nil {
-		return err
-	}
-	if err := d.mirror.AwaitUnheld(ctx); err != nil {
-		return fmt.Errorf("disk %s: write what was held: %w", want.VDev, err)
+	if d.shared != nil {
+		if err := d.shared.ReleaseAll(); err != nil {
+			return err
+		}
+		if err := d.shared.AwaitReleasedAll(ctx); err != nil {
+			return fmt.Errorf("disk %s: write what was held: %w", want.VDev, err)
+		}
 	}
 	conn, ready, err := wire.DialDisk(ctx, dial, s.Software, id, want)
 	if err != nil {
 		return err
 	}
-	if _, shared := d.mirror.Holding(); shared {
-		room, err := s.layers(want.VDev).Room()
+	if d.shared != nil {
+		room, err := s.held(want.VDev).Room()
 		if err == nil && room < heldRoom {
 			err = fmt.Errorf("%s has %d MiB free, and writes that are held need %d at least", s.Held, room>>20, heldRoom>>20)
 		}
@@ -548,7 +573,7 @@ func (s *Server) link(ctx context.Context, v *session, dial wire.Dialer, id stri
 		}
 		ready.Journal = min(ready.Journal, room/4*3)
 	}
-	l, err := d.mirror.Attach(conn, diskrepl.Options{Session: id, Mark: diskrepl.Mark{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Rate: int64(s.Config.SyncRate), Lost: func(err error) {
+	l, err := d.repl.Attach(conn, diskrepl.Options{Session: id, SyncPoint: diskrepl.SyncPoint{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Rate: int64(s.Config.SyncRate), Lost: func(err error) {
 		v.end(fmt.Errorf("disk %s: %w", want.VDev, err))
 	}})
 	if err != nil {
@@ -612,35 +637,38 @@ func (s *Server) Release(epoch uint64) error {
 // any more. It does not wait.
 func (s *Server) Abandon() error {
 	var all error
-	for _, m := range s.mirrors() {
-		all = errors.Join(all, m.Unhold())
+	for _, d := range s.shared() {
+		all = errors.Join(all, d.ReleaseAll())
 	}
 	return all
 }
 
 // Discard gives up what is held of all disks, and the disks with it.
 func (s *Server) Discard() error {
-	for _, m := range s.mirrors() {
-		m.Drop()
+	for _, d := range s.shared() {
+		d.GiveUp()
 	}
 	return nil
 }
 
 // Drain waits until the storage has all that was released.
 func (s *Server) Drain(ctx context.Context) error {
-	for _, m := range s.mirrors() {
-		if err := m.AwaitReleased(ctx); err != nil {
+	for _, d := range s.shared() {
+		if err := d.Drain(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Server) mirrors() (all []*diskrepl.Mirror) {
+// shared returns the open disks that both hosts see.
+func (s *Server) shared() (all []*diskrepl.Shared) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, d := range s.open {
-		all = append(all, d.mirror)
+		if d.shared != nil {
+			all = append(all, d.shared)
+		}
 	}
 	return all
 }

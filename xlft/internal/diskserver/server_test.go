@@ -14,8 +14,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"xlft/diskrepl"
-
 	"xlft/tests/simxen"
 	"xlft/xlft"
 	"xlft/xlft/backup"
@@ -310,7 +308,7 @@ func TestSession(t *testing.T) {
 	}
 	_, err := r.copies.Open("web1", wire.Disk{VDev: "xvda", Size: size})
 	refused(t, "the copy, opened a second time", err, "in use")
-	if err := r.server.open["xvda"].mirror.WriteAt([]byte("written"), 12345, true); err != nil {
+	if err := r.server.open["xvda"].repl.WriteAt([]byte("written"), 12345, true); err != nil {
 		t.Fatal(err)
 	}
 	want := r.a.image()
@@ -365,7 +363,7 @@ func TestSession(t *testing.T) {
 func TestFullJournal(t *testing.T) {
 	r := newRig(t, time.Hour, 128<<10)
 	r.protect()
-	m := r.server.open["xvda"].mirror
+	m := r.server.open["xvda"].repl
 	b := make([]byte, 16<<10)
 	for off := int64(0); off < size; off += int64(len(b)) {
 		for i := range b {
@@ -400,10 +398,10 @@ func TestSharedStorage(t *testing.T) {
 	if st := r.state(); st != xlft.DiskReplica {
 		t.Errorf("the backup's disk is %q", st)
 	}
-	mirror := func() *diskrepl.Mirror {
+	mirror := func() replicated {
 		r.server.mu.Lock()
 		defer r.server.mu.Unlock()
-		return r.server.open["xvda"].mirror
+		return r.server.open["xvda"].repl
 	}
 	was := r.a.image()
 	want := bytes.Clone(was)
