@@ -19,6 +19,7 @@ import (
 
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/diskcopy"
 	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/wire"
@@ -110,9 +111,9 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 		commands.Close()
 		return err
 	}
-	s.Attached = diskserver.CommandSocket(c.RunDir, domain) + ".attached"
-	s.Held = diskserver.HeldDir(c.RunDir, domain)
-	s.Dirty = diskserver.DirtyDir(c.RunDir, domain)
+	s.AttachedFile = diskserver.CommandSocket(c.RunDir, domain) + ".attached"
+	s.HeldDir = diskserver.HeldDirOf(c.RunDir, domain)
+	s.DirtyDir = diskserver.DirtyDirOf(c.RunDir, domain)
 	if err := s.Recover(); err != nil {
 		return err
 	}
@@ -324,14 +325,14 @@ them.`,
 			if err != nil {
 				return fail(err)
 			}
-			how := diskserver.AskShared
+			how := diskcopy.AskShared
 			switch {
 			case replay:
-				how = diskserver.ReplayShared
+				how = diskcopy.ReplayShared
 			case discard:
-				how = diskserver.DiscardShared
+				how = diskcopy.DiscardShared
 			}
-			copies := &diskserver.Copies{Config: c, Store: store.Dir(c.StateDir)}
+			copies := &diskcopy.Copies{Config: c, Store: store.Dir(c.StateDir)}
 			done, err := copies.Promote(domain, vdev, how)
 			if err != nil {
 				return fail(err)
