@@ -1,6 +1,7 @@
 package diskrepl
 
-// A Device is a disk. It is the same as that of package nbd.
+// A Device is a disk. Package nbd declares the same interface and documents its
+// methods.
 type Device interface {
 	Size() int64
 	ReadAt(p []byte, off int64) error
@@ -10,8 +11,17 @@ type Device interface {
 	Flush() error
 }
 
-// quick is what a Device can tell without waiting for a disk; see package nbd.
-type quick interface {
+// A quickDevice is a Device that knows which requests it can serve without
+// waiting for a disk. See nbd.QuickDevice.
+type quickDevice interface {
 	TryReadAt(p []byte, off int64) bool
 	QuickWrites() bool
+}
+
+// fuaFlag returns the record's flag for a write with or without FUA.
+func fuaFlag(fua bool) uint8 {
+	if fua {
+		return flagFUA
+	}
+	return 0
 }

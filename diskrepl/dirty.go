@@ -6,30 +6,30 @@ import (
 	"math/bits"
 )
 
-// A Mark names the moment that a copy of a disk is of: the end of an epoch of a
-// session. The zero Mark is none.
-type Mark struct {
+// A SyncPoint says what a copy of a disk is consistent as of: the end of an
+// epoch of a session. The zero SyncPoint is none.
+type SyncPoint struct {
 	Session string `json:"session,omitempty"`
 	Epoch   uint64 `json:"epoch,omitempty"`
 }
 
-// A dirtyLog says which chunks of a disk were changed in which epoch of a
-// session, for as many epochs as the backup's copy may be behind. It lives in a
-// piece of memory that may outlast the process, and is right at every moment at
-// which the process may be killed.
+// A dirtyLog records which chunks of a disk changed in which epoch of a
+// session, for as many epochs as the backup's copy may be behind. It lives in
+// memory that may outlive the process, and is correct whenever the process is
+// killed.
 //
 //	offset  size
 //	0       8     dirtyMagic
 //	8       8     size of the disk
-//	16      64    session, padded with zeroes; empty: the log says nothing
+//	16      64    session, padded with zeroes; empty: nothing is recorded
 //	80      48    epoch of each slot; 0: the slot is free
 //	128           a bitmap for each slot, one bit for each chunk
 //
 // Integers are little endian.
 type dirtyLog struct {
 	mem   []byte
-	slots int // bytes of a bitmap
-	open  int // slot of the open epoch; -1: none
+	slots int // bytes of a slot's bitmap
+	open  int // slot of the open epoch; -1 if there is none
 }
 
 const (
@@ -39,7 +39,8 @@ const (
 	maxSession  = 64
 )
 
-// DirtySize is how many bytes of memory the log of a disk needs.
+// DirtySize returns how many bytes of memory [Mirror.Track] needs for a disk of
+// so many bytes.
 func DirtySize(disk int64) int64 { return dirtyHeader + dirtySlots*bitmapSize(disk) }
 
 func bitmapSize(disk int64) int64 {
@@ -47,8 +48,8 @@ func bitmapSize(disk int64) int64 {
 	return (chunks + 63) / 64 * 8
 }
 
-// newDirtyLog returns a log in mem, which has DirtySize bytes. It goes on with
-// what is there if that is of such a disk.
+// newDirtyLog returns a log in mem, which has DirtySize bytes. It continues the
+// log that is there if that is of a disk of the same size.
 func newDirtyLog(mem []byte, disk int64) *dirtyLog {
 	d := &dirtyLog{mem: mem, slots: int(bitmapSize(disk)), open: -1}
 	if binary.LittleEndian.Uint64(mem) != dirtyMagic || binary.LittleEndian.Uint64(mem[8:]) != uint64(disk) {
@@ -69,7 +70,7 @@ func (d *dirtyLog) session() string {
 	return string(bytes.TrimRight(d.mem[16:16+maxSession], "\x00"))
 }
 
-// span returns the oldest and the newest epoch that have slots; 0: none has.
+// span returns the oldest and the newest epoch that have slots, or 0 and 0.
 func (d *dirtyLog) span() (oldest, newest uint64) {
 	for s := range dirtySlots {
 		if e := d.epoch(s); e > 0 {
@@ -92,7 +93,7 @@ func (d *dirtyLog) bitmap(slot int) []byte {
 	return d.mem[dirtyHeader+slot*d.slots:][:d.slots]
 }
 
-// forget makes the log say nothing.
+// forget empties the log.
 func (d *dirtyLog) forget() {
 	clear(d.mem[16 : 16+maxSession])
 	for s := range dirtySlots {
@@ -101,14 +102,14 @@ func (d *dirtyLog) forget() {
 	d.open = -1
 }
 
-// start makes the log one of a session, whose epoch e is open.
+// start begins the log of a session, whose open epoch is e.
 func (d *dirtyLog) start(session string, e uint64) {
 	d.forget()
 	if session == "" || len(session) > maxSession {
 		return
 	}
 	d.begin(e)
-	copy(d.mem[16:], session) // last: before this the log says nothing
+	copy(d.mem[16:], session) // last, because it makes the log valid
 }
 
 // begin opens an epoch.
@@ -131,8 +132,8 @@ func (d *dirtyLog) seal(e uint64) {
 	}
 }
 
-// acked says that the backup has epoch e whole: its copy is not older than the
-// epoch before.
+// acked says that the backup has acknowledged epoch e, so that its copy is
+// never older than the epoch before.
 func (d *dirtyLog) acked(e uint64) {
 	for s := range dirtySlots {
 		if n := d.epoch(s); n > 0 && n < e && s != d.open {
@@ -141,7 +142,7 @@ func (d *dirtyLog) acked(e uint64) {
 	}
 }
 
-// mark notes that a range is changed, if there is a log.
+// mark records that a range changes. d may be nil.
 func (d *dirtyLog) mark(off, n int64) {
 	if d == nil || d.open < 0 || n <= 0 {
 		return
@@ -152,19 +153,19 @@ func (d *dirtyLog) mark(off, n int64) {
 	}
 }
 
-// since returns which chunks were changed after a mark; false if the log can't
-// tell.
-func (d *dirtyLog) since(m Mark) (bitmap []byte, ok bool) {
-	if m.Session == "" || m.Session != d.session() || d.open < 0 {
+// since returns which chunks changed after a sync point. It returns false if
+// that is not known.
+func (d *dirtyLog) since(p SyncPoint) (bitmap []byte, ok bool) {
+	if p.Session == "" || p.Session != d.session() || d.open < 0 {
 		return nil, false
 	}
 	oldest, newest := d.span()
-	if m.Epoch+1 < oldest || m.Epoch >= newest {
+	if p.Epoch+1 < oldest || p.Epoch >= newest {
 		return nil, false
 	}
 	all := make([]byte, d.slots)
 	for s := range dirtySlots {
-		if d.epoch(s) > m.Epoch {
+		if d.epoch(s) > p.Epoch {
 			for i, b := range d.bitmap(s) {
 				all[i] |= b
 			}
@@ -173,7 +174,7 @@ func (d *dirtyLog) since(m Mark) (bitmap []byte, ok bool) {
 	return all, true
 }
 
-// count returns how many chunks a bitmap has.
+// count returns how many bits of a bitmap are set.
 func count(bitmap []byte) (n int64) {
 	for _, b := range bitmap {
 		n += int64(bits.OnesCount8(b))

@@ -10,8 +10,8 @@ import (
 )
 
 // rejoin begins another session of a mirror with what is left of a replica's
-// disk, as mark says.
-func (p *pair) rejoin(m *Mirror, session string, mark Mark) {
+// disk, which is consistent as of point.
+func (p *pair) rejoin(m *Mirror, session string, point SyncPoint) {
 	p.t.Helper()
 	a, b := net.Pipe()
 	p.m, p.r, p.breaker = m, NewReplica(p.there, b), a
@@ -19,7 +19,7 @@ func (p *pair) rejoin(m *Mirror, session string, mark Mark) {
 	go func(r *Replica, ended chan error) { ended <- r.Run() }(p.r, p.ended)
 	lost := p.lost
 	var err error
-	if p.link, err = m.Attach(a, Options{Session: session, Mark: mark, Limit: 4 << 20, Lost: func(err error) { lost <- err }}); err != nil {
+	if p.link, err = m.Attach(a, Options{Session: session, SyncPoint: point, Limit: 4 << 20, Lost: func(err error) { lost <- err }}); err != nil {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { a.Close(); b.Close() })
@@ -28,9 +28,9 @@ func (p *pair) rejoin(m *Mirror, session string, mark Mark) {
 	}
 }
 
-// A session that ends at any moment leaves a copy that the next one brings up
-// by what is known to have changed, also if the process that knew was killed;
-// it ends with both the same.
+// A session that ends at any time leaves a copy that the next session brings up
+// to date by sending the known changes, also if the process that recorded them
+// was killed. Both disks are the same in the end.
 func TestResync(t *testing.T) {
 	r := newRand(t)
 	known := 0
@@ -44,7 +44,7 @@ func TestResync(t *testing.T) {
 		m := NewMirror(here)
 		m.Track(mem)
 		p := &pair{t: t, here: here, there: there}
-		p.rejoin(m, "one", Mark{})
+		p.rejoin(m, "one", SyncPoint{})
 		for round := range 3 {
 			session := []string{"one", "two", "three"}[round]
 			some := func() {
@@ -90,7 +90,7 @@ func TestResync(t *testing.T) {
 			p.link.Detach()
 			epoch, ok := p.r.Committed()
 			if !ok {
-				t.Fatal("the copy is of no moment")
+				t.Fatal("the copy is inconsistent")
 			}
 			some()
 			if r.IntN(2) == 0 { // killed
@@ -98,7 +98,7 @@ func TestResync(t *testing.T) {
 				m.Track(mem)
 				some()
 			}
-			p.rejoin(m, session+"+", Mark{session, epoch})
+			p.rejoin(m, session+"+", SyncPoint{session, epoch})
 			if !p.link.Progress().Known {
 				t.Fatalf("what changed since epoch %d of %s is not known", epoch, session)
 			}
@@ -111,18 +111,19 @@ func TestResync(t *testing.T) {
 			p.r.Close()
 			<-p.ended
 			p.link.Detach()
-			p.rejoin(m, []string{"two", "three", "-"}[round], Mark{session + "+", 1})
+			p.rejoin(m, []string{"two", "three", "-"}[round], SyncPoint{session + "+", 1})
 		}
 	}
 	t.Logf("%d times", known)
 }
 
-// A copy that is of another session, or too old, is compared as a whole.
-func TestResyncNeedsItsMark(t *testing.T) {
+// The changes since a sync point of another session, or since one that is too
+// old, are not known.
+func TestResyncNeedsItsSyncPoint(t *testing.T) {
 	here, there := newMemory(1<<20), newMemory(1<<20)
 	m := NewMirror(here)
 	p := &pair{t: t, here: here, there: there}
-	p.rejoin(m, "one", Mark{})
+	p.rejoin(m, "one", SyncPoint{})
 	for e := uint64(1); e < 6; e++ {
 		m.WriteAt([]byte{byte(e)}, int64(e)*ChunkSize, false)
 		p.seal(e)
@@ -131,28 +132,28 @@ func TestResyncNeedsItsMark(t *testing.T) {
 	p.r.Close()
 	p.link.Detach()
 	for _, c := range []struct {
-		mark Mark
-		want bool
+		point SyncPoint
+		want  bool
 	}{
-		{Mark{}, false}, {Mark{"one", 3}, false}, {Mark{"one", 4}, true}, {Mark{"one", 5}, true}, {Mark{"one", 6}, false}, {Mark{"two", 5}, false},
+		{SyncPoint{}, false}, {SyncPoint{"one", 3}, false}, {SyncPoint{"one", 4}, true}, {SyncPoint{"one", 5}, true}, {SyncPoint{"one", 6}, false}, {SyncPoint{"two", 5}, false},
 	} {
-		bitmap, ok := m.dirty.since(c.mark)
+		bitmap, ok := m.dirty.since(c.point)
 		if ok != c.want {
-			t.Errorf("%+v: known %v, want %v", c.mark, ok, c.want)
+			t.Errorf("%+v: known %v, want %v", c.point, ok, c.want)
 		}
-		if ok && count(bitmap) != int64(5-c.mark.Epoch) {
-			t.Errorf("%+v: %d chunks", c.mark, count(bitmap))
+		if ok && count(bitmap) != int64(5-c.point.Epoch) {
+			t.Errorf("%+v: %d chunks", c.point, count(bitmap))
 		}
 	}
-	// What is in the memory of another disk's log, or of none, says nothing.
-	if _, ok := newDirtyLog(bytes.Clone(m.dirty.mem), 1<<20).since(Mark{"one", 5}); !ok {
-		t.Error("a log that was left is not gone on with")
+	// The log is found again in its memory; a damaged header is not trusted.
+	if _, ok := newDirtyLog(bytes.Clone(m.dirty.mem), 1<<20).since(SyncPoint{"one", 5}); !ok {
+		t.Error("a log that was left is not continued")
 	}
 	for i := range 16 {
 		bad := bytes.Clone(m.dirty.mem)
 		bad[i]++
-		if _, ok := newDirtyLog(bad, 1<<20).since(Mark{"one", 5}); ok {
-			t.Errorf("a log whose byte %d is another is trusted", i)
+		if _, ok := newDirtyLog(bad, 1<<20).since(SyncPoint{"one", 5}); ok {
+			t.Errorf("a log whose byte %d differs is trusted", i)
 		}
 	}
 }

@@ -1,17 +1,20 @@
-// Package diskrepl keeps a second copy of a domain's disk on another host,
-// epoch by epoch.
+// Package diskrepl replicates a domain's disk to another host, epoch by epoch.
 //
-// A [Mirror] stands before the primary's disk. It writes through at once and
-// sends every write, in the order in which they took effect, to a [Replica] at
-// the backup. The Replica holds the writes of an epoch back until that is
-// committed, and forgets them if it never is.
+// There are two kinds of disk. A [Mirror] stands in front of a disk that each
+// host has a copy of: it writes to the primary's copy at once and sends every
+// write, in the order in which the writes took effect, to a [Replica] at the
+// backup. The Replica holds the writes of an epoch back until the epoch is
+// committed, and discards them if it never is. A [Shared] stands in front of
+// storage that both hosts see: it holds writes back at the primary until the
+// backup has acknowledged their epoch. A [Link] connects either to its Replica
+// for one session.
 //
-// The one rule everything here serves: after [Replica.Finish] the backup's disk
-// holds exactly the writes that were sent up to the newest committed seal, none
-// missing and none more. Seal, ack and commit are those of the domain's memory.
+// The one rule a caller must know: after [Replica.Finish] the backup's disk has
+// exactly the writes up to the newest committed seal, none missing and none
+// more. Seal, acknowledge and commit an epoch of the disk together with that
+// epoch of the domain's memory.
 //
-// A write counts to the epoch in which it is answered. One that was under way
-// when its epoch was sealed counts to the next: the domain's frontend driver
-// asks for it again when the domain is resumed elsewhere, because it has not
-// seen an answer.
+// A write belongs to the epoch in which it is answered. One that is in flight
+// when its epoch is sealed belongs to the next: when the domain is resumed
+// elsewhere its frontend driver repeats it, because it has not seen an answer.
 package diskrepl

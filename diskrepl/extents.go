@@ -9,9 +9,9 @@ import (
 type extent struct {
 	off, end int64
 	typ      recordType // recWrite, recZero or recTrim
-	keep     bool       // of recZero
-	mem      []byte     // of recWrite: the data,
-	at       int64      // or where it begins in a file, if mem is nil
+	keep     bool       // of a recZero
+	mem      []byte     // the data of a recWrite
+	at       int64      // where the data is in a file, if mem is nil
 }
 
 // cut returns the part of e between two offsets that lie in it.
@@ -24,11 +24,11 @@ func (e extent) cut(off, end int64) extent {
 	return e
 }
 
-// extents are disjoint and in order.
+// extents are disjoint and in the order of their offsets.
 type extents []extent
 
-// over returns which of them overlap a range.
-func (x extents) over(off, end int64) (from, to int) {
+// overlap returns which extents overlap a range: x[from:to].
+func (x extents) overlap(off, end int64) (from, to int) {
 	from, _ = slices.BinarySearchFunc(x, off, func(e extent, off int64) int {
 		if e.end <= off {
 			return -1
@@ -45,7 +45,7 @@ func (x *extents) put(e extent) {
 	if e.off == e.end {
 		return
 	}
-	from, to := x.over(e.off, e.end)
+	from, to := x.overlap(e.off, e.end)
 	var with [3]extent
 	in := with[:0]
 	if from < to {
@@ -62,8 +62,8 @@ func (x *extents) put(e extent) {
 	*x = slices.Replace(*x, from, to, in...)
 }
 
-// do adds what a record does to a disk, if it does anything; its data is in mem,
-// or in a file from at on.
+// do adds the effect of a record, if it has one. The data is in mem, or in a
+// file at offset at.
 func (x *extents) do(rec record, mem []byte, at int64) {
 	switch rec.typ {
 	case recWrite, recZero, recTrim:
@@ -73,18 +73,18 @@ func (x *extents) do(rec record, mem []byte, at int64) {
 }
 
 const (
-	writersOut = 16      // writes that a disk has at a time from writeOut
-	writeRun   = 1 << 20 // bytes of each, at most, if they are put together
+	writersOut = 16      // concurrent writes of writeOut
+	writeRun   = 1 << 20 // bytes of extents that are joined into one write, at most
 )
 
-// runs are the buffers in which writes are put together.
+// runs are buffers of writeRun bytes.
 var runs = sync.Pool{New: func() any {
 	b := make([]byte, writeRun)
 	return &b
 }}
 
-// writeOut does to a disk what the extents say; load reads data from the file.
-// It returns when the disk has it all.
+// writeOut applies the extents to a disk and flushes it. load fills b with data
+// from the file.
 func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error {
 	var (
 		mu    sync.Mutex
@@ -92,7 +92,7 @@ func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error
 		first error
 		wg    sync.WaitGroup
 	)
-	// take returns extents that one write can do.
+	// take returns the next extents that one write can apply.
 	take := func() extents {
 		mu.Lock()
 		defer mu.Unlock()
@@ -134,7 +134,8 @@ func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error
 	return dev.Flush()
 }
 
-// write does what a run of extents says, which is one, or data without a gap.
+// write applies a run of extents: either one, or adjacent data. buf has
+// writeRun bytes.
 func (x extents) write(dev Device, load func(b []byte, at int64) error, buf []byte) error {
 	e, n := x[0], x[len(x)-1].end-x[0].off
 	switch e.typ {

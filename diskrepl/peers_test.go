@@ -3,6 +3,7 @@ package diskrepl_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -11,10 +12,11 @@ import (
 	"time"
 
 	"xlft/diskrepl"
+	"xlft/diskrepl/blockfile"
 	"xlft/diskrepl/nbd"
 )
 
-func disk(t testing.TB, name string, n int64) *nbd.File {
+func disk(t testing.TB, name string, n int64) *blockfile.File {
 	t.Helper()
 	name = filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
@@ -23,7 +25,10 @@ func disk(t testing.TB, name string, n int64) *nbd.File {
 	if err := os.Truncate(name, n); err != nil {
 		t.Fatal(err)
 	}
-	f, err := nbd.OpenFile(name, false)
+	f, err := blockfile.Open(name, false)
+	if errors.Is(err, blockfile.ErrNeedsLinux) {
+		t.Skip(err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,11 +89,11 @@ func TestFioMirrored(t *testing.T) {
 		}
 		wrote <- err
 	}()
-	epoch, over := uint64(0), false
-	for !over {
+	epoch, finished := uint64(0), false
+	for !finished {
 		select {
 		case <-wrote:
-			over = true
+			finished = true
 		case <-time.After(20 * time.Millisecond):
 		}
 		epoch++

@@ -2,7 +2,8 @@ package diskrepl
 
 import "sync"
 
-// A rangeLock makes accesses that overlap take turns. The zero value is ready.
+// A rangeLock excludes concurrent accesses to overlapping ranges. The zero
+// value is ready for use.
 type rangeLock struct {
 	mu    sync.Mutex
 	cond  sync.Cond
@@ -12,7 +13,7 @@ type rangeLock struct {
 
 type span struct{ off, end int64 }
 
-// lock waits until nobody holds a part of the range, and holds it.
+// lock locks a range. It waits until no part of the range is locked.
 func (l *rangeLock) lock(off, n int64) span {
 	s := span{off, off + n}
 	l.mu.Lock()
@@ -29,6 +30,7 @@ func (l *rangeLock) lock(off, n int64) span {
 	return s
 }
 
+// taken reports whether a part of the range is locked.
 func (l *rangeLock) taken(s span) bool {
 	for _, h := range l.held {
 		if s.off < h.end && h.off < s.end {

@@ -10,7 +10,8 @@ import (
 	"slices"
 )
 
-// The stream between a Mirror and a Replica is a sequence of records. All
+// The stream between a Link and a Replica is a sequence of records, and so are
+// the files of an EpochStore. This is the definition of the format. All
 // integers are little endian.
 //
 //	offset  size
@@ -18,26 +19,27 @@ import (
 //	1       1     flags
 //	2       2     reserved, 0
 //	4       4     n: length of the range in bytes, or of the body
-//	8       8     offset of the range in bytes, or an epoch; 0 if there is none
-//	16      8     epoch
+//	8       8     offset of the range in bytes, or of APPLIED an epoch; else 0
+//	16      8     epoch that the record belongs to; 0 from the replica
 //	24      n     body, of WRITE, SEAL, HASHES and FAILED
 type recordType uint8
 
 const (
-	recWrite  recordType = 1 // to the replica: body is what was written at offset
+	recWrite  recordType = 1 // to the replica: the body was written at offset
 	recZero   recordType = 2 // to the replica: the range reads as zeroes from here on
 	recTrim   recordType = 3 // to the replica: the range is not needed any more
-	recFlush  recordType = 4 // to the replica: what comes after must not reach the disk before what came before
-	recSeal   recordType = 5 // to the replica: the epoch ends; body is its sum
-	recSynced recordType = 6 // to the replica: all blocks that differed have been sent
-	recHashes recordType = 7 // to the mirror: body is the hash of each chunk from offset on
-	recFailed recordType = 8 // to the mirror: the replica can't go on; body says why
+	recFlush  recordType = 4 // to the replica: later records must not reach the disk before earlier ones
+	recSeal   recordType = 5 // to the replica: the epoch ends; the body is its sum
+	recSynced recordType = 6 // to the replica: all chunks that differed have been sent
+	recHashes recordType = 7 // to the link: the body is the hash of each chunk from offset on
+	recFailed recordType = 8 // to the link: the replica failed; the body is the error's text
 
-	recCompare recordType = 11 // to the replica: say the hashes of all chunks
+	// Of a Mirror only.
+	recCompare recordType = 11 // to the replica: send the hashes of all chunks
 
-	// Of shared storage alone.
-	recProbe   recordType = 9  // to the replica: say the hash of the range
-	recApplied recordType = 10 // to the replica: the storage has the epoch whose number is in offset
+	// Of a Shared only.
+	recProbe   recordType = 9  // to the replica: send the hash of the range
+	recApplied recordType = 10 // to the replica: the storage has the epoch in the offset field
 )
 
 var recordNames = map[recordType]string{recWrite: "WRITE", recZero: "ZERO", recTrim: "TRIM", recFlush: "FLUSH",
@@ -56,17 +58,17 @@ func (t recordType) hasBody() bool {
 
 // Flags of a record.
 const (
-	flagFUA  = 1 << 0 // the write was to be on stable storage when it was answered
-	flagKeep = 1 << 1 // of ZERO: the space is to stay allocated
+	flagFUA  = 1 << 0 // force unit access: the write was durable when it was answered
+	flagKeep = 1 << 1 // of ZERO: the space stays allocated
 )
 
 const (
 	headerSize = 24
-	maxBody    = 32 << 20 // as of an NBD request
+	maxBody    = 32 << 20 // bytes: nbd.MaxRequest
 	sealSize   = 16
 )
 
-// A record is one, without its body.
+// A record is the header of a record.
 type record struct {
 	typ   recordType
 	flags uint8
@@ -75,11 +77,12 @@ type record struct {
 	epoch uint64
 }
 
-// fits reports whether the range lies on a disk of that size.
+// fits reports whether the range lies on a disk of so many bytes.
 func (r record) fits(disk int64) bool {
 	return r.off <= uint64(disk) && uint64(r.n) <= uint64(disk)-r.off
 }
 
+// append appends the encoded header to b.
 func (r record) append(b []byte) []byte {
 	b = append(b, byte(r.typ), r.flags, 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, r.n)
@@ -87,8 +90,13 @@ func (r record) append(b []byte) []byte {
 	return binary.LittleEndian.AppendUint64(b, r.epoch)
 }
 
-// A sum is what a SEAL says of its epoch: how many records it has, and their
+// A sum is the body of a SEAL: the number of records of its epoch, and their
 // checksum, bodies included.
+//
+//	offset  size
+//	0       8     number of records, without the SEAL
+//	8       4     CRC-32C of the records
+//	12      4     reserved, 0
 type sum struct {
 	records uint64
 	crc     uint32 // CRC-32C
@@ -117,13 +125,14 @@ func parseSum(b []byte) (sum, error) {
 	return sum{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint32(b[8:])}, nil
 }
 
-// cached is how much is summed and sent, or received, at once.
+// cached is how many bytes are summed and sent, or received, at once, so that
+// they are still in the processor's cache.
 const cached = 64 << 10
 
-// A StreamError says where a stream is not as it should be.
+// A StreamError says where a stream violates the format.
 type StreamError struct {
-	Offset int64 // of the record in the stream
-	What   string
+	Offset int64  // of the record in the stream
+	What   string // name of the record's type
 	Err    error
 }
 
@@ -133,7 +142,7 @@ func (e *StreamError) Error() string {
 
 func (e *StreamError) Unwrap() error { return e.Err }
 
-// A reader reads records.
+// A reader decodes records.
 type reader struct {
 	r   *bufio.Reader
 	off int64
@@ -141,16 +150,17 @@ type reader struct {
 	sum sum
 }
 
-// tlsRecord is what a connection gives at once: a larger buffer would only be one
-// more copy of what is longer.
+// tlsRecord is how many bytes a TLS connection returns at once. A larger buffer
+// would only copy longer bodies once more.
 const tlsRecord = 16 << 10
 
 func newReader(r io.Reader, buffer int) *reader { return &reader{r: bufio.NewReaderSize(r, buffer)} }
 
-// ErrLost: the connection broke, or ended; the other side may say why elsewhere.
+// ErrLost says that the connection broke or ended, or that a file ends too
+// early.
 var ErrLost = errors.New("connection lost")
 
-// next returns a record and its body, in memory that get gives.
+// next returns the next record and its body, in memory that get returns.
 func (d *reader) next(get func(int) []byte) (record, []byte, error) {
 	fail := func(what string, err error) (record, []byte, error) {
 		return record{}, nil, &StreamError{d.off, what, err}
@@ -198,7 +208,6 @@ func (d *reader) next(get func(int) []byte) (record, []byte, error) {
 	if counts {
 		d.sum.add(1, b)
 	}
-	// Summed while the processor's cache has it.
 	for part := range slices.Chunk(body, cached) {
 		if _, err := io.ReadFull(d.r, part); err != nil {
 			return lost(r.typ.String(), err)

@@ -2,7 +2,6 @@ package diskrepl
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -10,131 +9,61 @@ import (
 	"time"
 )
 
-// A Replica is the backup's disk in one session.
+// A Replica is the backup's side of a Mirror's or a Shared's session: it holds
+// the writes of each epoch back until the epoch is committed.
 //
-// Until the first seal it takes the first copy in and is not of one moment:
-// whoever keeps its state must know it as inconsistent before Run is called,
-// and may know it as consistent after the first commit.
+// While the first copy of a Mirror is under way, the disk is inconsistent.
+// Record it as such before Run, and as consistent only after the first commit.
 type Replica struct {
-	dev  Device
-	conn io.ReadWriteCloser
-	slab slabs
+	dev    Device
+	conn   io.ReadWriteCloser
+	slab   slabs
+	memory int64          // bytes held in memory, at most, if there is a spill
+	spill  *spill         // nil: everything is held in memory
+	shared *sharedStorage // nil: dev is a copy, which the primary does not write to
 
-	memory int64  // bytes of journals in memory, at most, if there is a spill
-	spill  *spill // nil: all is held in memory
-	shared bool   // the primary writes to dev too
-
-	durable *durableLog // nil: what is held goes with the host
-
-	writing chan struct{} // has room for one: one writer at a time on conn
+	writing chan struct{} // has one place: one writer at a time on conn
 
 	mu        sync.Mutex
 	cond      sync.Cond
-	sealed    uint64    // newest epoch that has come whole
-	wanted    uint64    // newest epoch that is to be committed
-	committed uint64    // newest epoch that the disk has
-	journal   *epochLog // of epoch sealed, if it is not yet being committed
-	kept      []keptLog // committed ones that shared storage may not have, oldest first
-	bytes     int64     // in journals, in memory
-	ended     bool      // nothing more is read
+	sealed    uint64    // newest epoch that is here, whole
+	wanted    uint64    // newest epoch whose commit has begun
+	committed uint64    // newest epoch that is committed
+	pending   *epochLog // of epoch sealed, until its commit begins
+	bytes     int64     // held in memory
 	running   bool      // Run has not returned
-	closed    bool      // nothing more is committed
-	err       error     // why
-	diskErr   error     // the disk failed: nothing is committed any more
+	closed    bool      // Close was called: nothing more is committed
+	err       error     // why nothing more is read; nil while the session lasts
+	diskErr   error     // the disk failed: nothing more is committed
+
+	// journal is nil if what is held need not outlive this host. Close sets it
+	// to nil. Its own comments say which lock guards which part.
+	journal *journal
 }
 
-// NewReplica returns a replica that will write to dev what comes over conn.
+// NewReplica returns a Replica that writes to dev what a Link sends over conn.
+// It closes conn at the end of the session.
 func NewReplica(dev Device, conn io.ReadWriteCloser) *Replica {
 	r := &Replica{dev: dev, conn: conn, writing: make(chan struct{}, 1)}
 	r.cond.L = &r.mu
 	return r
 }
 
-// Share says that the primary writes to the same storage. The replica then
-// leaves it alone until Finish: a commit is only remembered, until the primary
-// says that the storage has it. It is called before Run.
-func (r *Replica) Share() { r.shared = true }
-
-// SpillTo lets the journal go on in a file of [SpillSize](n) bytes when it has so
-// many bytes in memory. It is called before Run.
+// SpillTo limits the memory for writes that are held back, in bytes. What
+// exceeds it goes to f, which has [SpillSize](n) bytes. Call SpillTo before
+// Run.
 func (r *Replica) SpillTo(f SpillFile, n, memory int64) {
 	r.memory, r.spill = memory, &spill{f: f, size: SpillSize(n)}
 }
 
-// epochLog is what an epoch wrote, in order.
-type epochLog struct {
-	recs    []logged
-	slabs   [][]byte
-	bytes   int64 // in memory
-	spilled int64 // in the file
-}
-
-type keptLog struct {
-	epoch uint64
-	log   *epochLog
-}
-
-type logged struct {
-	record
-	body []byte
-	at   int64 // in the file, if body is nil and the record has one
-}
-
-// slabs give memory for the bodies of an epoch's records, and take it back
-// after the commit.
-type slabs struct {
-	mu   sync.Mutex
-	free [][]byte
-	keep int // slabs that the epochs of late have used: new ones would have to be zeroed
-}
-
-const slabSize = 1 << 20
-
-// body returns n bytes that live as long as the log.
-func (s *slabs) body(log *epochLog, n int) []byte {
-	if k := len(log.slabs); k > 0 {
-		if last := log.slabs[k-1]; cap(last)-len(last) >= n {
-			log.slabs[k-1] = last[:len(last)+n]
-			return last[len(last) : len(last)+n : len(last)+n]
-		}
-	}
-	var b []byte
-	if n <= slabSize {
-		s.mu.Lock()
-		if k := len(s.free); k > 0 {
-			b, s.free = s.free[k-1], s.free[:k-1]
-		}
-		s.mu.Unlock()
-	}
-	if b == nil {
-		b = make([]byte, 0, max(n, slabSize))
-	}
-	log.slabs = append(log.slabs, b[:n])
-	return b[:n:n]
-}
-
-func (s *slabs) release(log *epochLog) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.keep = max(2*len(log.slabs), s.keep-s.keep/8)
-	for _, b := range log.slabs {
-		if cap(b) == slabSize {
-			s.free = append(s.free, b[:0])
-		}
-	}
-	if len(s.free) > s.keep {
-		clear(s.free[s.keep:])
-		s.free = s.free[:s.keep]
-	}
-	log.slabs, log.recs = nil, nil
-}
-
-// Run takes in what the primary sends until the connection ends, by Finish or
-// by itself, and returns why. The primary is told of errors that are not its
-// own. Run ends, with an error, when a commit fails.
+// Run receives what the primary sends until the session ends, and returns why
+// it ended: after Finish or Close, [ErrDetached]; if the connection broke, an
+// error that wraps [ErrLost]; if the stream is damaged, a [StreamError]; or an
+// error of the backup's disk, which is sent to the primary too. A commit that
+// fails ends the session.
 func (r *Replica) Run() error {
 	r.mu.Lock()
-	if r.ended {
+	if r.err != nil {
 		defer r.mu.Unlock()
 		return r.err
 	}
@@ -148,19 +77,16 @@ func (r *Replica) Run() error {
 	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	beside := func(f func() error) func() {
-		return func() {
-			wg.Go(func() {
-				if err := f(); err != nil {
-					r.broken(err)
-				}
-			})
-		}
-	}
-	err := r.receive(beside(r.hash), beside(r.flushSynced))
+	err := newIntake(r, func(f func() error) {
+		wg.Go(func() {
+			if err := f(); err != nil {
+				r.fail(err)
+			}
+		})
+	}).run()
 	var de *diskError
 	if errors.As(err, &de) {
-		r.broken(err)
+		r.fail(err)
 	}
 	r.end(err)
 	r.mu.Lock()
@@ -168,18 +94,18 @@ func (r *Replica) Run() error {
 	return r.err
 }
 
-// A diskError is one of the backup's own disk.
+// A diskError is an error of the backup's own disk or journal.
 type diskError struct{ err error }
 
 func (e *diskError) Error() string { return e.err.Error() }
 func (e *diskError) Unwrap() error { return e.err }
 
-// tellTimeout is how long an earlier word to the primary may stand in the way of
-// the last one.
-const tellTimeout = time.Second
+// reportTimeout bounds how long an earlier record on its way to the primary may
+// delay the report of a failure.
+const reportTimeout = time.Second
 
-// broken tells the primary, and ends the session.
-func (r *Replica) broken(err error) {
+// fail reports an error of this side to the primary, and ends the session.
+func (r *Replica) fail(err error) {
 	text := err.Error()
 	text = text[:min(len(text), 1024)]
 	b := record{typ: recFailed, n: uint32(len(text))}.append(nil)
@@ -187,238 +113,34 @@ func (r *Replica) broken(err error) {
 	case r.writing <- struct{}{}:
 		r.conn.Write(append(b, text...))
 		<-r.writing
-	case <-time.After(tellTimeout):
-		// A primary that takes no hashes takes this neither.
+	case <-time.After(reportTimeout):
+		// A primary that does not read the hashes does not read this either.
 	}
 	r.end(err)
 }
 
+// end ends the session. The first error is the reason.
 func (r *Replica) end(err error) {
 	r.mu.Lock()
-	if !r.ended {
-		r.ended, r.err = true, err
+	if r.err == nil {
+		r.err = err
 	}
 	r.cond.Broadcast()
 	r.mu.Unlock()
 	r.conn.Close()
 }
 
-// say tells the primary something, when what was begun before is through.
-func (r *Replica) say(b []byte) error {
+// send sends records to the primary, after those that are on their way.
+func (r *Replica) send(b []byte) error {
 	r.writing <- struct{}{}
 	defer func() { <-r.writing }()
 	_, err := r.conn.Write(b)
 	return err
 }
 
-// hash tells the primary what this disk has.
-func (r *Replica) hash() error {
-	const perRecord = 128
-	size := r.dev.Size()
-	chunk := make([]byte, ChunkSize)
-	out := make([]byte, 0, headerSize+perRecord*hashSize)
-	for off := int64(0); off < size; {
-		from := off
-		out = out[:headerSize]
-		for range perRecord {
-			if off == size {
-				break
-			}
-			b := chunk[:min(ChunkSize, size-off)]
-			if err := r.dev.ReadAt(b, off); err != nil {
-				return fmt.Errorf("diskrepl: first copy: %w", err)
-			}
-			h := sha256.Sum256(b)
-			out = append(out, h[:]...)
-			off += int64(len(b))
-		}
-		record{typ: recHashes, n: uint32(len(out) - headerSize), off: uint64(from)}.append(out[:0])
-		if r.say(out) != nil {
-			return nil // the reader finds out why
-		}
-	}
-	return nil
-}
-
-// flushSynced makes what the first copy has written durable, early: while the
-// memory is copied there is time for that, and none when the first epoch is there.
-func (r *Replica) flushSynced() error {
-	if r.shared {
-		return nil
-	}
-	if err := r.dev.Flush(); err != nil {
-		return fmt.Errorf("diskrepl: flush the first copy: %w", err)
-	}
-	return nil
-}
-
-// receive reads the stream to its end; compare is called when the primary asks
-// for hashes, synced when the first copy is here.
-func (r *Replica) receive(compare, synced func()) error {
-	d := newReader(r.conn, tlsRecord)
-	size := r.dev.Size()
-	log, direct, isSynced, compared := new(epochLog), !r.shared, false, false
-	epoch := uint64(1)
-	var scratch []byte
-	spilled := false // the last body is in scratch
-	get := func(n int) []byte {
-		if spilled = !direct && n > 0 && r.full(n); spilled {
-			if cap(scratch) < n {
-				scratch = make([]byte, n)
-			}
-			return scratch[:n]
-		}
-		return r.slab.body(log, n)
-	}
-	for {
-		at := d.off
-		spilled = false
-		rec, body, err := d.next(get)
-		if err != nil {
-			return err
-		}
-		bad := func(format string, args ...any) error {
-			return &StreamError{at, rec.typ.String(), fmt.Errorf(format, args...)}
-		}
-		if rec.epoch != epoch {
-			return bad("of epoch %d inside epoch %d", rec.epoch, epoch)
-		}
-		switch rec.typ {
-		case recWrite, recZero, recTrim, recProbe:
-			if !rec.fits(size) {
-				return bad("range %d+%d of a disk of %d bytes", rec.off, rec.n, size)
-			}
-		case recFlush:
-		case recCompare:
-			if compared || isSynced || r.shared {
-				return bad("out of its place")
-			}
-			compared = true
-			compare()
-			continue
-		case recSynced:
-			if !isSynced {
-				synced()
-			}
-			isSynced = true
-			continue
-		case recSeal:
-			want, err := parseSum(body)
-			if err != nil {
-				return bad("%w", err)
-			}
-			if want != d.sum {
-				return bad("%d records with CRC-32C %08x came, %d with %08x were sent", d.sum.records, d.sum.crc, want.records, want.crc)
-			}
-			if !isSynced {
-				return bad("before SYNCED")
-			}
-			d.sum = sum{}
-			if epoch > 1 && r.durable != nil {
-				l, err := r.durable.seal(epoch)
-				if err != nil {
-					return &diskError{err}
-				}
-				r.mu.Lock()
-				err = r.durable.keep(epoch, l)
-				r.mu.Unlock()
-				if err != nil {
-					return &diskError{fmt.Errorf("diskrepl: durable journal: %w", err)}
-				}
-			}
-			if err := r.seal(epoch, log); err != nil {
-				return err
-			}
-			log, direct = new(epochLog), false
-			epoch++
-			continue
-		case recApplied:
-			if !r.shared {
-				return bad("of a disk that is not shared")
-			}
-			if err := r.applied(rec.off); err != nil {
-				return bad("%w", err)
-			}
-			continue
-		default:
-			return bad("not for a replica")
-		}
-		if rec.typ == recProbe {
-			if !r.shared {
-				return bad("of a disk that is not shared")
-			}
-			if err := r.answer(rec); err != nil {
-				return err
-			}
-			continue
-		}
-		if direct {
-			if err := r.apply(rec, body); err != nil {
-				return err
-			}
-			r.slab.release(log)
-			continue
-		}
-		if r.durable != nil {
-			if err := r.durable.add(rec, body); err != nil {
-				return &diskError{err}
-			}
-		}
-		l, held := logged{record: rec, body: body}, headerSize+int64(len(body))
-		if spilled {
-			if l.at, err = r.place(len(body)); err == nil {
-				err = r.spill.put(l.at, body)
-			}
-			if err != nil {
-				return &diskError{err}
-			}
-			l.body, held = nil, headerSize
-			log.spilled += int64(len(body))
-		}
-		log.recs = append(log.recs, l)
-		log.bytes += held
-		r.mu.Lock()
-		r.bytes += held
-		r.mu.Unlock()
-	}
-}
-
-// answer tells the primary the hash of a range of shared storage.
-func (r *Replica) answer(rec record) error {
-	if rec.n > ChunkSize {
-		return fmt.Errorf("diskrepl: PROBE of %d bytes, at most %d", rec.n, ChunkSize)
-	}
-	b := make([]byte, rec.n)
-	if err := r.dev.ReadAt(b, int64(rec.off)); err != nil {
-		return &diskError{fmt.Errorf("diskrepl: compare with the primary: %w", err)}
-	}
-	h := sha256.Sum256(b)
-	out := append(record{typ: recHashes, n: hashSize, off: rec.off}.append(nil), h[:]...)
-	r.say(out) // the reader finds out of an error
-	return nil
-}
-
-// applied forgets an epoch that the storage has.
-func (r *Replica) applied(epoch uint64) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	// The primary may hear of the ack before the commit is counted here.
-	for epoch > r.committed && epoch <= r.sealed && !r.ended {
-		r.cond.Wait()
-	}
-	if r.ended {
-		return ErrDetached
-	}
-	if len(r.kept) == 0 || r.kept[0].epoch != epoch {
-		return fmt.Errorf("epoch %d, of those up to %d, is not the oldest one here", epoch, r.committed)
-	}
-	r.forget(r.kept[0].log)
-	r.kept = r.kept[1:]
-	return r.durable.done(epoch)
-}
-
-// forget frees what a log has. It is called with the lock.
-func (r *Replica) forget(log *epochLog) {
+// drop frees the memory, and the part of the spill file, of a log. It is called
+// with the lock held.
+func (r *Replica) drop(log *epochLog) {
 	r.slab.release(log)
 	r.bytes -= log.bytes
 	if r.spill != nil {
@@ -426,7 +148,7 @@ func (r *Replica) forget(log *epochLog) {
 	}
 }
 
-// full reports whether a body of n bytes is to go to the file.
+// full reports whether a body of n bytes has to go to the spill file.
 func (r *Replica) full(n int) bool {
 	if r.spill == nil {
 		return false
@@ -436,7 +158,8 @@ func (r *Replica) full(n int) bool {
 	return r.bytes+int64(n) > r.memory
 }
 
-// place returns where n bytes go in the file.
+// place reserves n bytes of the spill file and returns where they are. It fails
+// if the file is full.
 func (r *Replica) place(n int) (int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -449,34 +172,36 @@ func (r *Replica) place(n int) (int64, error) {
 	return at, nil
 }
 
-// seal makes an epoch known as whole, once the one before it is being
-// committed: so two at most are held.
+// seal makes an epoch known as sealed. It waits until the commit of the epoch
+// before has begun, so that two epochs at most are held.
 func (r *Replica) seal(epoch uint64, log *epochLog) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.journal != nil && !r.ended {
+	for r.pending != nil && r.err == nil {
 		r.cond.Wait()
 	}
-	if r.ended {
+	if r.err != nil {
 		return r.err
 	}
-	r.sealed, r.journal = epoch, log
+	r.sealed, r.pending = epoch, log
 	r.cond.Broadcast()
 	return nil
 }
 
-// AwaitSealed waits until an epoch has come whole. It fails if none will.
+// AwaitSealed waits until an epoch is sealed: all of it is here, and on stable
+// storage if [Replica.Durable] was called. It returns an error if the session
+// ends before, or that of ctx.
 func (r *Replica) AwaitSealed(ctx context.Context, epoch uint64) error {
 	defer r.wakeOn(ctx)()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.sealed < epoch && !r.ended && ctx.Err() == nil {
+	for r.sealed < epoch && r.err == nil && ctx.Err() == nil {
 		r.cond.Wait()
 	}
 	switch {
 	case r.sealed >= epoch:
 		return nil
-	case r.ended:
+	case r.err != nil:
 		return r.err
 	}
 	return ctx.Err()
@@ -490,11 +215,12 @@ func (r *Replica) wakeOn(ctx context.Context) func() bool {
 	})
 }
 
-// Commit gives the disk the writes of a sealed epoch, unless it has them. It
-// returns when the disk has taken them; a later flush makes them durable. Epochs
-// are committed in order, each once; a crash in the middle leaves a disk as one
-// is left whose own power failed, because no write overtakes a flush that the
-// domain asked for.
+// Commit writes a sealed epoch to the disk. It returns when the writes have
+// completed; a later flush makes them durable. Commit epochs in order. A second
+// commit of the same epoch waits for the first and does nothing.
+//
+// If this host crashes during a commit, the disk is as a disk whose power
+// failed: no write overtakes a flush that the domain asked for.
 func (r *Replica) Commit(epoch uint64) error {
 	r.mu.Lock()
 	log, err := r.take(epoch)
@@ -504,14 +230,14 @@ func (r *Replica) Commit(epoch uint64) error {
 	}
 
 	err = r.applyAll(log)
-	if err == nil && r.durable != nil {
+	if err == nil && r.journal != nil {
 		err = r.dev.Flush()
 	}
 	r.mu.Lock()
 	if err == nil {
-		err = r.durable.done(epoch)
+		err = r.journal.done(epoch)
 	}
-	r.forget(log)
+	r.drop(log)
 	if err == nil {
 		r.committed = epoch
 	} else {
@@ -521,15 +247,17 @@ func (r *Replica) Commit(epoch uint64) error {
 	r.cond.Broadcast()
 	r.mu.Unlock()
 	if err != nil {
-		r.broken(err)
+		r.fail(err)
 	}
 	return err
 }
 
-// take begins with a commit. It returns nothing if there is nothing left to do.
-// It is called with the lock, which it gives up while it waits.
+// take begins a commit, and returns the log that has to be written to the disk,
+// or nil if there is nothing to write. It is called with the lock held, which
+// it releases while it waits.
 func (r *Replica) take(epoch uint64) (*epochLog, error) {
-	// One at a time; the same one may be asked for by two, at the session's end.
+	// Commits run one at a time. At the end of a session two callers may commit
+	// the same epoch.
 	for r.committed < r.wanted && r.diskErr == nil && !r.closed {
 		r.cond.Wait()
 	}
@@ -540,22 +268,21 @@ func (r *Replica) take(epoch uint64) (*epochLog, error) {
 		return nil, nil
 	case r.closed:
 		return nil, ErrDetached
-	case epoch != r.sealed || r.journal == nil:
+	case epoch != r.sealed || r.pending == nil:
 		return nil, fmt.Errorf("diskrepl: commit of epoch %d, sealed is %d, committed %d", epoch, r.sealed, r.committed)
 	}
-	log := r.journal
-	r.journal, r.wanted = nil, epoch
+	log := r.pending
+	r.pending, r.wanted = nil, epoch
 	r.cond.Broadcast()
-	if r.shared {
-		if epoch > 1 { // the first one holds nothing back
-			r.kept = append(r.kept, keptLog{epoch, log})
-		}
+	if r.shared != nil {
+		r.shared.commit(epoch, log)
 		r.committed = epoch
 		return nil, nil
 	}
 	return log, nil
 }
 
+// applyAll writes a log to the disk.
 func (r *Replica) applyAll(log *epochLog) error {
 	var scratch []byte
 	for _, l := range log.recs {
@@ -575,6 +302,7 @@ func (r *Replica) applyAll(log *epochLog) error {
 	return nil
 }
 
+// apply does to the disk what a record says.
 func (r *Replica) apply(rec record, body []byte) error {
 	var err error
 	off, n, fua := int64(rec.off), int64(rec.n), rec.flags&flagFUA != 0
@@ -594,8 +322,12 @@ func (r *Replica) apply(rec record, body []byte) error {
 	return nil
 }
 
-// Finish ends the session: it waits for the commit of an epoch, which has been
-// or will be asked for, forgets what came after and makes the disk durable.
+// Finish ends the session and makes the disk ready for the domain: it waits for
+// the commit of an epoch, which the caller has begun or will begin, discards
+// all later writes and flushes the disk. On shared storage it first writes what
+// the primary may not have written; the primary must not be able to write any
+// more. It returns the disk's error if a commit failed, and [ErrDetached] after
+// Close.
 func (r *Replica) Finish(epoch uint64) error {
 	r.end(ErrDetached)
 	r.mu.Lock()
@@ -606,37 +338,25 @@ func (r *Replica) Finish(epoch uint64) error {
 	if err == nil && r.committed < epoch {
 		err = ErrDetached
 	}
-	kept := r.kept
+	var kept []keptLog
+	if r.shared != nil {
+		kept = r.shared.kept
+	}
 	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if r.shared {
-		err = r.replay(kept)
-	} else if err = r.dev.Flush(); err != nil {
-		err = fmt.Errorf("diskrepl: flush at the end: %w", err)
+	if r.shared != nil {
+		return r.replay(kept)
 	}
-	return err
-}
-
-// replay gives shared storage what the primary may not have written to it. The
-// primary must not be able to any more.
-func (r *Replica) replay(kept []keptLog) error {
-	var x extents
-	for _, k := range kept {
-		for _, l := range k.log.recs {
-			x.do(l.record, l.body, l.at)
-		}
-	}
-	load := func(b []byte, at int64) error { return r.spill.get(at, b) }
-	if err := x.writeOut(r.dev, load); err != nil {
-		return fmt.Errorf("diskrepl: write what the primary may not have written: %w", err)
+	if err := r.dev.Flush(); err != nil {
+		return fmt.Errorf("diskrepl: flush at the end: %w", err)
 	}
 	return nil
 }
 
-// Close ends the session, once a commit that is under way is done. The disk
-// stays at the newest committed epoch, and is not touched any more.
+// Close ends the session, after a commit that is in progress. The disk stays at
+// the newest committed epoch, and the Replica does not touch it any more.
 func (r *Replica) Close() {
 	r.end(ErrDetached)
 	r.mu.Lock()
@@ -646,27 +366,28 @@ func (r *Replica) Close() {
 	for r.running || r.committed < r.wanted && r.diskErr == nil {
 		r.cond.Wait()
 	}
-	r.durable.end()
-	r.durable = nil
+	r.journal.close()
+	r.journal = nil
 }
 
-// Committed returns the newest epoch that the disk has, exactly; false if the
-// disk failed, or is not of one moment. After Close it does not change.
+// Committed returns the epoch that the disk is consistent as of. It returns
+// false if the disk is inconsistent: no epoch is committed, the disk failed, or
+// it is shared storage. After Close the result does not change.
 func (r *Replica) Committed() (uint64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.committed, r.committed > 0 && r.diskErr == nil && !r.shared
+	return r.committed, r.committed > 0 && r.diskErr == nil && r.shared == nil
 }
 
-// ReplicaStatus is what a Replica is at.
+// ReplicaStatus is the progress of a Replica.
 type ReplicaStatus struct {
-	Sealed    uint64 `json:"sealed"`
-	Committed uint64 `json:"committed"`
-	Journal   int64  `json:"journal"` // bytes held back in memory
-	Spilled   int64  `json:"spilled"` // and in the file
+	Sealed    uint64 `json:"sealed"`    // newest sealed epoch
+	Committed uint64 `json:"committed"` // newest committed epoch
+	Journal   int64  `json:"journal"`   // bytes held back in memory
+	Spilled   int64  `json:"spilled"`   // bytes held back in the spill file
 }
 
-// Status returns what is so now.
+// Status returns a snapshot.
 func (r *Replica) Status() ReplicaStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -5,37 +5,40 @@ import (
 	"io"
 )
 
-// A SpillFile holds what a journal has no memory for. It needs no name: what
-// it has dies with the process.
+// A SpillFile holds writes for which a Replica has no memory. Its contents are
+// not needed after the process ends, so the file needs no name.
 type SpillFile interface {
 	io.ReaderAt
 	io.WriterAt
 }
 
-// A spill is a ring in a file: epochs are written and freed in order.
+// A spill is a ring buffer in a file. Epochs are written and freed in order.
 type spill struct {
 	f    SpillFile
 	size int64
 
-	head, tail int64 // bytes freed and written, ever; guarded by the Replica's lock
+	head, tail int64 // bytes freed and written since the start; guarded by the Replica's lock
 }
 
-// spillSlack is what the file has beyond its part of the limit: a record goes
-// to it as a whole when it does not fit into memory as a whole.
+// spillSlack is how much larger than its share of the limit the file is: a
+// record that does not fit into memory goes to the file as a whole.
 const spillSlack = maxBody
 
-// SpillSize is how large the file for a spill of n bytes must be.
+// SpillSize returns the size in bytes of the file for [Replica.SpillTo] with n
+// bytes.
 func SpillSize(n int64) int64 { return n + spillSlack }
 
-// put and get move a body to and from its place, counted like tail.
+// put writes a body to its place, counted like tail.
 func (s *spill) put(at int64, b []byte) error {
 	return s.pieces(at, b, s.f.WriteAt)
 }
 
+// get reads a body from its place.
 func (s *spill) get(at int64, b []byte) error {
 	return s.pieces(at, b, s.f.ReadAt)
 }
 
+// pieces calls do for each contiguous part of a body.
 func (s *spill) pieces(at int64, b []byte, do func([]byte, int64) (int, error)) error {
 	for len(b) > 0 {
 		off := at % s.size

@@ -10,7 +10,7 @@ import (
 type DiskRecord struct {
 	State DiskState `json:"state"`
 	// Mark is the checkpoint that a Consistent copy is of, if that is known.
-	Mark diskrepl.Mark `json:"mark,omitzero"`
+	Mark diskrepl.SyncPoint `json:"mark,omitzero"`
 }
 
 // DiskState is what a host's copy of a disk is good for, in DRBD's words. The

@@ -100,23 +100,23 @@ func (c *boastfulCopy) Record(r xlft.DiskRecord) error {
 // hastyCopy breaks P2: its journal is not on stable storage when it says so.
 type hastyCopy struct{ backup.DiskCopy }
 
-func (c hastyCopy) Durable() diskrepl.Layers {
+func (c hastyCopy) Durable() diskrepl.EpochStore {
 	if l := c.DiskCopy.Durable(); l != nil {
-		return hastyLayers{l}
+		return hastyStore{l}
 	}
 	return nil
 }
 
-type hastyLayers struct{ diskrepl.Layers }
+type hastyStore struct{ diskrepl.EpochStore }
 
-func (s hastyLayers) Create(epoch uint64) (diskrepl.Layer, error) {
-	l, err := s.Layers.Create(epoch)
-	return hastyLayer{l}, err
+func (s hastyStore) Create(epoch uint64) (diskrepl.EpochFile, error) {
+	l, err := s.EpochStore.Create(epoch)
+	return hastyFile{l}, err
 }
 
-type hastyLayer struct{ diskrepl.Layer }
+type hastyFile struct{ diskrepl.EpochFile }
 
-func (hastyLayer) Sync() error { return nil }
+func (hastyFile) Sync() error { return nil }
 
 // deafCopy breaks P2: what the primary may not have written is not written.
 type deafCopy struct{ backup.DiskCopy }

@@ -45,7 +45,7 @@ func TestFalseSuspicion(t *testing.T) {
 type lazyCopy struct {
 	backup.DiskCopy
 	flush   chan struct{}
-	durable diskrepl.Layers
+	durable diskrepl.EpochStore
 	last    atomic.Value // xlft.DiskState
 }
 
@@ -62,11 +62,11 @@ func (c *lazyCopy) Record(r xlft.DiskRecord) error {
 	return c.DiskCopy.Record(r)
 }
 
-func (c *lazyCopy) Durable() diskrepl.Layers { return c.durable }
+func (c *lazyCopy) Durable() diskrepl.EpochStore { return c.durable }
 
 // lazySim runs until the domain is protected, with a copy that is not flushed
 // yet.
-func lazySim(t *testing.T, durable diskrepl.Layers) (*sim, *lazyCopy) {
+func lazySim(t *testing.T, durable diskrepl.EpochStore) (*sim, *lazyCopy) {
 	c := &lazyCopy{flush: make(chan struct{}), durable: durable}
 	s := newSim(t, 2, variant{storage: mirrored, copy: func(inner backup.DiskCopy) backup.DiskCopy {
 		c.DiskCopy = inner
@@ -102,7 +102,7 @@ func TestTakeoverInFirstFlush(t *testing.T) {
 // would not know as usable after a power cut.
 func TestDurableAckWaitsForCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, c := lazySim(t, diskrepl.LayerDir(t.TempDir()))
+		s, c := lazySim(t, diskrepl.EpochDir(t.TempDir()))
 		time.Sleep(10 * simEpoch)
 		if e := s.session.Status().Epoch; e != 1 {
 			t.Errorf("epoch %d was acked, and the copy is known as %q", e, c.last.Load())

@@ -11,32 +11,34 @@ import (
 	"sync"
 
 	"golang.org/x/sync/semaphore"
+
+	"xlft/diskrepl/blockfile"
 )
 
 const (
-	inSize   = 1<<20 + 128<<10 // a request of 1 MiB and what comes with it
-	outSoon  = 256 << 10       // replies beyond this are sent before more are made
+	inSize   = 1<<20 + 128<<10 // bytes of the read buffer: a request of 1 MiB and small ones after it
+	outSoon  = 256 << 10       // bytes of replies that are sent before more are produced
 	inFlight = 64 << 20        // bytes of requests that wait for the disk, at most; at least MaxRequest
-	keepOut  = 4 << 20         // replies' memory that is kept
+	keepOut  = 4 << 20         // a larger buffer for replies is not reused
 
-	requestCost = 4 << 10 // what a request without data counts
+	requestCost = 4 << 10 // bytes of inFlight that a request without data counts as
 )
 
-// A conn is a client's connection in transmission.
+// A conn is a client's connection in the transmission phase.
 //
-// Its reader serves requests that need no wait itself, and batches their
-// replies: while more requests stand in its buffer, nobody waits for a system
-// call. All others are done by workers.
+// Its reader serves requests that need no wait itself and batches their
+// replies: it makes no system call while its buffer has more requests. Workers
+// serve all other requests.
 type conn struct {
 	nc         net.Conn
 	export     *Export
 	dev        Device
-	quick      QuickDevice // nil if the device is none
+	quick      QuickDevice // nil if the Device does not implement it
 	size       uint64
 	structured bool
 	done       chan struct{} // closed after run
 
-	// The reader's alone.
+	// Used by the reader only.
 	in   []byte
 	r, w int
 
@@ -45,10 +47,10 @@ type conn struct {
 
 	mu      sync.Mutex
 	cond    *sync.Cond
-	out     []byte // replies not yet on their way
+	out     []byte // replies not yet being sent
 	spare   []byte
 	sending bool
-	failed  error // of a send: the client is gone
+	failed  error // error of a send: the client no longer gets replies
 }
 
 func newConn(nc net.Conn, e *Export, structured bool) *conn {
@@ -59,14 +61,15 @@ func newConn(nc net.Conn, e *Export, structured bool) *conn {
 	c.quick, _ = e.Device.(QuickDevice)
 	c.cond = sync.NewCond(&c.mu)
 	if u, ok := nc.(*net.UnixConn); ok {
-		// A reply of 1 MiB in one piece; less, where that is not allowed, is slower.
+		// Room for a reply of 1 MiB in one piece. If the system allows less,
+		// large requests are slower.
 		u.SetWriteBuffer(2 << 20)
 		u.SetReadBuffer(2 << 20)
 	}
 	return c
 }
 
-// hangUp makes the reader stop; what it has read is still served.
+// hangUp makes the reader stop. Requests that it has read are still served.
 func (c *conn) hangUp() {
 	if h, ok := c.nc.(interface{ CloseRead() error }); ok {
 		h.CloseRead()
@@ -77,8 +80,8 @@ func (c *conn) hangUp() {
 
 var errDisconnect = errors.New("disconnect")
 
-// run serves until the client has had enough. The error says what was wrong
-// with the client.
+// run serves until the client disconnects. The error is a protocol error of the
+// client or one of its connection.
 func (c *conn) run() error {
 	err := c.read()
 	c.work.end()
@@ -89,7 +92,7 @@ func (c *conn) run() error {
 	return err
 }
 
-// fill reads until n bytes stand in the buffer; n is at most inSize.
+// fill reads until the buffer has n unread bytes; n is at most inSize.
 func (c *conn) fill(n int) error {
 	for c.w-c.r < n {
 		if c.r == c.w {
@@ -126,7 +129,7 @@ func (c *conn) read() error {
 	}
 }
 
-// serve serves a request, or has it served.
+// serve serves a request or hands it to a worker.
 func (c *conn) serve(q request) error {
 	off, n := int64(q.off), int(q.n)
 	fua := q.flags&cmdFlagFUA != 0
@@ -177,8 +180,8 @@ func (c *conn) serve(q request) error {
 	return nil
 }
 
-// check returns the error of a request that must not reach the device; 0 if
-// it may.
+// check returns the NBD error of a request that must not reach the device, or
+// 0.
 func (c *conn) check(q request) uint32 {
 	inside := q.off <= c.size && uint64(q.n) <= c.size-q.off
 	allowed := uint16(cmdFlagFUA)
@@ -213,8 +216,8 @@ func (c *conn) check(q request) uint32 {
 	return 0
 }
 
-// write takes a write's payload, which follows its header, also if the write
-// is refused.
+// write reads the payload of a write, also of one that is refused, and serves
+// it.
 func (c *conn) write(q request, bad uint32, fua bool) error {
 	n := int(q.n)
 	if n <= inSize && bad == 0 && !fua && c.quick != nil && c.quick.QuickWrites() {
@@ -260,32 +263,32 @@ func unexpected(err error) error {
 	return fmt.Errorf("payload of a write: %w", err)
 }
 
-// acquire waits until a request that may wait for the disk may have n bytes.
+// acquire reserves n bytes of inFlight, and waits until they are free.
 func (c *conn) acquire(n int64) error {
 	if c.memory.TryAcquire(n) {
 		return nil
 	}
-	// Replies must get out meanwhile, or nobody ever gives memory back.
+	// Replies must be sent meanwhile, or memory is never given back.
 	if err := c.flush(); err != nil {
 		return err
 	}
 	return c.memory.Acquire(context.Background(), n)
 }
 
-// buffer is acquire with the memory.
+// buffer reserves n bytes and returns an aligned buffer of that size.
 func (c *conn) buffer(n int) ([]byte, error) {
 	if err := c.acquire(int64(n)); err != nil {
 		return nil, err
 	}
-	return AlignedBuffer(n), nil
+	return blockfile.AlignedBuffer(n), nil
 }
 
 func (c *conn) release(p []byte) {
 	c.memory.Release(int64(len(p)))
-	FreeBuffer(p)
+	blockfile.FreeBuffer(p)
 }
 
-// dataHeader is the length of what comes before the data of a read.
+// dataHeader returns the length of the header before the data of a read.
 func (c *conn) dataHeader() int {
 	if c.structured {
 		return chunkSize + 8
@@ -302,7 +305,8 @@ func (c *conn) putDataHeader(b []byte, q request) {
 	binary.BigEndian.PutUint64(b[chunkSize:], q.off)
 }
 
-// quickRead serves a read from memory, straight into the replies.
+// quickRead serves a read into the replies if it needs no wait, and reports
+// whether it did.
 func (c *conn) quickRead(q request) bool {
 	if c.quick == nil || q.n > 1<<20 || q.n == 0 {
 		return false
@@ -324,7 +328,7 @@ func (c *conn) quickRead(q request) bool {
 	return true
 }
 
-// slowRead serves a read that waits for the disk.
+// slowRead serves a read that may wait for the disk, through p.
 func (c *conn) slowRead(q request, p []byte) {
 	defer c.release(p)
 	if err := c.dev.ReadAt(p, int64(q.off)); err != nil {
@@ -345,7 +349,7 @@ func (c *conn) slowRead(q request, p []byte) {
 	c.flushSoon()
 }
 
-// grow makes b n bytes longer.
+// grow returns b, n bytes longer.
 func grow(b []byte, n int) []byte {
 	if len(b)+n <= cap(b) {
 		return b[:len(b)+n]
@@ -355,7 +359,7 @@ func grow(b []byte, n int) []byte {
 	return nb
 }
 
-// answer puts the reply to a request without data among the replies.
+// answer queues the reply to a request that returns no data.
 func (c *conn) answer(q request, err error) {
 	if err != nil {
 		c.fail(q, errno(err), err.Error())
@@ -371,7 +375,7 @@ func (c *conn) answer(q request, err error) {
 	}
 }
 
-// fail refuses a request. Only reads need a structured reply.
+// fail queues an error reply. Only reads need a structured one.
 func (c *conn) fail(q request, errno uint32, text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -390,7 +394,7 @@ func (c *conn) fail(q request, errno uint32, text string) {
 	copy(b[chunkSize+6:], text)
 }
 
-// flush sends all replies, or leaves it to the one who is at it.
+// flush sends all replies, unless another goroutine is already sending.
 func (c *conn) flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -398,14 +402,15 @@ func (c *conn) flush() error {
 	return c.failed
 }
 
-// flushSoon is flush, once those who have an answer too have put it there.
+// flushSoon is flush after other workers had a chance to queue replies.
 func (c *conn) flushSoon() {
 	runtime.Gosched()
 	c.flush()
 }
 
-// send is flush with the lock, which it gives up meanwhile. If somebody else
-// sends and much is waiting, it waits for that.
+// send sends all replies. It is called with mu held, which it releases while it
+// writes. If another goroutine is sending and many replies are queued, it waits
+// for that goroutine.
 func (c *conn) send() {
 	if c.sending {
 		for c.sending && len(c.out) >= outSoon {
@@ -425,7 +430,7 @@ func (c *conn) send() {
 		}
 		c.mu.Lock()
 		if failed != nil && c.failed == nil {
-			// Reads end too: a client that takes no replies gets none.
+			// This ends the reader too: a client without replies is not served.
 			c.failed = fmt.Errorf("send replies: %w", failed)
 			c.nc.Close()
 		}

@@ -32,31 +32,22 @@ const (
 	attrSockFD          = 1
 )
 
-// kernelBlock is the logical block size of the kernel's devices: a disk's
-// partition tables and file systems depend on it, so it never changes.
+// kernelBlock is the logical block size of the kernel's devices in bytes. It
+// must never change: the partition tables and file systems of a disk depend on
+// it.
 const kernelBlock = 512
 
-// deadTimeout is how long the kernel keeps requests for a server that went away
-// to come back, before it fails them.
+// deadTimeout is how long the kernel keeps requests while there is no server,
+// before it fails them.
 const deadTimeout = 10 * time.Minute
 
-// ErrNoKernelNBD: the kernel can't be asked for network block devices.
-var ErrNoKernelNBD = errors.New("no network block devices in this kernel: the nbd module is not loaded")
-
-// A KernelDevice is an export as /dev/nbdN of this host.
-type KernelDevice struct {
-	Index int
-	done  chan error // of the server's side
-}
-
-// Path is the device's node.
-func (k *KernelDevice) Path() string { return fmt.Sprintf("/dev/nbd%d", k.Index) }
-
-// Attach makes an export a block device of this host, at a free number. The
-// connection is a socket pair within this process, so there is nothing to
-// negotiate. When the process ends without a Detach, the kernel keeps what is
-// asked of the device for ten minutes, and a Reattach by another process serves
-// it: what was under way is asked again, within half a minute.
+// Attach makes an export a block device of this host, with a free number. The
+// server and the kernel are connected by a socket pair, without negotiation. If
+// this process ends without a Detach, the kernel keeps the requests for the
+// device for ten minutes. A Reattach in another process serves the device
+// again; the kernel repeats requests that were in flight within half a minute.
+//
+// It returns [ErrNoKernelNBD] if the kernel has no nbd module.
 func (s *Server) Attach(name string) (*KernelDevice, error) {
 	k, err := s.attach(name, genlConnect, -1)
 	if err != nil {
@@ -65,8 +56,7 @@ func (s *Server) Attach(name string) (*KernelDevice, error) {
 	return k, nil
 }
 
-// Reattach makes an export the one behind a block device whose server went
-// away.
+// Reattach connects an export to a block device whose server ended.
 func (s *Server) Reattach(name string, index int) (*KernelDevice, error) {
 	k, err := s.attach(name, genlReconfigure, index)
 	if err != nil {
@@ -90,7 +80,7 @@ func (s *Server) attach(name string, command uint8, index int) (*KernelDevice, e
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close() // the kernel has its own reference, or did not take it
+	defer theirs.Close() // the kernel has its own reference, or refused
 	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
 	req.AddData(&nl.Genlmsg{Command: command, Version: genlVersion})
 	if index >= 0 {
@@ -128,8 +118,8 @@ func (s *Server) attach(name string, command uint8, index int) (*KernelDevice, e
 	return k, nil
 }
 
-// Detach takes the device away. The kernel fails the requests that it still
-// has, so whoever uses the device must be gone before.
+// Detach removes the device. The kernel fails requests that it still has, so
+// all users of the device must have ended before.
 func (k *KernelDevice) Detach() error {
 	family, err := netlink.GenlFamilyGet("nbd")
 	if err != nil {
@@ -145,7 +135,7 @@ func (k *KernelDevice) Detach() error {
 	return nil
 }
 
-// socketPair returns both ends of a stream: ours, and the kernel's.
+// socketPair returns the two ends of a stream: the server's and the kernel's.
 func socketPair() (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"xlft/diskrepl/blockfile"
 )
 
 // peer returns the path of a program that somebody else wrote. Without it the
@@ -40,11 +42,12 @@ func run(t testing.TB, name string, args ...string) string {
 
 func uri(socket, export string) string { return "nbd+unix:///" + export + "?socket=" + socket }
 
-// eachWay runs a test on a file and on a block device, through the page cache and past it.
-func eachWay(t *testing.T, n int64, f func(t *testing.T, d *File, socket string)) {
+// eachWay runs a test on a file and on a block device, through the page cache
+// and past it.
+func eachWay(t *testing.T, n int64, f func(t *testing.T, d *blockfile.File, socket string)) {
 	for _, on := range []struct {
 		name string
-		open func(testing.TB, int64, bool) *File
+		open func(testing.TB, int64, bool) *blockfile.File
 	}{{"file", open}, {"block device", openLoop}} {
 		for _, direct := range []bool{false, true} {
 			t.Run(on.name+map[bool]string{false: " cached", true: " direct"}[direct], func(t *testing.T) {
@@ -56,7 +59,7 @@ func eachWay(t *testing.T, n int64, f func(t *testing.T, d *File, socket string)
 }
 
 // openLoop returns a block device of n bytes.
-func openLoop(t testing.TB, n int64, direct bool) *File {
+func openLoop(t testing.TB, n int64, direct bool) *blockfile.File {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("a block device for the test needs root")
@@ -75,7 +78,7 @@ func openLoop(t testing.TB, n int64, direct bool) *File {
 			t.Errorf("%v: %s", err, out)
 		}
 	})
-	d, err := OpenFile(loop, direct)
+	d, err := blockfile.Open(loop, direct)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +99,7 @@ func noise(t testing.TB, n int) (name string, b []byte) {
 	return name, b
 }
 
-func contents(t testing.TB, d *File) []byte {
+func contents(t testing.TB, d *blockfile.File) []byte {
 	t.Helper()
 	b := make([]byte, d.Size())
 	if err := d.ReadAt(b, 0); err != nil {
@@ -120,7 +123,7 @@ func TestNbdinfo(t *testing.T) {
 }
 
 func TestQemuIO(t *testing.T) {
-	eachWay(t, 64<<20, func(t *testing.T, d *File, socket string) {
+	eachWay(t, 64<<20, func(t *testing.T, d *blockfile.File, socket string) {
 		out := run(t, "qemu-io", "-f", "raw", uri(socket, "disk"), "-c", "write -P 0xaa 0 64k", "-c", "write -f -P 0xbb 512 512",
 			"-c", "aio_write -P 0xcc 1M 3M", "-c", "aio_write -P 0xdd 8M 1M", "-c", "aio_flush",
 			"-c", "read -P 0xbb 512 512", "-c", "read -P 0xaa 1024 3072", "-c", "write -z 4096 8192", "-c", "write -z -u 1M 4096",
@@ -133,7 +136,7 @@ func TestQemuIO(t *testing.T) {
 }
 
 func TestQemuImg(t *testing.T) {
-	eachWay(t, 16<<20, func(t *testing.T, d *File, socket string) {
+	eachWay(t, 16<<20, func(t *testing.T, d *blockfile.File, socket string) {
 		name, b := noise(t, 16<<20)
 		run(t, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", name, uri(socket, "disk"))
 		if !bytes.Equal(contents(t, d), b) {
@@ -146,7 +149,7 @@ func TestQemuImg(t *testing.T) {
 }
 
 func TestNbdcopy(t *testing.T) {
-	eachWay(t, 24<<20, func(t *testing.T, d *File, socket string) {
+	eachWay(t, 24<<20, func(t *testing.T, d *blockfile.File, socket string) {
 		name, b := noise(t, 24<<20)
 		run(t, "nbdcopy", "--connections=4", "--flush", name, uri(socket, "disk"))
 		if !bytes.Equal(contents(t, d), b) {
@@ -217,7 +220,7 @@ h.shutdown()
 
 // fio verifies what it wrote, by its checksums.
 func TestFio(t *testing.T) {
-	eachWay(t, 32<<20, func(t *testing.T, d *File, socket string) {
+	eachWay(t, 32<<20, func(t *testing.T, d *blockfile.File, socket string) {
 		out := run(t, "fio", "--name=v", "--ioengine=nbd", "--uri="+uri(socket, "disk"), "--rw=randrw", "--bsrange=512-128k", "--iodepth=32",
 			"--size=32m", "--io_size=48m", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=64", "--verify_state_save=0", "--fsync=100", "--output-format=terse")
 		if !strings.Contains(out, ";") {

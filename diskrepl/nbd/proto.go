@@ -89,21 +89,21 @@ const (
 )
 
 const (
-	// MaxRequest is the longest READ or WRITE: what proto.md says that clients
-	// may use without asking.
+	// MaxRequest is the length in bytes of the longest READ or WRITE: the limit
+	// that proto.md lets clients assume.
 	MaxRequest = 32 << 20
-	// PreferredBlock is what requests are best aligned to.
+	// PreferredBlock is the alignment in bytes at which requests are fastest.
 	PreferredBlock = 4096
 
-	maxOption    = 4096 + 64 // the longest option: a name is at most 4096 bytes
-	maxOptions   = 256       // a client that asks more than that is not one
+	maxOption    = 4096 + 64 // bytes of the longest option: a name has at most 4096
+	maxOptions   = 256       // of one client, at most
 	requestSize  = 28
 	simpleSize   = 16
 	chunkSize    = 20
 	maxErrorText = 200
 )
 
-// A request is the header of one.
+// A request is the header of a request.
 type request struct {
 	flags  uint16
 	cmd    uint16
@@ -112,7 +112,7 @@ type request struct {
 	n      uint32
 }
 
-// parseRequest reads a header of requestSize bytes.
+// parseRequest parses a header of requestSize bytes.
 func parseRequest(b []byte) (request, error) {
 	if m := binary.BigEndian.Uint32(b); m != magicRequest {
 		return request{}, fmt.Errorf("request with magic %#08x, want %#08x", m, magicRequest)
@@ -123,14 +123,14 @@ func parseRequest(b []byte) (request, error) {
 	}, nil
 }
 
-// putSimple writes a simple reply's header.
+// putSimple encodes the header of a simple reply into b.
 func putSimple(b []byte, errno uint32, cookie uint64) {
 	binary.BigEndian.PutUint32(b, magicSimple)
 	binary.BigEndian.PutUint32(b[4:], errno)
 	binary.BigEndian.PutUint64(b[8:], cookie)
 }
 
-// putChunk writes a structured reply's header.
+// putChunk encodes the header of a structured reply into b.
 func putChunk(b []byte, flags, typ uint16, cookie uint64, n uint32) {
 	binary.BigEndian.PutUint32(b, magicStructured)
 	binary.BigEndian.PutUint16(b[4:], flags)
@@ -139,7 +139,7 @@ func putChunk(b []byte, flags, typ uint16, cookie uint64, n uint32) {
 	binary.BigEndian.PutUint32(b[16:], n)
 }
 
-// Errors of the protocol, by their numbers on the wire.
+// Error numbers of the protocol.
 const (
 	ePerm     = 1
 	eIO       = 5
@@ -151,11 +151,12 @@ const (
 	eShutdown = 108
 )
 
-// ErrShutdown makes a Device's request fail with NBD_ESHUTDOWN.
+// ErrShutdown is returned by a Device for a request that is to fail with
+// NBD_ESHUTDOWN.
 var ErrShutdown = errors.New("the server is shutting down")
 
-// errno is how an error looks on the wire: a guest sees a disk error as its
-// kernel would have told it.
+// errno returns the number on the wire of an error, so that a guest sees the
+// error of the disk itself.
 func errno(err error) uint32 {
 	var e syscall.Errno
 	switch {

@@ -12,29 +12,29 @@ import (
 	"time"
 )
 
-// A Device is what an export serves. Its methods are called by many goroutines
-// at once, always inside its size. Requests that overlap and are in flight
-// together may take effect in either order, but each as a whole.
+// A Device is a disk that can be exported. Many goroutines call its methods at
+// once, always with ranges inside its size. Offsets and lengths are in bytes.
+// Requests that overlap and are in flight together may take effect in either
+// order, but each as a whole.
 type Device interface {
-	// Size returns its length in bytes; it does not change.
+	// Size returns the length of the disk in bytes. It does not change.
 	Size() int64
-	// ReadAt fills p.
+	// ReadAt fills p from offset off.
 	ReadAt(p []byte, off int64) error
-	// WriteAt writes p; with fua it returns when stable storage has it. p is
-	// the caller's again afterwards.
+	// WriteAt writes p at offset off. With fua (force unit access) it returns
+	// when p is on stable storage. It does not keep p.
 	WriteAt(p []byte, off int64, fua bool) error
-	// Zero makes a range read as zeroes. It may free the space, unless keep is
-	// set.
+	// Zero makes n bytes from off read as zeroes. It may free the space, unless
+	// keep is set.
 	Zero(off, n int64, keep, fua bool) error
-	// Trim says that a range is not needed any more.
+	// Trim says that n bytes from off are not needed any more.
 	Trim(off, n int64, fua bool) error
-	// Flush returns when stable storage has every write that was answered
-	// before.
+	// Flush returns when stable storage has every write that completed before.
 	Flush() error
 }
 
-// A QuickDevice can tell what it does without waiting for a disk. Such
-// requests are served where they are read, without a goroutine of their own.
+// A QuickDevice is a Device that knows which requests it can serve without
+// waiting for a disk. The connection's reader serves them itself.
 type QuickDevice interface {
 	// TryReadAt fills p if that needs no wait, and reports whether it did.
 	TryReadAt(p []byte, off int64) bool
@@ -42,10 +42,10 @@ type QuickDevice interface {
 	QuickWrites() bool
 }
 
-// An Export is a Device under its name.
+// An Export is a Device under a name.
 type Export struct {
-	Name        string // as clients ask for it
-	Description string
+	Name        string // by which clients ask for it
+	Description string // shown to clients that list exports
 	Device      Device
 	ReadOnly    bool
 }
@@ -58,12 +58,12 @@ func (e *Export) flags() uint16 {
 	return f
 }
 
-// negotiateTimeout is how long a client may take to choose an export.
+// negotiateTimeout bounds how long a client may take to choose an export.
 const negotiateTimeout = 10 * time.Second
 
-// A Server serves exports to whoever connects. The zero value serves none.
+// A Server serves exports to NBD clients. The zero value has no exports.
 type Server struct {
-	// Log, if set, is told why connections ended that did not end in order.
+	// Log, if set, is called for each connection that ended with an error.
 	Log func(client string, err error)
 
 	mu      sync.Mutex
@@ -73,7 +73,7 @@ type Server struct {
 	wg      sync.WaitGroup
 }
 
-// Add makes an export known. The name must be new.
+// Add adds an export. It fails if there is one of that name.
 func (s *Server) Add(e *Export) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,30 +84,30 @@ func (s *Server) Add(e *Export) error {
 	return nil
 }
 
-// Remove forgets an export and closes its connections, once the requests that
-// they have sent are answered or the Device fails them.
+// Remove removes an export and closes its connections, each after the requests
+// that it has received are answered.
 func (s *Server) Remove(name string) {
 	s.mu.Lock()
-	var gone []*conn
+	var removed []*conn
 	s.exports = slices.DeleteFunc(s.exports, func(e *Export) bool {
 		if e.Name != name {
 			return false
 		}
 		for c := range s.conns {
 			if c.export == e {
-				gone = append(gone, c)
+				removed = append(removed, c)
 			}
 		}
 		return true
 	})
 	s.mu.Unlock()
-	for _, c := range gone {
+	for _, c := range removed {
 		c.hangUp()
 		<-c.done
 	}
 }
 
-// find is called with the lock.
+// find returns the export of that name, or nil. It is called with mu held.
 func (s *Server) find(name string) *Export {
 	i := slices.IndexFunc(s.exports, func(e *Export) bool { return e.Name == name })
 	if i < 0 {
@@ -116,8 +116,8 @@ func (s *Server) find(name string) *Export {
 	return s.exports[i]
 }
 
-// Serve accepts connections until l is closed or ctx ends; then it returns nil
-// once all connections have ended.
+// Serve accepts connections until l is closed or ctx ends. It returns nil then,
+// after all connections have ended.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer s.wg.Wait()
 	defer context.AfterFunc(ctx, func() {
@@ -145,8 +145,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// ServeExport serves an export over a connection that needs no negotiation,
-// such as the kernel's, until that ends. It closes the connection.
+// ServeExport serves an export over a connection without negotiation, such as
+// the kernel's, until the connection ends. It closes the connection.
 func (s *Server) ServeExport(nc net.Conn, name string) error {
 	s.mu.Lock()
 	e := s.find(name)
@@ -179,7 +179,8 @@ func (s *Server) serve(nc net.Conn, e *Export, structured bool) error {
 	return c.run()
 }
 
-// Close ends all connections, each once what it has sent is answered.
+// Close closes all connections, each after the requests that it has received
+// are answered.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -196,8 +197,8 @@ func (s *Server) Close() {
 	}
 }
 
-// negotiate lets a client choose an export. It returns no export and no error
-// if the client wanted none.
+// negotiate lets a client choose an export. It returns a nil export and no
+// error if the client ended the negotiation.
 func (s *Server) negotiate(nc net.Conn) (e *Export, structured bool, err error) {
 	nc.SetDeadline(time.Now().Add(negotiateTimeout))
 	defer nc.SetDeadline(time.Time{})
@@ -215,7 +216,7 @@ func (s *Server) negotiate(nc net.Conn) (e *Export, structured bool, err error) 
 	var b [16]byte
 	if _, err := io.ReadFull(nc, b[:4]); err != nil {
 		if errors.Is(err, io.EOF) {
-			return nil, false, nil // somebody looked whether we are there
+			return nil, false, nil // a client that only tests the connection
 		}
 		return nil, false, err
 	}
@@ -235,7 +236,7 @@ func (s *Server) negotiate(nc net.Conn) (e *Export, structured bool, err error) 
 		}
 		opt, n := binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])
 		if n > maxOption {
-			// Skipped rather than ended: it may be one of a later protocol.
+			// Skipped, because it may be an option of a later protocol.
 			if _, err := io.CopyN(io.Discard, nc, int64(n)); err != nil {
 				return nil, false, err
 			}
@@ -287,7 +288,8 @@ func (s *Server) negotiate(nc net.Conn) (e *Export, structured bool, err error) 
 	return nil, false, fmt.Errorf("more than %d options", maxOptions)
 }
 
-// byName finds an export; an empty name means the only one.
+// byName returns the export of that name, or nil. An empty name means the only
+// export.
 func (s *Server) byName(name string) *Export {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -323,7 +325,8 @@ func (s *Server) list(w io.Writer, data []byte) error {
 	return optReply(w, optList, repAck, nil)
 }
 
-// info answers INFO and GO. It returns the export if that is served.
+// info answers INFO and GO. It returns the export, or nil if there is none of
+// that name.
 func (s *Server) info(w io.Writer, opt uint32, data []byte, structured bool) (*Export, error) {
 	name, ok := cutName(data)
 	if !ok {
@@ -356,8 +359,9 @@ func (s *Server) info(w io.Writer, opt uint32, data []byte, structured bool) (*E
 	return e, optReply(w, opt, repAck, nil)
 }
 
-// cutName reads the data of INFO and GO: the name's length and the name, the
-// number of requests and the requests, which are all answered anyway.
+// cutName parses the data of INFO and GO: the length of the name, the name, the
+// number of information requests and the requests. The requests are ignored,
+// because all information is sent anyway.
 func cutName(b []byte) (string, bool) {
 	if len(b) < 6 {
 		return "", false

@@ -16,10 +16,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"xlft/diskrepl/blockfile"
 )
 
 // open returns a file of n bytes as a device.
-func open(t testing.TB, n int64, direct bool) *File {
+func open(t testing.TB, n int64, direct bool) *blockfile.File {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
@@ -28,8 +30,8 @@ func open(t testing.TB, n int64, direct bool) *File {
 	if err := os.Truncate(name, n); err != nil {
 		t.Fatal(err)
 	}
-	f, err := OpenFile(name, direct)
-	if direct && err != nil && strings.Contains(err.Error(), "direct I/O") {
+	f, err := blockfile.Open(name, direct)
+	if errors.Is(err, blockfile.ErrNeedsLinux) || direct && err != nil && strings.Contains(err.Error(), "direct I/O") {
 		t.Skip(err)
 	}
 	if err != nil {
@@ -39,7 +41,8 @@ func open(t testing.TB, n int64, direct bool) *File {
 	return f
 }
 
-// serve serves a device as export "disk" on a socket, and a read-only one as "ro".
+// serve serves a device as export "disk" on a socket, and a read-only one as
+// "ro".
 func serve(t testing.TB, d Device) (socket string) {
 	t.Helper()
 	// The name of a socket has at most 108 bytes, which t.TempDir can be over.
@@ -242,7 +245,7 @@ func TestBadRequests(t *testing.T) {
 
 // failing is a device that fails.
 type failing struct {
-	*File
+	*blockfile.File
 	err error
 }
 
@@ -286,7 +289,7 @@ func TestConnections(t *testing.T) {
 	for _, direct := range []bool{false, true} {
 		t.Run(fmt.Sprint("direct ", direct), func(t *testing.T) {
 			const users, share = 4, 3<<20 + 1000
-			d := open(t, users*share/Align*Align, direct)
+			d := open(t, users*share/blockfile.Align*blockfile.Align, direct)
 			socket := serve(t, d)
 			model := make([]byte, d.Size())
 			seed := rand.Uint64()
@@ -345,17 +348,6 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// A second server for the same file is told so.
-func TestInUse(t *testing.T) {
-	f := open(t, 4096, false)
-	if _, err := OpenFile(f.Name(), false); err == nil || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("second open: %v", err)
-	}
-	if _, err := OpenFile(filepath.Dir(f.Name()), false); err == nil || !strings.Contains(err.Error(), "neither a file nor a block device") {
-		t.Errorf("directory: %v", err)
-	}
-}
-
 // A client that goes away in the middle, or says nonsense, leaves the server
 // and its other clients alone.
 func FuzzServer(f *testing.F) {
@@ -385,37 +377,4 @@ func FuzzServer(f *testing.F) {
 		ours.Close()
 		<-done
 	})
-}
-
-// More requests at once than the kernel is given, past the page cache: each finds what it wrote, and one beyond the end
-// hears so.
-func TestManyRequests(t *testing.T) {
-	const n = 3 * aioDepth
-	d := open(t, n*Align, true)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			b := AlignedBuffer(Align)
-			defer FreeBuffer(b)
-			for round := range 5 {
-				want := byte(i + round)
-				for j := range b {
-					b[j] = want
-				}
-				if err := d.WriteAt(b, int64(i)*Align, round == 0); err != nil {
-					t.Error(err)
-				}
-				clear(b)
-				if err := d.ReadAt(b, int64(i)*Align); err != nil || b[0] != want || b[Align-1] != want {
-					t.Errorf("block %d has %d, want %d: %v", i, b[0], want, err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	b := AlignedBuffer(2 * Align)
-	defer FreeBuffer(b)
-	if err := d.ReadAt(b, (n-1)*Align); err == nil || !strings.Contains(err.Error(), "EOF") {
-		t.Errorf("a read beyond the end: %v", err)
-	}
 }

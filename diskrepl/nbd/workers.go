@@ -5,19 +5,19 @@ import (
 	"sync/atomic"
 )
 
-// workers do what waits, each by a goroutine; those that are done wait for
-// more, because a new one has to grow its stack first.
+// workers run functions that may wait, each on a goroutine. Idle goroutines are
+// reused, because a new one has to grow its stack first.
 type workers struct {
 	wg      sync.WaitGroup
 	next    chan func()
 	waiting atomic.Int32
 }
 
-const keepWorkers = 64 // that wait for more, at most
+const keepWorkers = 64 // idle goroutines, at most
 
 func newWorkers() *workers { return &workers{next: make(chan func())} }
 
-// run has f done. One goroutine calls it.
+// run runs f on a worker. Only one goroutine may call it.
 func (w *workers) run(f func()) {
 	select {
 	case w.next <- f:
@@ -38,7 +38,7 @@ func (w *workers) work(f func()) {
 	}
 }
 
-// end returns when all is done; run is not called any more.
+// end returns when all functions have returned. run must not be called again.
 func (w *workers) end() {
 	close(w.next)
 	w.wg.Wait()

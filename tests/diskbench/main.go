@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"xlft/diskrepl"
+	"xlft/diskrepl/blockfile"
 	"xlft/diskrepl/nbd"
 	"xlft/xlft/wire"
 )
@@ -342,7 +343,7 @@ func print(cs []contender, all map[string]map[string][]figure) {
 // serve serves a file; with a spare file it replicates to a process that has
 // that.
 func serve(socket, file string, spare []string) error {
-	f, err := nbd.OpenFile(file, *direct)
+	f, err := blockfile.Open(file, *direct)
 	if err != nil {
 		return err
 	}
@@ -441,7 +442,7 @@ func identity() (*wire.Identity, error) {
 
 // backup holds a file as a replica, and acks every epoch.
 func backup(file string) error {
-	f, err := nbd.OpenFile(file, false)
+	f, err := blockfile.Open(file, false)
 	if err != nil {
 		return err
 	}

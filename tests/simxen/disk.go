@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -39,9 +40,9 @@ type Platter struct {
 	*medium
 	users   int
 	state   xlft.DiskState
-	mark    diskrepl.Mark
+	mark    diskrepl.SyncPoint
 	session string // of which a DiskReplica is
-	journal *layers
+	journal *epochFiles
 }
 
 const sectorSize = 512
@@ -54,7 +55,7 @@ type medium struct {
 }
 
 func newPlatter() *Platter {
-	return &Platter{medium: newMedium(), journal: newLayers()}
+	return &Platter{medium: newMedium(), journal: newEpochFiles()}
 }
 
 func newMedium() *medium {
@@ -64,13 +65,20 @@ func newMedium() *medium {
 // Share makes the hosts' disks one that all of them see.
 func Share(hosts ...*Host) {
 	for _, h := range hosts {
-		h.platter = &Platter{medium: hosts[0].platter.medium, journal: newLayers()}
-		h.held = newLayers()
+		h.platter = &Platter{medium: hosts[0].platter.medium, journal: newEpochFiles()}
+		h.held = newEpochFiles()
 	}
 }
 
+// A replicatedDisk is a *diskrepl.Mirror or a *diskrepl.Shared.
+type replicatedDisk interface {
+	diskrepl.Device
+	Attach(io.ReadWriteCloser, diskrepl.Options) (*diskrepl.Link, error)
+	Stop()
+}
+
 // newMirror returns the host's disk in the hands of a new disk server.
-func (h *Host) newMirror() *diskrepl.Mirror {
+func (h *Host) newMirror() replicatedDisk {
 	if h.held == nil {
 		return diskrepl.NewMirror(h.platter)
 	}
@@ -111,10 +119,16 @@ func (d powered) Zero(off, n int64, _, fua bool) error { return d.WriteAt(make([
 func (d powered) Trim(off, n int64, fua bool) error    { return d.WriteAt(make([]byte, n), off, fua) }
 
 // disk returns the domain's disk as its disk server has it now.
-func (d *Domain) disk() *diskrepl.Mirror {
+func (d *Domain) disk() replicatedDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.mirror
+}
+
+// shared returns the disk if both hosts see it, or nil.
+func (d *Domain) shared() *diskrepl.Shared {
+	s, _ := d.disk().(*diskrepl.Shared)
+	return s
 }
 
 // RestartDisk kills the domain's disk server, and starts another.
@@ -275,7 +289,7 @@ func (d *Domain) issue() {
 }
 
 // checkRead is P2 too: the domain reads what it wrote.
-func (d *Domain) checkRead(m *diskrepl.Mirror, block int64, want uint64) {
+func (d *Domain) checkRead(m replicatedDisk, block int64, want uint64) {
 	b := make([]byte, blockSize)
 	if err := m.ReadAt(b, place(int(block))); err != nil {
 		return // its disk server, or its host, is gone
@@ -390,7 +404,7 @@ func (h *Host) CheckPromoted() {
 	p.journal.mu.Lock()
 	state, session := p.state, p.session
 	var after *Platter
-	var left *layers
+	var left *epochFiles
 	if h.DurableAck && state == xlft.Consistent {
 		after, left = &Platter{medium: p.afterPowerCut(w)}, p.journal.afterPowerCut(w)
 	}
@@ -437,21 +451,23 @@ type Disks struct {
 
 	mu     sync.Mutex
 	link   *diskrepl.Link
-	mirror *diskrepl.Mirror
+	mirror replicatedDisk
 }
 
 func (s *Disks) Replicate(ctx context.Context, session string, lost func(error)) error {
 	m := s.Domain.disk()
-	m.Unhold() // left by an earlier session, after which this host was alone
-	if err := m.AwaitUnheld(ctx); err != nil {
-		return err
+	if shared, ok := m.(*diskrepl.Shared); ok {
+		shared.ReleaseAll() // left by an earlier session, after which this host was alone
+		if err := shared.AwaitReleasedAll(ctx); err != nil {
+			return err
+		}
 	}
 	conn, ready, err := wire.OpenDisk(ctx, s.P.Dial(s.To), "sim", session, s.Domain.OfferedDisks()[0])
 	if err != nil {
 		return err
 	}
 	s.P.h.w.sessionBegins(session)
-	l, err := m.Attach(conn, diskrepl.Options{Session: session, Mark: diskrepl.Mark{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Lost: lost})
+	l, err := m.Attach(conn, diskrepl.Options{Session: session, SyncPoint: diskrepl.SyncPoint{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Lost: lost})
 	if err != nil {
 		conn.Close()
 		return err
@@ -510,21 +526,29 @@ func (s *Disks) ReleaseAll() error {
 	if s.P.Dead() {
 		return errDead
 	}
-	return s.Domain.disk().Unhold()
+	if shared := s.Domain.shared(); shared != nil {
+		return shared.ReleaseAll()
+	}
+	return nil
 }
 
 func (s *Disks) Drain(ctx context.Context) error {
 	if s.P.Dead() {
 		return errDead
 	}
-	return s.Domain.disk().AwaitReleased(ctx)
+	if shared := s.Domain.shared(); shared != nil {
+		return shared.Drain(ctx)
+	}
+	return nil
 }
 
 func (s *Disks) Discard() error {
 	if s.P.Dead() {
 		return errDead
 	}
-	s.Domain.disk().Drop()
+	if shared := s.Domain.shared(); shared != nil {
+		shared.GiveUp()
+	}
 	return nil
 }
 
@@ -603,11 +627,11 @@ func (c *platterCopy) Flush() error {
 func (c *platterCopy) SpillFile() diskrepl.SpillFile { return new(ramFile) }
 
 // Durable is the journal, in the hand of the process.
-func (c *platterCopy) Durable() diskrepl.Layers {
+func (c *platterCopy) Durable() diskrepl.EpochStore {
 	if !c.proc.h.DurableAck {
 		return nil
 	}
-	return handLayers{c.journal, c.proc}
+	return handFiles{c.journal, c.proc}
 }
 
 func (c *platterCopy) Was() xlft.DiskRecord { return c.was }

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"xlft/diskrepl"
-
 	"xlft/savestream"
 	"xlft/xlft"
 )
@@ -38,7 +36,7 @@ type Domain struct {
 
 	// The disk, and how far the write under way is. A domain that runs on
 	// elsewhere knows of it only what its memory says.
-	mirror   *diskrepl.Mirror
+	mirror   replicatedDisk
 	diskLost func(error) // tells the protector that the disk server is gone
 	issued   bool
 	answered bool

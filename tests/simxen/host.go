@@ -32,8 +32,8 @@ type Host struct {
 	down    bool
 	domains map[string]*Domain
 	procs   []*Process
-	platter *Platter // the domain's disk
-	held    *layers  // writes to a disk that other hosts see too; nil: the platter is the host's own
+	platter *Platter    // the domain's disk
+	held    *epochFiles // writes to a disk that other hosts see too; nil: the platter is the host's own
 }
 
 // NewHost adds a host to the world.
@@ -69,7 +69,9 @@ func (h *Host) Crash() {
 	for _, d := range domains {
 		d.destroy()
 		d.vif.destroy()
-		h.wg.Go(d.disk().Drop)
+		if s := d.shared(); s != nil {
+			h.wg.Go(s.GiveUp)
+		}
 	}
 }
 
@@ -91,7 +93,9 @@ func (h *Host) Shutdown() {
 	h.mu.Unlock()
 	for _, d := range domains {
 		d.destroy()
-		d.disk().Drop()
+		if s := d.shared(); s != nil {
+			s.GiveUp()
+		}
 	}
 	h.wg.Wait()
 }

@@ -42,7 +42,7 @@ type DiskCopy interface {
 	SpillFile() diskrepl.SpillFile
 	// Durable keeps the journal on stable storage before an epoch counts as
 	// whole; nil if that is not configured.
-	Durable() diskrepl.Layers
+	Durable() diskrepl.EpochStore
 	// Close closes it.
 	Close() error
 }
@@ -245,7 +245,7 @@ func (s *session) leave(d *disk, repl *diskrepl.Replica) error {
 	if err := d.copy.Flush(); err != nil {
 		return err
 	}
-	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.Mark{Session: s.id, Epoch: epoch}})
+	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.SyncPoint{Session: s.id, Epoch: epoch}})
 }
 
 // closeDisks closes the copies as they are.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"xlft/xlft/internal/diskserver"
+	"xlft/xlft/internal/diskcopy"
 	"xlft/xlft/internal/store"
 )
 
@@ -40,14 +40,14 @@ them.`,
 			if err != nil {
 				return fail(err)
 			}
-			how := diskserver.AskShared
+			how := diskcopy.AskShared
 			switch {
 			case replay:
-				how = diskserver.ReplayShared
+				how = diskcopy.ReplayShared
 			case discard:
-				how = diskserver.DiscardShared
+				how = diskcopy.DiscardShared
 			}
-			copies := &diskserver.Copies{Config: c, Store: store.Dir(c.StateDir)}
+			copies := &diskcopy.Copies{Config: c, Store: store.Dir(c.StateDir)}
 			done, err := copies.Promote(domain, vdev, how)
 			if err != nil {
 				return fail(err)

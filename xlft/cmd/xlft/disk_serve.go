@@ -62,9 +62,9 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 		commands.Close()
 		return err
 	}
-	s.Attached = diskserver.CommandSocket(c.RunDir, domain) + ".attached"
-	s.Held = diskserver.HeldDir(c.RunDir, domain)
-	s.Dirty = diskserver.DirtyDir(c.RunDir, domain)
+	s.AttachedFile = diskserver.CommandSocket(c.RunDir, domain) + ".attached"
+	s.HeldDir = diskserver.HeldDirOf(c.RunDir, domain)
+	s.DirtyDir = diskserver.DirtyDirOf(c.RunDir, domain)
 	if err := s.Recover(); err != nil {
 		return err
 	}

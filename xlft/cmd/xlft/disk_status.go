@@ -62,7 +62,7 @@ func (a *app) diskStatusCommand() *cobra.Command {
 					switch {
 					case h.Error != "":
 						word += " (" + h.Error + ")"
-					case l.Progress == nil && !h.Freed:
+					case l.Progress == nil && !h.ReleaseAll:
 						word += " until it is known who owns the domain"
 					}
 				}

@@ -17,7 +17,7 @@ import (
 	"xlft/xlft/config"
 	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/internal/control"
-	"xlft/xlft/internal/diskserver"
+	"xlft/xlft/internal/diskcopy"
 	"xlft/xlft/internal/restore"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
@@ -60,7 +60,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	copies := &diskserver.Copies{Config: c, Store: store.Dir(c.StateDir)}
+	copies := &diskcopy.Copies{Config: c, Store: store.Dir(c.StateDir)}
 	restorer := &restore.Restorer{Host: h, Log: log, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}}
 	st := store.Dir(c.StateDir)
 	err = restorer.Sweep(func(domain string) (bool, error) {

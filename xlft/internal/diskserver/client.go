@@ -18,31 +18,33 @@ import (
 	"xlft/xlft/wire"
 )
 
-// CommandSocket is where the server of a domain's disks takes commands.
+// CommandSocket returns where the server of a domain's disks takes commands.
 func CommandSocket(runDir, domain string) string {
 	return control.Socket(filepath.Join(runDir, "disk"), domain)
 }
 
-// ClientSocket is where it serves NBD clients; the exports are named after the
-// virtual devices.
+// ClientSocket returns where the server of a domain's disks serves NBD clients.
+// The exports are named after the virtual devices.
 func ClientSocket(runDir, domain string) string {
 	return control.Socket(filepath.Join(runDir, "nbd"), domain)
 }
 
-// HeldDir is where it keeps what it holds back from shared storage.
-func HeldDir(runDir, domain string) string {
+// HeldDirOf returns where the server of a domain's disks keeps writes that it
+// holds back from shared storage.
+func HeldDirOf(runDir, domain string) string {
 	return filepath.Join(runDir, "held", url.PathEscape(domain))
 }
 
-// DirtyDir is where it keeps what the backup's copies lack.
-func DirtyDir(runDir, domain string) string {
+// DirtyDirOf returns where the server of a domain's disks keeps the records of
+// what the backup's copies lack.
+func DirtyDirOf(runDir, domain string) string {
 	return filepath.Join(runDir, "dirty", url.PathEscape(domain))
 }
 
-// A Client asks a domain's disk server. It is an xlft.Disks too.
+// A Client sends commands to a domain's disk server. It is an xlft.Disks.
 type Client struct {
 	path  string
-	c     *control.Client // of a session; keeps its connection: a seal is made while the domain stands still
+	c     *control.Client // of a session. It keeps its connection, because the domain is suspended during a seal
 	order Order
 
 	mu     sync.Mutex
@@ -63,7 +65,8 @@ func (c *Client) post(ctx context.Context, what string, out any) error {
 	return nil
 }
 
-// Replicate is xlft.Disks'.
+// Replicate starts the replication of the disks in a session, and returns when
+// they are in sync. lost is called if it ends by itself after that.
 func (c *Client) Replicate(ctx context.Context, id string, lost func(error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	c.mu.Lock()
@@ -128,7 +131,7 @@ func synced(r Report, want int) bool {
 	return len(r.Disks) == want
 }
 
-// End is xlft.Disks'.
+// End ends the replication.
 func (c *Client) End() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,14 +140,14 @@ func (c *Client) End() {
 	}
 }
 
-// Progress is xlft.Disks'.
+// Progress returns the progress of the first copies.
 func (c *Client) Progress() []xlft.DiskProgress {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last.Disks
 }
 
-// Held is xlft.Gate's: how much of the backup's fullest journal is used, and its
+// Held returns how many bytes of the backup's fullest journal are used, and its
 // size.
 func (c *Client) Held() (held, limit uint64, err error) {
 	c.mu.Lock()
@@ -152,11 +155,12 @@ func (c *Client) Held() (held, limit uint64, err error) {
 	return uint64(c.last.Held), uint64(c.last.Limit), nil
 }
 
-// Close is xlft.Gate's. The server outlives the protector, and holds nothing any
-// more.
+// Close does nothing: the disk server outlives the protector, and holds nothing
+// any more.
 func (c *Client) Close() error { return nil }
 
-func (c *Client) say(what string) error {
+// send sends a command over the session's connection.
+func (c *Client) send(what string) error {
 	if err := c.c.Call(context.Background(), http.MethodPost, what, nil, nil); err != nil {
 		return fmt.Errorf("disk server: %w", err)
 	}
@@ -165,26 +169,26 @@ func (c *Client) say(what string) error {
 
 // Seal ends an epoch of all disks.
 func (c *Client) Seal(epoch uint64) error {
-	return c.say(fmt.Sprintf("/seal/%d", epoch))
+	return c.send(fmt.Sprintf("/seal/%d", epoch))
 }
 
-// Release says that the backup has acked an epoch.
+// Release says that the backup has acknowledged an epoch.
 func (c *Client) Release(epoch uint64) error {
-	return c.say(fmt.Sprintf("/release/%d", epoch))
+	return c.send(fmt.Sprintf("/release/%d", epoch))
 }
 
-// againFor is how long a server that was killed has to come back, to be told
-// what is decided: until it hears that, the domain's writes wait.
+// againFor bounds how long a decision is sent again to a server that was
+// killed. Until its successor gets it, the domain's writes wait.
 const againFor = 15 * time.Second
 
-// decide says what is to become of writes that are held.
+// decide sends the decision on writes that are held back.
 func (c *Client) decide(what string) error {
 	if !c.holds() {
 		return nil
 	}
 	begun := time.Now()
 	for {
-		err := c.say(what)
+		err := c.send(what)
 		if !errors.Is(err, control.ErrDown) || time.Since(begun) > againFor {
 			return err
 		}
@@ -192,18 +196,18 @@ func (c *Client) decide(what string) error {
 	}
 }
 
-// holds reports whether there is a disk whose writes are held.
+// holds reports whether there is a disk whose writes are held back.
 func (c *Client) holds() bool {
 	return slices.ContainsFunc(c.order.Disks, func(d wire.Disk) bool { return d.Shared })
 }
 
-// ReleaseAll lets writes that are held go to shared storage.
+// ReleaseAll releases the writes that are held back from shared storage.
 func (c *Client) ReleaseAll() error { return c.decide("/release-all") }
 
-// Discard gives them up, and the disks.
+// Discard discards the writes that are held back, and gives the disks up.
 func (c *Client) Discard() error { return c.decide("/discard") }
 
-// Drain waits until shared storage has all that was released.
+// Drain waits until shared storage has every epoch that was released.
 func (c *Client) Drain(ctx context.Context) error {
 	if !c.holds() {
 		return nil
@@ -220,12 +224,12 @@ func (c *Client) Attach(ctx context.Context, vdev string) (device string, err er
 	return device, err
 }
 
-// Open serves a disk on the client socket alone.
+// Open serves a disk on the client socket only.
 func (c *Client) Open(ctx context.Context, vdev string) error {
 	return c.post(ctx, "/open/"+vdev, nil)
 }
 
-// Detach undoes that.
+// Detach undoes Attach or Open.
 func (c *Client) Detach(ctx context.Context, vdev string) error {
 	return c.post(ctx, "/detach/"+vdev, nil)
 }

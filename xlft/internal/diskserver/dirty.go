@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A dirtyFile is memory that outlives this process, but not the host: what a
-// host without power had noted would not be all.
+// A dirtyFile is memory that outlives this process but not the host: after a
+// power cut the record on a disk would be incomplete.
 type dirtyFile struct {
 	name string
 	mem  []byte
 }
 
-// openDirty returns the file of a disk, as the process before this one left it
-// if again is set.
+// openDirty opens the file of a disk, with the contents that an earlier process
+// left if again is set.
 func openDirty(dir, vdev string, size int64, again bool) (*dirtyFile, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -31,7 +31,8 @@ func openDirty(dir, vdev string, size int64, again bool) (*dirtyFile, error) {
 		return nil, err
 	}
 	defer f.Close()
-	// All of it now: a page that can't be had later kills the process.
+	// Allocate all of it now: a page that is not available later kills the
+	// process.
 	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
 		return nil, fmt.Errorf("%d bytes in %s: %w", size, name, err)
 	}

@@ -14,13 +14,12 @@ import (
 
 	"go.uber.org/zap"
 
-	"xlft/diskrepl"
-
 	"xlft/tests/simxen"
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/diskcopy"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/primary"
 	"xlft/xlft/wire"
@@ -72,14 +71,14 @@ func (p *place) serve(dial wire.Dialer) (s *Server, stop func()) {
 		r, err := p.store.LoadDisk("web1", vdev)
 		return r.State, err
 	}
-	s.Dirty = DirtyDir(p.dir, "web1")
+	s.DirtyDir = DirtyDirOf(p.dir, "web1")
 	s.Dial = func(peer string) (wire.Dialer, error) {
 		if peer != "B" {
 			return nil, errors.New("no such peer")
 		}
 		return dial, nil
 	}
-	s.Held = HeldDir(p.dir, "web1")
+	s.HeldDir = HeldDirOf(p.dir, "web1")
 	if err := s.Recover(); err != nil {
 		p.t.Fatal(err)
 	}
@@ -103,8 +102,8 @@ func (p *place) serve(dial wire.Dialer) (s *Server, stop func()) {
 	}
 }
 
-// The server ends because the last disk is detached, and the answer to that request still comes: a hotplug script that
-// gets none fails.
+// The server ends because the last disk is detached, and the answer to that
+// request still comes: a hotplug script that gets none fails.
 func TestLastDetachIsAnswered(t *testing.T) {
 	p := newPlace(t, 'a')
 	for range 300 {
@@ -132,7 +131,7 @@ type rig struct {
 	a, b     *place
 	hostB    *simxen.Host
 	receiver *backup.Receiver
-	copies   *Copies
+	copies   *diskcopy.Copies
 	client   *Client
 	server   *Server // of A
 	stop     func()  // stops server
@@ -182,7 +181,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 	hostA, hostB := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
 	pa, pb := hostA.Spawn(), hostB.Spawn()
 	r.hostB, r.pa = hostB, pa
-	r.copies = &Copies{Config: r.b.conf, Store: r.b.store}
+	r.copies = &diskcopy.Copies{Config: r.b.conf, Store: r.b.store}
 	r.receiver = &backup.Receiver{
 		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(r.b.store), Log: zap.NewNop(), Disks: r.copies,
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
@@ -273,8 +272,9 @@ func refused(t *testing.T, what string, err error, words string) {
 	}
 }
 
-// A disk goes through a session's life: refused where it is not known, copied, written to while checkpoints are taken,
-// taken over as it was at a checkpoint, and then the other host's.
+// A disk goes through a session's life: refused where it is not known, copied,
+// written to while checkpoints are taken, taken over as it was at a checkpoint,
+// and then the other host's.
 func TestSession(t *testing.T) {
 	r := newRig(t, 20*time.Millisecond, 64<<20)
 	ctx := t.Context()
@@ -290,7 +290,7 @@ func TestSession(t *testing.T) {
 	}
 	_, err := r.copies.Open("web1", wire.Disk{VDev: "xvda", Size: size})
 	refused(t, "the copy, opened a second time", err, "in use")
-	if err := r.server.open["xvda"].mirror.WriteAt([]byte("written"), 12345, true); err != nil {
+	if err := r.server.open["xvda"].repl.WriteAt([]byte("written"), 12345, true); err != nil {
 		t.Fatal(err)
 	}
 	want := r.a.image()
@@ -304,7 +304,8 @@ func TestSession(t *testing.T) {
 		t.Errorf("the copy is %q", st)
 	}
 
-	// The disk server gives the disk away: protection ends, and comes back with the disk.
+	// The disk server gives the disk away: protection ends, and comes back with
+	// the disk.
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)
 	}
@@ -341,11 +342,12 @@ func TestSession(t *testing.T) {
 	refused(t, "after the takeover", other.Open("xvda"), "")
 }
 
-// A journal that fills up ends epochs early, long before their time, and never drops a write.
+// A journal that fills up ends epochs early, long before their time, and never
+// drops a write.
 func TestFullJournal(t *testing.T) {
 	r := newRig(t, time.Hour, 128<<10)
 	r.protect()
-	m := r.server.open["xvda"].mirror
+	m := r.server.open["xvda"].repl
 	b := make([]byte, 16<<10)
 	for off := int64(0); off < size; off += int64(len(b)) {
 		for i := range b {
@@ -370,8 +372,9 @@ func TestFullJournal(t *testing.T) {
 	}
 }
 
-// Storage that both hosts see has what the domain wrote when its epoch is acked, and not before; the server's end, in
-// the middle of a session or at its end, loses nothing of it.
+// Storage that both hosts see has what the domain wrote when its epoch is
+// acked, and not before; the server's end, in the middle of a session or at its
+// end, loses nothing of it.
 func TestSharedStorage(t *testing.T) {
 	r := newRigOn(t, time.Hour, 64<<20, true)
 	ctx := t.Context()
@@ -380,10 +383,10 @@ func TestSharedStorage(t *testing.T) {
 	if st := r.state(); st != xlft.Consistent {
 		t.Errorf("the backup's disk is %q", st)
 	}
-	mirror := func() *diskrepl.Mirror {
+	mirror := func() replicated {
 		r.server.mu.Lock()
 		defer r.server.mu.Unlock()
-		return r.server.open["xvda"].mirror
+		return r.server.open["xvda"].repl
 	}
 	was := r.a.image()
 	want := bytes.Clone(was)
@@ -403,8 +406,8 @@ func TestSharedStorage(t *testing.T) {
 		t.Errorf("status %+v, %v", st, err)
 	}
 
-	// The server dies; the one after it holds on until the protector, who hears of it, is alone. Without a user for the
-	// disk it then ends.
+	// The server dies; the one after it holds on until the protector, who hears
+	// of it, is alone. Without a user for the disk it then ends.
 	r.stop()
 	for {
 		r.server, r.stop = r.a.serve(r.dial)
@@ -427,7 +430,8 @@ func TestSharedStorage(t *testing.T) {
 		t.Error("the storage lacks what was held when the server died")
 	}
 
-	// A server that ends when all may go waits for that: its host may be going down.
+	// A server that ends when all may go waits for that: its host may be going
+	// down.
 	at := r.session.Status().Generation
 	write("host goes down", 4096)
 	if err := r.client.ReleaseAll(); err != nil {
@@ -443,7 +447,8 @@ func TestSharedStorage(t *testing.T) {
 	}
 	r.await("protected once more", func(st primary.Status) bool { return st.Protected && st.Generation > at })
 
-	// The disk is taken away while the last epoch is held: it goes to the storage when the protector says so.
+	// The disk is taken away while the last epoch is held: it goes to the
+	// storage when the protector says so.
 	write("last", 99999)
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)

@@ -10,32 +10,32 @@ import (
 	"xlft/diskrepl"
 )
 
-// layers are what a host keeps of epochs that its disk does not have: in its
-// memory for its disk server, or on stable storage for its receiver.
-type layers struct {
-	mu   sync.Mutex
-	all  map[uint64]*layer
-	gone []*layer // removed since the last Sync: a power cut brings the newest of them back, or more, or none
-	free bool
+// epochFiles are an EpochStore of a host: in its memory for its disk server, or on
+// stable storage for its receiver.
+type epochFiles struct {
+	mu         sync.Mutex
+	all        map[uint64]*epochFile
+	gone       []*epochFile // removed since the last Sync: a power cut may bring the newest of them back
+	releaseAll bool
 }
 
-func newLayers() *layers { return &layers{all: map[uint64]*layer{}} }
+func newEpochFiles() *epochFiles { return &epochFiles{all: map[uint64]*epochFile{}} }
 
-type layer struct {
+type epochFile struct {
 	ramFile
-	s      *layers
+	s      *epochFiles
 	epoch  uint64
 	synced bool
 }
 
-func (l *layer) WriteAt(p []byte, off int64) (int, error) {
+func (l *epochFile) WriteAt(p []byte, off int64) (int, error) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	l.synced = false
 	return l.ramFile.WriteAt(p, off)
 }
 
-func (l *layer) Truncate(size int64) error {
+func (l *epochFile) Truncate(size int64) error {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	l.synced = false
@@ -45,16 +45,16 @@ func (l *layer) Truncate(size int64) error {
 	return nil
 }
 
-func (l *layer) Sync() error {
+func (l *epochFile) Sync() error {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	l.synced, l.s.gone = true, nil
 	return nil
 }
 
-func (l *layer) Close() error { return nil }
+func (l *epochFile) Close() error { return nil }
 
-func (l *layer) Remove() error {
+func (l *epochFile) Remove() error {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	l.s.gone = append(l.s.gone, l)
@@ -62,47 +62,47 @@ func (l *layer) Remove() error {
 	return nil
 }
 
-func (s *layers) Create(epoch uint64) (diskrepl.Layer, error) {
+func (s *epochFiles) Create(epoch uint64) (diskrepl.EpochFile, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.all[epoch] != nil {
-		return nil, fmt.Errorf("simxen: a layer of epoch %d is there", epoch)
+		return nil, fmt.Errorf("simxen: the file of epoch %d is there", epoch)
 	}
 	s.gone = nil // the directory was synced
-	s.all[epoch] = &layer{s: s, epoch: epoch}
+	s.all[epoch] = &epochFile{s: s, epoch: epoch}
 	return s.all[epoch], nil
 }
 
-func (s *layers) Left() (map[uint64]diskrepl.Layer, bool, error) {
+func (s *epochFiles) Left() (map[uint64]diskrepl.EpochFile, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	left := map[uint64]diskrepl.Layer{}
+	left := map[uint64]diskrepl.EpochFile{}
 	for e, l := range s.all {
 		left[e] = l
 	}
-	return left, s.free, nil
+	return left, s.releaseAll, nil
 }
 
-func (s *layers) SetFree(free bool) error {
+func (s *epochFiles) SetReleaseAll(releaseAll bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.free = free
+	s.releaseAll = releaseAll
 	return nil
 }
 
-func (s *layers) clear() {
+func (s *epochFiles) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.all)
 	s.gone = nil
 }
 
-// interrupt is the death of a process that was writing to its newest layer: a
-// part of a record is there that nobody was told of.
-func (s *layers) interrupt(w *World) {
+// interrupt is the death of a process that was writing to its newest file: it
+// leaves an incomplete record, whose write was not answered.
+func (s *epochFiles) interrupt(w *World) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var top *layer
+	var top *epochFile
 	for _, l := range s.all {
 		if top == nil || l.epoch > top.epoch {
 			top = l
@@ -122,9 +122,9 @@ func (s *layers) interrupt(w *World) {
 
 // afterPowerCut is what may be left when the power came back. It is called with
 // the lock.
-func (s *layers) afterPowerCut(w *World) *layers {
-	left := newLayers()
-	keep := func(l *layer, torn bool) {
+func (s *epochFiles) afterPowerCut(w *World) *epochFiles {
+	left := newEpochFiles()
+	keep := func(l *epochFile, torn bool) {
 		l.ramFile.mu.Lock()
 		b := slices.Clone(l.b)
 		l.ramFile.mu.Unlock()
@@ -136,7 +136,7 @@ func (s *layers) afterPowerCut(w *World) *layers {
 				}
 			}
 		}
-		left.all[l.epoch] = &layer{s: left, epoch: l.epoch, ramFile: ramFile{b: b}}
+		left.all[l.epoch] = &epochFile{s: left, epoch: l.epoch, ramFile: ramFile{b: b}}
 	}
 	for _, e := range slices.Sorted(maps.Keys(s.all)) {
 		keep(s.all[e], !s.all[e].synced)
@@ -147,48 +147,48 @@ func (s *layers) afterPowerCut(w *World) *layers {
 	return left
 }
 
-// handLayers are layers in the hand of a process: nothing that it does after
-// its death has an effect.
-type handLayers struct {
-	*layers
+// handFiles are epochFiles as a process sees them: nothing that the process does
+// after its death has an effect.
+type handFiles struct {
+	*epochFiles
 	proc *Process
 }
 
-func (s handLayers) Create(epoch uint64) (diskrepl.Layer, error) {
+func (s handFiles) Create(epoch uint64) (diskrepl.EpochFile, error) {
 	if s.proc.Dead() {
 		return nil, errDead
 	}
-	l, err := s.layers.Create(epoch)
+	l, err := s.epochFiles.Create(epoch)
 	if err != nil {
 		return nil, err
 	}
-	return handLayer{l.(*layer), s.proc}, nil
+	return handFile{l.(*epochFile), s.proc}, nil
 }
 
-type handLayer struct {
-	*layer
+type handFile struct {
+	*epochFile
 	proc *Process
 }
 
-func (l handLayer) WriteAt(p []byte, off int64) (int, error) {
+func (l handFile) WriteAt(p []byte, off int64) (int, error) {
 	if l.proc.Dead() {
 		return 0, errDead
 	}
-	return l.layer.WriteAt(p, off)
+	return l.epochFile.WriteAt(p, off)
 }
 
-func (l handLayer) Sync() error {
+func (l handFile) Sync() error {
 	if l.proc.Dead() {
 		return errDead
 	}
-	return l.layer.Sync()
+	return l.epochFile.Sync()
 }
 
-func (l handLayer) Remove() error {
+func (l handFile) Remove() error {
 	if l.proc.Dead() {
 		return errDead
 	}
-	return l.layer.Remove()
+	return l.epochFile.Remove()
 }
 
 // ramFile is a file in memory.

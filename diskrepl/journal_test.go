@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// A volatile disk loses, when its host does, any of the writes that were not
-// flushed.
+// A volatile disk loses any of the writes that were not flushed when its host
+// loses power.
 type volatile struct {
 	*memory
 	safe  []byte
@@ -43,7 +43,7 @@ func (v *volatile) Flush() error {
 	return nil
 }
 
-// crash returns what the disk has when its host is back.
+// crash returns a disk as it may be after its host crashed.
 func (v *volatile) crash(r *rand.Rand) *memory {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -56,8 +56,8 @@ func (v *volatile) crash(r *rand.Rand) *memory {
 	return m
 }
 
-// durablePair is two disks in sync, of which one has its journal in dir.
-func durablePair(t *testing.T, here *memory, there Device, dir LayerDir) *pair {
+// durablePair returns two disks in sync. The replica keeps its journal in dir.
+func durablePair(t *testing.T, here *memory, there Device, dir EpochDir) *pair {
 	t.Helper()
 	a, b := net.Pipe()
 	p := &pair{t: t, here: here, m: NewMirror(here), r: NewReplica(there, b), ended: make(chan error, 1), breaker: a}
@@ -73,15 +73,15 @@ func durablePair(t *testing.T, here *memory, there Device, dir LayerDir) *pair {
 	return p
 }
 
-// The backup's host dies at any moment: with a durable journal its disk can be
-// brought to the newest epoch that was acked, or one after it, exactly.
+// The backup's host crashes at any time: with a journal its disk can be brought
+// to exactly the newest epoch that was acknowledged, or to one after it.
 func TestDurable(t *testing.T) {
 	r := newRand(t)
 	for round := range 40 {
 		here, there := newMemory(1<<20), newMemory(1<<20)
 		disk := newVolatile(there)
 		dir := filepath.Join(t.TempDir(), "journal")
-		p := durablePair(t, here, disk, LayerDir(dir))
+		p := durablePair(t, here, disk, EpochDir(dir))
 		some := func() {
 			for range r.IntN(6) {
 				change(p.m, r)
@@ -104,7 +104,8 @@ func TestDurable(t *testing.T) {
 		}
 		some() // of an epoch that is not sealed
 
-		// What the host has when it is back: the journal as it was synced, the disk as it may be.
+		// After the crash the host has the journal as it was synced, and the
+		// disk as it may be.
 		left := t.TempDir()
 		if err := os.CopyFS(left, os.DirFS(dir)); err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)
@@ -114,7 +115,7 @@ func TestDurable(t *testing.T) {
 		<-p.ended
 		p.r.Close()
 
-		n, err := replay(after, LayerDir(left))
+		n, err := replay(after, EpochDir(left))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,8 +128,8 @@ func TestDurable(t *testing.T) {
 	}
 }
 
-// replay brings a disk to the newest epoch that is there.
-func replay(disk Device, store Layers) (uint64, error) {
+// replay brings a disk to the newest epoch of a journal.
+func replay(disk Device, store EpochStore) (uint64, error) {
 	_, n, err := Newest(store, disk.Size())
 	if err != nil || n == 0 {
 		return n, err
@@ -136,11 +137,11 @@ func replay(disk Device, store Layers) (uint64, error) {
 	return n, Replay(disk, store, n)
 }
 
-// The disk fails while it takes an epoch in: the journal stays, and brings it to
+// The disk fails during a commit: the journal stays, and brings the disk to
 // that epoch when it works again.
 func TestDurableDiskFails(t *testing.T) {
 	here, there := newMemory(1<<20), newMemory(1<<20)
-	dir := LayerDir(filepath.Join(t.TempDir(), "journal"))
+	dir := EpochDir(filepath.Join(t.TempDir(), "journal"))
 	p := durablePair(t, here, there, dir)
 	p.seal(1)
 	p.commit(1)
@@ -163,23 +164,23 @@ func TestDurableDiskFails(t *testing.T) {
 	}
 }
 
-// A journal that is torn ends at its last whole epoch; one that is damaged in
-// the middle is not gone on with.
+// A torn journal ends at its last complete epoch. A journal that is damaged in
+// the middle is refused.
 func TestDurableTorn(t *testing.T) {
-	dir := LayerDir(t.TempDir())
+	dir := EpochDir(t.TempDir())
 	write := func(epoch uint64, damage func([]byte) []byte) {
 		t.Helper()
-		d := &durableLog{store: dir}
+		j := &journal{store: dir}
 		rec := record{typ: recWrite, n: 4, off: 100 * epoch, epoch: epoch}
-		if err := d.add(rec, []byte("data")); err != nil {
+		if err := j.add(rec, []byte("data")); err != nil {
 			t.Fatal(err)
 		}
-		l, err := d.seal(epoch)
+		f, err := j.seal(epoch)
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.Close()
-		name := filepath.Join(string(dir), fmt.Sprint(layerPrefix, epoch))
+		f.Close()
+		name := filepath.Join(string(dir), fmt.Sprint(epochPrefix, epoch))
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -202,7 +203,7 @@ func TestDurableTorn(t *testing.T) {
 	if n, err := replay(disk, dir); err == nil || disk.b[500] != 0 || disk.b[600] != 0 {
 		t.Errorf("damaged: epoch %d, %v", n, err)
 	}
-	if n, err := replay(disk, LayerDir(t.TempDir())); n != 0 || err != nil {
+	if n, err := replay(disk, EpochDir(t.TempDir())); n != 0 || err != nil {
 		t.Errorf("empty: epoch %d, %v", n, err)
 	}
 }

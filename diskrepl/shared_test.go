@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,14 +17,15 @@ import (
 
 // A sharedPair is a pair on one disk, with a model of what the domain sees.
 type sharedPair struct {
-	*pair
-	layers LayerDir
-	model  []byte
+	*pair // whose m is nil
+	m     *Shared
+	held  EpochDir
+	model []byte
 }
 
 func newSharedPair(t testing.TB, disk *memory, limit, file int64) *sharedPair {
-	s := &sharedPair{layers: LayerDir(filepath.Join(t.TempDir(), "xvda")), model: disk.image()}
-	m, err := NewShared(disk, s.layers)
+	s := &sharedPair{held: EpochDir(filepath.Join(t.TempDir(), "xvda")), model: disk.image()}
+	m, err := NewShared(disk, s.held)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,15 +33,15 @@ func newSharedPair(t testing.TB, disk *memory, limit, file int64) *sharedPair {
 	return s
 }
 
-func (s *sharedPair) join(t testing.TB, m *Mirror, there *memory, limit, file int64) {
+func (s *sharedPair) join(t testing.TB, m *Shared, there *memory, limit, file int64) {
 	a, b := net.Pipe()
-	p := &pair{t: t, there: there, m: m, r: NewReplica(there, b), ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
-	s.pair = p
+	p := &pair{t: t, there: there, r: NewReplica(there, b), ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
+	s.pair, s.m = p, m
 	p.r.Share()
 	p.spill(limit, file)
 	go func() { p.ended <- p.r.Run() }()
 	var err error
-	if p.link, err = p.m.Attach(a, Options{Limit: limit, Lost: func(err error) { p.lost <- err }}); err != nil {
+	if p.link, err = m.Attach(a, Options{Limit: limit, Lost: func(err error) { p.lost <- err }}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Close(); b.Close(); m.Stop() })
@@ -144,12 +144,12 @@ func TestSharedHistories(t *testing.T) {
 		switch how := r.IntN(3); how {
 		case 0: // the primary is dead, perhaps in the middle of writing
 			if r.IntN(2) == 0 {
-				if err := s.m.AwaitReleased(within(t)); err != nil {
+				if err := s.m.Drain(within(t)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			s.m.Drop()
-			if err := s.m.WriteAt([]byte("x"), 0, false); !errors.Is(err, ErrDropped) {
+			s.m.GiveUp()
+			if err := s.m.WriteAt([]byte("x"), 0, false); !errors.Is(err, ErrGivenUp) {
 				t.Errorf("a write to a disk that was given up: %v", err)
 			}
 			if err := s.r.Finish(done); err != nil {
@@ -160,7 +160,7 @@ func TestSharedHistories(t *testing.T) {
 			if how == 2 {
 				s.link.Detach()
 				s.m.Stop()
-				m, err := NewShared(disk, s.layers)
+				m, err := NewShared(disk, s.held)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -170,16 +170,16 @@ func TestSharedHistories(t *testing.T) {
 			}
 			s.link.Detach()
 			some()
-			if err := s.m.Unhold(); err != nil {
+			if err := s.m.ReleaseAll(); err != nil {
 				t.Fatal(err)
 			}
 			some()
-			if err := s.m.AwaitUnheld(within(t)); err != nil {
+			if err := s.m.AwaitReleasedAll(within(t)); err != nil {
 				t.Fatal(err)
 			}
 			some()
 			s.same(fmt.Sprintf("round %d, alone", round), s.model)
-			// And again, with the same layers.
+			// And again, with the same store.
 			s.join(t, s.m, disk, 1<<20, 0)
 			if err := s.link.AwaitSync(); err != nil {
 				t.Fatal(err)
@@ -191,7 +191,7 @@ func TestSharedHistories(t *testing.T) {
 			s.commit(1)
 			s.seal(2)
 			s.commit(2)
-			if err := s.m.AwaitReleased(within(t)); err != nil {
+			if err := s.m.Drain(within(t)); err != nil {
 				t.Fatal(err)
 			}
 			s.same("released", s.model)
@@ -203,37 +203,6 @@ func TestSharedHistories(t *testing.T) {
 	}
 }
 
-// Extents stay disjoint, in order and right, whatever is put on top.
-func TestExtents(t *testing.T) {
-	r := newRand(t)
-	for range 300 {
-		var x extents
-		var model [64]byte
-		for i := range byte(30) {
-			off := r.Int64N(60)
-			e := extent{off: off, end: off + r.Int64N(64-off), typ: recWrite}
-			e.mem = bytes.Repeat([]byte{i + 1}, int(e.end-e.off))
-			copy(model[e.off:e.end], e.mem)
-			x.put(e)
-		}
-		if !slices.IsSortedFunc(x, func(a, b extent) int { return int(a.off - b.off) }) {
-			t.Fatalf("not in order: %v", x)
-		}
-		d := newMemory(64)
-		if err := x.writeOut(d, nil); err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(d.b, model[:]) {
-			t.Fatalf("%v gives %v, want %v", x, d.b, model)
-		}
-		for i, e := range x {
-			if e.end <= e.off || int64(len(e.mem)) != e.end-e.off || i > 0 && x[i-1].end > e.off {
-				t.Fatalf("extent %d of %v", i, x)
-			}
-		}
-	}
-}
-
 // Two disks that are not the same storage are found out, before a session if
 // they differ and at the first writing if they do not.
 func TestNotTheSameStorage(t *testing.T) {
@@ -242,7 +211,7 @@ func TestNotTheSameStorage(t *testing.T) {
 		if !blank {
 			there.b[0]++
 		}
-		m, err := NewShared(here, LayerDir(filepath.Join(t.TempDir(), "l")))
+		m, err := NewShared(here, EpochDir(filepath.Join(t.TempDir(), "l")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,26 +238,26 @@ func TestNotTheSameStorage(t *testing.T) {
 	}
 }
 
-// crampedLayers have room for so many bytes.
-type crampedLayers struct {
-	LayerDir
+// A crampedStore has room for so many bytes.
+type crampedStore struct {
+	EpochDir
 	room int64
 }
 
-func (c *crampedLayers) Create(epoch uint64) (Layer, error) {
-	l, err := c.LayerDir.Create(epoch)
-	return &crampedLayer{l, c, 0}, err
+func (c *crampedStore) Create(epoch uint64) (EpochFile, error) {
+	f, err := c.EpochDir.Create(epoch)
+	return &crampedFile{f, c, 0}, err
 }
 
-type crampedLayer struct {
-	Layer
-	in   *crampedLayers
+type crampedFile struct {
+	EpochFile
+	in   *crampedStore
 	size int64
 }
 
-func (l *crampedLayer) WriteAt(p []byte, off int64) (int, error) {
+func (l *crampedFile) WriteAt(p []byte, off int64) (int, error) {
 	n := min(int64(len(p)), max(l.in.room+l.size-off, 0))
-	if _, err := l.Layer.WriteAt(p[:n], off); err != nil {
+	if _, err := l.EpochFile.WriteAt(p[:n], off); err != nil {
 		return 0, err
 	}
 	grown := max(off+n, l.size)
@@ -300,17 +269,18 @@ func (l *crampedLayer) WriteAt(p []byte, off int64) (int, error) {
 	return int(n), nil
 }
 
-func (l *crampedLayer) Remove() error {
+func (l *crampedFile) Remove() error {
 	l.in.room += l.size
-	return l.Layer.Remove()
+	return l.EpochFile.Remove()
 }
 
-// Held writes fill the memory that was thought to be there: the domain's writes wait, none fails, none is lost.
+// Held writes fill the memory that was thought to be there: the domain's writes
+// wait, none fails, none is lost.
 func TestHeldWritesHaveNoRoom(t *testing.T) {
 	disk := newMemory(1 << 20)
-	layers := &crampedLayers{LayerDir(filepath.Join(t.TempDir(), "xvda")), 100 << 10}
-	s := &sharedPair{layers: layers.LayerDir, model: disk.image()}
-	m, err := NewShared(disk, layers)
+	store := &crampedStore{EpochDir(filepath.Join(t.TempDir(), "xvda")), 100 << 10}
+	s := &sharedPair{held: store.EpochDir, model: disk.image()}
+	m, err := NewShared(disk, store)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +347,7 @@ func TestSharedStorageFails(t *testing.T) {
 	wrote := make(chan error, 1)
 	go func() { wrote <- s.m.WriteAt(b, 40<<10, false) }()
 	for {
-		if h, _ := s.m.Holding(); h.Error != "" {
+		if h := s.m.Holding(); h.Error != "" {
 			if !strings.Contains(h.Error, "path down") {
 				t.Errorf("error %q", h.Error)
 			}
@@ -398,15 +368,15 @@ func TestSharedStorageFails(t *testing.T) {
 	copy(s.model[40<<10:], b)
 	s.seal(3)
 	s.commit(3)
-	if err := s.m.AwaitReleased(within(t)); err != nil {
+	if err := s.m.Drain(within(t)); err != nil {
 		t.Fatal(err)
 	}
 	s.same("after all", s.model)
 }
 
-// A process that was killed inside a write leaves a record that was not
-// answered; one that is damaged elsewhere is not gone on with.
-func TestTornLayer(t *testing.T) {
+// A process that was killed inside a write leaves an incomplete record, whose
+// write was not answered. A file that is damaged elsewhere is refused.
+func TestTornEpochFile(t *testing.T) {
 	disk := newMemory(64 << 10)
 	s := holding(t, disk, 1<<20)
 	for i := range 3 {
@@ -416,7 +386,7 @@ func TestTornLayer(t *testing.T) {
 	}
 	s.link.Detach()
 	s.m.Stop()
-	name := filepath.Join(string(s.layers), "epoch-2")
+	name := filepath.Join(string(s.held), "epoch-2")
 	whole, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
@@ -424,7 +394,7 @@ func TestTornLayer(t *testing.T) {
 	try := func(b []byte) error {
 		t.Helper()
 		os.WriteFile(name, b, 0o600)
-		m, err := NewShared(disk, s.layers)
+		m, err := NewShared(disk, s.held)
 		if err == nil {
 			s.m = m
 			s.looks(0, s.m.Size())
@@ -442,12 +412,13 @@ func TestTornLayer(t *testing.T) {
 	bad := bytes.Clone(whole)
 	bad[0] = 99
 	if err := try(bad); err == nil {
-		t.Error("a damaged layer was taken")
+		t.Error("a damaged file was taken")
 	}
 
-	// What the next process writes is shorter than what the first one left, and it is killed too.
+	// What the next process writes is shorter than what the first one left, and
+	// it is killed too.
 	os.WriteFile(name, whole[:len(whole)-1], 0o600)
-	m, err := NewShared(disk, s.layers)
+	m, err := NewShared(disk, s.held)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -464,31 +435,31 @@ func TestTornLayer(t *testing.T) {
 		t.Errorf("after a second death: %v", err)
 	}
 	clear(s.model[16384:])
-	os.WriteFile(filepath.Join(string(s.layers), "other"), nil, 0o600)
+	os.WriteFile(filepath.Join(string(s.held), "other"), nil, 0o600)
 	if err := try(whole); err == nil {
 		t.Error("a strange file was taken")
 	}
-	if _, err := os.Stat(filepath.Join(string(s.layers), freeMark)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(string(s.held), releaseAllFile)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("marked as free: %v", err)
 	}
 }
 
-// What was free to go when the process was killed goes with the next one.
-func TestFreeIsRemembered(t *testing.T) {
+// A release of everything that a killed process had begun is resumed.
+func TestReleaseAllIsRemembered(t *testing.T) {
 	disk := newMemory(64 << 10)
 	s := holding(t, disk, 1<<20)
 	copy(s.model, "held")
 	s.m.WriteAt([]byte("held"), 0, false)
 	disk.setFail(errors.New("path down"))
 	s.link.Detach()
-	s.m.Unhold()
+	s.m.ReleaseAll()
 	s.m.Stop()
 	disk.setFail(nil)
-	m, err := NewShared(disk, s.layers)
+	m, err := NewShared(disk, s.held)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.AwaitUnheld(within(t)); err != nil {
+	if err := m.AwaitReleasedAll(within(t)); err != nil {
 		t.Fatal(err)
 	}
 	s.same("after the restart", s.model)

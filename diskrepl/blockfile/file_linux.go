@@ -1,4 +1,4 @@
-package nbd
+package blockfile
 
 import (
 	"errors"
@@ -6,37 +6,36 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// addressOf is where a slice begins.
-func addressOf(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
-
-// A File is a Device on a file, a block device or a logical volume.
+// A File is a disk of this host: a file, a block device or a logical volume. It
+// is a Device of packages nbd and diskrepl. Its methods may be called by any
+// number of goroutines; offsets and lengths are in bytes and need no alignment.
 type File struct {
 	f      *os.File
 	size   int64
 	direct bool
 	block  bool // a block device
-	aio    *aio // nil: a thread for each request
+	aio    *aio // nil: each request blocks a thread
 
-	// part is held by a write of a part of a block, which must read the rest
-	// first, against all others.
+	// part excludes all other writes while one writes a part of a block: it has
+	// to read the rest of the block first.
 	part sync.RWMutex
 }
 
-// OpenFile opens a disk for one user: a second one that asks in the same way is
-// told that it is in use. With direct, the kernel's page cache is passed by.
-func OpenFile(name string, direct bool) (*File, error) { return openFile(name, direct, true) }
+// Open opens a disk for exclusive use: a second Open of the same disk fails. A
+// block device that is mounted or part of a volume group can't be opened. With
+// direct, reads and writes bypass the page cache.
+func Open(name string, direct bool) (*File, error) { return open(name, direct, true) }
 
-// OpenShared opens storage that another host has open too: the page cache is
-// passed by, and a file is not locked, because some file systems would lock it
-// against the other host.
-func OpenShared(name string) (*File, error) { return openFile(name, true, false) }
+// OpenShared opens storage that another host has open too. Reads and writes
+// bypass the page cache. A file is not locked, because some file systems would
+// lock out the other host.
+func OpenShared(name string) (*File, error) { return open(name, true, false) }
 
-func openFile(name string, direct, lock bool) (*File, error) {
+func open(name string, direct, lock bool) (*File, error) {
 	flags := os.O_RDWR
 	st, err := os.Stat(name)
 	if err != nil {
@@ -44,7 +43,7 @@ func openFile(name string, direct, lock bool) (*File, error) {
 	}
 	block := st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0
 	if block {
-		flags |= unix.O_EXCL // nobody has it mounted, or in a volume group
+		flags |= unix.O_EXCL // fails if it is mounted or in a volume group
 	} else if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: neither a file nor a block device", name)
 	}
@@ -80,7 +79,8 @@ func openFile(name string, direct, lock bool) (*File, error) {
 	return d, nil
 }
 
-// Close closes it. What was not flushed is the kernel's to write.
+// Close closes the disk. Writes that were not flushed are left to the kernel.
+// No request may be in flight.
 func (d *File) Close() error {
 	if d.aio != nil {
 		d.aio.close()
@@ -88,18 +88,18 @@ func (d *File) Close() error {
 	return d.f.Close()
 }
 
-// Name is the name it was opened by.
+// Name returns the name that the disk was opened by.
 func (d *File) Name() string { return d.f.Name() }
 
-// Size returns its length in bytes.
+// Size returns the length of the disk in bytes, as it was when it was opened.
 func (d *File) Size() int64 { return d.size }
 
-// fits reports whether O_DIRECT takes a request as it is.
+// fits reports whether a request is aligned as O_DIRECT requires.
 func fits(p []byte, off int64) bool {
 	return (int64(addressOf(p))|off|int64(len(p)))&(Align-1) == 0
 }
 
-// ReadAt fills p.
+// ReadAt fills p from offset off.
 func (d *File) ReadAt(p []byte, off int64) error {
 	if d.direct && !fits(p, off) {
 		return d.around(p, off, func(b []byte, from int64) error {
@@ -111,7 +111,7 @@ func (d *File) ReadAt(p []byte, off int64) error {
 	return d.named("read", off, err)
 }
 
-// read is ReadAt with all that O_DIRECT wants.
+// read is ReadAt of a request that O_DIRECT accepts.
 func (d *File) read(p []byte, off int64) (int, error) {
 	if d.aio == nil {
 		return d.f.ReadAt(p, off)
@@ -119,7 +119,7 @@ func (d *File) read(p []byte, off int64) (int, error) {
 	return d.aio.do(aioRead, p, off, 0, func() (int, error) { return d.f.ReadAt(p, off) })
 }
 
-// named says of what file an error is, unless os has said so.
+// named adds the file and the offset to an error that does not have them yet.
 func (d *File) named(what string, off int64, err error) error {
 	var pe *os.PathError
 	if err == nil || errors.As(err, &pe) {
@@ -128,7 +128,8 @@ func (d *File) named(what string, off int64, err error) error {
 	return fmt.Errorf("%s %s at %d: %w", what, d.f.Name(), off, err)
 }
 
-// around reads the aligned range around p's, and gives it to use.
+// around reads the aligned range that contains p's range, which begins at from,
+// and calls use with it.
 func (d *File) around(p []byte, off int64, use func(b []byte, from int64) error) error {
 	from := off &^ (Align - 1)
 	to := (off + int64(len(p)) + Align - 1) &^ (Align - 1)
@@ -141,7 +142,8 @@ func (d *File) around(p []byte, off int64, use func(b []byte, from int64) error)
 	return use(b[:n], from)
 }
 
-// TryReadAt reads what the page cache has.
+// TryReadAt fills p if the page cache has all of it, and reports whether it
+// did.
 func (d *File) TryReadAt(p []byte, off int64) bool {
 	if d.direct {
 		return false
@@ -150,10 +152,11 @@ func (d *File) TryReadAt(p []byte, off int64) bool {
 	return err == nil && n == len(p)
 }
 
-// QuickWrites: the page cache takes them.
+// QuickWrites reports whether writes go to the page cache.
 func (d *File) QuickWrites() bool { return !d.direct }
 
-// WriteAt writes p.
+// WriteAt writes p at offset off. With fua (force unit access) it returns when
+// p is on stable storage.
 func (d *File) WriteAt(p []byte, off int64, fua bool) error {
 	if !d.direct {
 		return d.write(p, off, fua)
@@ -190,7 +193,7 @@ func (d *File) write(p []byte, off int64, fua bool) error {
 	return d.named("write", off, err)
 }
 
-// writeAlone writes with a system call that waits.
+// writeAlone writes by a blocking system call.
 func (d *File) writeAlone(p []byte, off int64, fua bool) (done int, err error) {
 	if !fua {
 		return d.f.WriteAt(p, off)
@@ -208,7 +211,8 @@ func (d *File) writeAlone(p []byte, off int64, fua bool) (done int, err error) {
 	return done, nil
 }
 
-// Zero makes a range read as zeroes.
+// Zero makes n bytes from offset off read as zeroes. It keeps the space
+// allocated if keep is set.
 func (d *File) Zero(off, n int64, keep, fua bool) error {
 	if n == 0 {
 		return nil
@@ -241,7 +245,8 @@ func (d *File) writeZeroes(off, n int64) error {
 	return nil
 }
 
-// Trim frees a range where that can be done, and leaves it alone where not.
+// Trim says that n bytes from offset off are not needed any more. It frees them
+// if the disk can do that, and else does nothing.
 func (d *File) Trim(off, n int64, fua bool) error {
 	if n == 0 {
 		return nil
@@ -256,7 +261,8 @@ func (d *File) Trim(off, n int64, fua bool) error {
 	return err
 }
 
-// unsupported: the disk, or its file system, has no such fallocate.
+// unsupported reports whether an error says that the disk, or its file system,
+// does not implement a mode of fallocate(2).
 func unsupported(err error) bool {
 	return errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENODEV)
 }
@@ -273,7 +279,7 @@ func (d *File) fallocate(mode uint32, off, n int64) error {
 	}
 }
 
-// Flush returns when the disk has all that was written before.
+// Flush returns when stable storage has every write that completed before.
 func (d *File) Flush() error {
 	for {
 		err := unix.Fdatasync(int(d.f.Fd()))

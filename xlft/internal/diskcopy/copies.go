@@ -1,4 +1,11 @@
-package diskserver
+// Package diskcopy keeps this host's copies of other hosts' disks: it opens
+// them for the receiver, records what each is good for, and promotes them when
+// their primary is lost.
+//
+// The one rule a caller must know: a copy's record on stable storage is never
+// better than the copy. A copy is recorded as a replica only when its disk has
+// that state on stable storage, or can be brought to it by its journal.
+package diskcopy
 
 import (
 	"errors"
@@ -10,8 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xlft/diskrepl"
-
-	"xlft/diskrepl/nbd"
+	"xlft/diskrepl/blockfile"
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/config"
@@ -19,23 +25,25 @@ import (
 	"xlft/xlft/wire"
 )
 
-// Copies are this host's copies of other hosts' disks: an xlft.DiskHost.
+// Copies are this host's copies of other hosts' disks. They are a
+// backup.DiskHost.
 type Copies struct {
 	Config *config.Config
 	Store  store.Dir
 }
 
-// Journal is xlft.DiskHost's.
+// Journal returns how many bytes of writes each disk may hold back, in memory
+// and in a file.
 func (c *Copies) Journal() (memory, file int64) {
 	return int64(c.Config.DiskJournal), int64(c.Config.DiskJournalFile)
 }
 
 type diskCopy struct {
-	*nbd.File
+	*blockfile.File
 	host         *Copies
 	domain, vdev string
 	was          xlft.DiskRecord
-	spill        *os.File // without a name; nil if there is none
+	spill        *os.File // has no name; nil if the configuration asks for none
 }
 
 func (c *diskCopy) SpillFile() diskrepl.SpillFile { return c.spill }
@@ -48,7 +56,7 @@ func (c *diskCopy) Close() error {
 	return err
 }
 
-// spillFile returns a file without a name whose space is there.
+// spillFile returns a file without a name, whose space is allocated.
 func (c *Copies) spillFile() (*os.File, error) {
 	dir := filepath.Join(c.Config.StateDir, "journal")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -66,15 +74,16 @@ func (c *Copies) spillFile() (*os.File, error) {
 	return f, nil
 }
 
-func (c *diskCopy) Durable() diskrepl.Layers {
+func (c *diskCopy) Durable() diskrepl.EpochStore {
 	if !c.host.Config.DurableAck {
 		return nil
 	}
 	return c.host.durable(c.domain, c.vdev)
 }
 
-// Begin is xlft.DiskCopy's. The record comes first: a replica without the
-// journal that it needs would be torn.
+// Begin records the copy's state and then removes its old journal, in this
+// order: a copy that is recorded as a replica may need its journal to be
+// consistent.
 func (c *diskCopy) Begin(st xlft.DiskState) error {
 	if err := c.Record(xlft.DiskRecord{State: st}); err != nil {
 		return err
@@ -86,7 +95,7 @@ func (c *diskCopy) Was() xlft.DiskRecord { return c.was }
 
 func (c *diskCopy) Record(r xlft.DiskRecord) error { return c.host.record(c.domain, c.vdev, r) }
 
-// record records what a copy is, which may make its journal needless.
+// record records what a copy is, and removes a journal that is not needed then.
 func (c *Copies) record(domain, vdev string, r xlft.DiskRecord) error {
 	if err := c.Store.SaveDisk(domain, vdev, r); err != nil {
 		return err
@@ -97,15 +106,16 @@ func (c *Copies) record(domain, vdev string, r xlft.DiskRecord) error {
 	return nil
 }
 
-func openConfigured(d config.Disk) (*nbd.File, error) {
+// openConfigured opens a disk as its configuration says.
+func openConfigured(d config.Disk) (*blockfile.File, error) {
 	if d.Shared {
-		return nbd.OpenShared(d.Path)
+		return blockfile.OpenShared(d.Path)
 	}
-	return nbd.OpenFile(d.Path, d.Direct)
+	return blockfile.Open(d.Path, d.Direct)
 }
 
-// find opens a copy, to look at it or to use it.
-func (c *Copies) find(domain string, d wire.Disk) (*nbd.File, error) {
+// find opens the copy of a disk, which must be as the primary describes it.
+func (c *Copies) find(domain string, d wire.Disk) (*blockfile.File, error) {
 	conf, err := c.Config.For(domain).Disk(d.VDev)
 	if err != nil {
 		return nil, err
@@ -125,7 +135,8 @@ func (c *Copies) find(domain string, d wire.Disk) (*nbd.File, error) {
 	return f, nil
 }
 
-// Open is xlft.DiskHost's.
+// Open opens the copy of a domain's disk for one session. It fails if the copy
+// is in use, or does not match d.
 func (c *Copies) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 	f, err := c.find(domain, d)
 	if err != nil {
@@ -145,11 +156,12 @@ func (c *Copies) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 	return v, nil
 }
 
-func (c *Copies) durable(domain, vdev string) diskrepl.LayerDir {
-	return diskrepl.LayerDir(filepath.Join(c.Config.StateDir, "journal", url.PathEscape(domain)+","+url.PathEscape(vdev)))
+// durable returns the journal of a disk on stable storage.
+func (c *Copies) durable(domain, vdev string) diskrepl.EpochDir {
+	return diskrepl.EpochDir(filepath.Join(c.Config.StateDir, "journal", url.PathEscape(domain)+","+url.PathEscape(vdev)))
 }
 
-// Check says why a disk could not be opened now; nil if it could.
+// Check returns why a disk could not be opened now, or nil.
 func (c *Copies) Check(domain string, d wire.Disk) error {
 	f, err := c.find(domain, d)
 	if err != nil {

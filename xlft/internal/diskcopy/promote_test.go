@@ -1,4 +1,4 @@
-package diskserver
+package diskcopy
 
 import (
 	"bytes"
@@ -10,15 +10,15 @@ import (
 	"testing"
 
 	"xlft/diskrepl"
-
-	"xlft/diskrepl/nbd"
+	"xlft/diskrepl/blockfile"
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/config"
 	"xlft/xlft/wire"
 )
 
-// A dying session has a copy with a journal on stable storage, and ends with the host's power.
+// A dying session has a copy with a journal on stable storage, and ends with
+// the host's power.
 type dying struct {
 	t       *testing.T
 	p       *place
@@ -41,7 +41,7 @@ func (p *place) protect(primary *place, vdev string) *dying {
 	if d.copy, err = d.copies.Open("web1", offer); err != nil {
 		t.Fatal(err)
 	}
-	here, err := nbd.OpenFile(filepath.Join(primary.dir, vdev), false)
+	here, err := blockfile.Open(filepath.Join(primary.dir, vdev), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,8 @@ func (p *place) states(vdevs ...string) (states []xlft.DiskState) {
 	return states
 }
 
-// A copy is made the domain's disk if it is of a moment, and brought to the newest one that its journal has.
+// A copy is made the domain's disk if it is consistent, and brought to the
+// newest one that its journal has.
 func TestPromote(t *testing.T) {
 	p, primary := newPlace(t, 'b'), newPlace(t, 'a')
 	p.conf.DurableAck = true
@@ -195,8 +196,9 @@ func TestPromote(t *testing.T) {
 	}
 }
 
-// Disks of one domain are brought to one epoch, though the host died when one of them had a newer one that was never
-// acked, and the other had not taken in all that was.
+// Disks of one domain are brought to one epoch, though the host died when one
+// of them had a newer one that was never acked, and the other had not taken in
+// all that was.
 func TestPromoteTogether(t *testing.T) {
 	p, primary := newPlace(t, 'b'), newPlace(t, 'a')
 	p.conf.DurableAck = true
@@ -232,9 +234,10 @@ func TestPromoteTogether(t *testing.T) {
 		t.Error(st)
 	}
 
-	// Two that can't be brought together stay as they are, unless each is asked for alone.
+	// Two that can't be brought together stay as they are, unless each is asked
+	// for alone.
 	for v, e := range map[string]uint64{"xvda": 7, "xvdb": 9} {
-		if err := p.store.SaveDisk("web1", v, xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.Mark{Session: "s", Epoch: e}}); err != nil {
+		if err := p.store.SaveDisk("web1", v, xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.SyncPoint{Session: "s", Epoch: e}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -250,7 +253,8 @@ func TestPromoteTogether(t *testing.T) {
 	}
 }
 
-// A journal of storage that another host wrote to as well is written to it only if somebody says so.
+// A journal of storage that another host wrote to as well is written to it only
+// if somebody says so.
 func TestPromoteShared(t *testing.T) {
 	for how, want := range map[SharedJournal]string{ReplayShared: "acked", DiscardShared: "bbbbb"} {
 		p, primary := newPlace(t, 'b'), newPlace(t, 'a')

@@ -1,4 +1,4 @@
-package diskserver
+package diskcopy
 
 import (
 	"errors"
@@ -7,42 +7,42 @@ import (
 	"slices"
 
 	"xlft/diskrepl"
-	"xlft/diskrepl/nbd"
+	"xlft/diskrepl/blockfile"
 	"xlft/xlft"
 	"xlft/xlft/config"
 )
 
-// SharedJournal is what is done with a journal of writes to storage that another
-// host sees too.
+// SharedJournal says what Promote does with a journal of writes to storage that
+// another host sees too.
 type SharedJournal int
 
 const (
 	AskShared     SharedJournal = iota // refuse to promote
-	ReplayShared                       // write what it has: the other host ran the domain no further
-	DiscardShared                      // forget it: the other host ran the domain on alone
+	ReplayShared                       // replay the journal: the other host did not run the domain any further
+	DiscardShared                      // discard the journal: the other host ran the domain on alone
 )
 
-// Promoted is what became of a copy.
+// Promoted is the result of Promote for one disk.
 type Promoted struct {
 	VDev  string
-	Epoch uint64 // that it was brought to by its journal; 0: it is as it was
+	Epoch uint64 // that the journal brought the disk to; 0 if the disk was left as it was
 }
 
-// A promotion is one disk of it.
+// A promotion is one disk of a Promote.
 type promotion struct {
 	config.Disk
 	record  xlft.DiskRecord
-	journal diskrepl.LayerDir
-	file    *nbd.File
-	oldest  uint64 // epoch in the journal
-	newest  uint64 // epoch in the journal, or of the record; 0: none
-	discard bool   // the journal is forgotten
+	journal diskrepl.EpochDir
+	file    *blockfile.File
+	oldest  uint64 // epoch in the journal; 0 if it is not used
+	newest  uint64 // epoch in the journal, or of the record; 0 if it is not known
+	discard bool   // the journal is discarded
 }
 
-// Promote makes copies the disks that the domain runs from: the one that is
-// named, or with vdev "" all of the domain's. Journals on stable storage bring
-// them to the newest epoch that all of them have. It can be called again if it
-// was interrupted.
+// Promote makes a copy the disk that the domain runs from: the disk vdev, or
+// with vdev "" all of the domain's disks. Journals on stable storage bring them
+// to the newest epoch that all of them have. Promote can be repeated if it was
+// interrupted.
 func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Promoted, err error) {
 	conf := c.Config.For(domain)
 	vdevs := slices.Sorted(maps.Keys(conf.Disks))
@@ -74,8 +74,8 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 	if err != nil {
 		return nil, err
 	}
-	// What not all of them have goes first, so that who begins again comes to
-	// the same epoch.
+	// Epochs that not all disks have are removed first, so that a repeated
+	// Promote comes to the same epoch.
 	for _, p := range all {
 		if p.oldest > 0 {
 			if err := diskrepl.Cut(p.journal, epoch); err != nil {
@@ -101,7 +101,8 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 	return done, nil
 }
 
-// promotion looks at a copy; nil: the domain runs from it already.
+// promotion opens a copy and its journal. It returns nil if the domain runs
+// from the disk already.
 func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal) (*promotion, error) {
 	disk, err := conf.Disk(vdev)
 	if err != nil {
@@ -113,11 +114,11 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 	}
 	switch p.record.State {
 	case xlft.Inconsistent:
-		return nil, errors.New("its first copy was never completed: it is of no moment")
+		return nil, errors.New("its first copy was never completed: it is inconsistent")
 	case xlft.UpToDate, "":
 		return nil, nil
 	}
-	// A session that has it, or a domain, is in the way.
+	// This fails if a session or a domain uses the disk.
 	if p.file, err = openConfigured(disk); err != nil {
 		return nil, err
 	}
@@ -127,7 +128,7 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 	return p, nil
 }
 
-// look finds out of which epoch a replica is.
+// look finds out which epochs a replica can be brought to.
 func (p *promotion) look(shared SharedJournal) error {
 	if p.record.State != xlft.Consistent {
 		return nil
@@ -149,8 +150,8 @@ func (p *promotion) look(shared SharedJournal) error {
 	return nil
 }
 
-// common returns the newest epoch that all copies can be brought to; 0 if none
-// of them is known by its epoch.
+// common returns the newest epoch that all copies can be brought to, or 0 if
+// the epoch of none is known.
 func common(all []*promotion) (epoch uint64, err error) {
 	session := ""
 	for _, p := range all {
@@ -163,7 +164,7 @@ func common(all []*promotion) (epoch uint64, err error) {
 	}
 	for _, p := range all {
 		if p.record.State == xlft.Consistent && p.newest == 0 && !p.discard {
-			epoch = 1 // whose journal has nothing has the first copy
+			epoch = 1 // with an empty journal the disk has the first copy
 		}
 	}
 	for _, p := range all {

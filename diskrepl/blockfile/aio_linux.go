@@ -1,4 +1,4 @@
-package nbd
+package blockfile
 
 import (
 	"io"
@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An aio has the kernel do requests that pass the page cache by, without a
-// thread for each: io_submit(2). Its callers wait on channels.
+// An aio has the kernel carry out O_DIRECT requests without a thread for each,
+// by io_submit(2). Callers wait on channels.
 type aio struct {
 	ctx   uintptr  // aio_context_t
-	event *os.File // eventfd: something was done
+	event *os.File // eventfd: a request completed
 	free  chan *aioSlot
 	slots [aioDepth]aioSlot
 	users atomic.Int32 // of do
@@ -24,12 +24,12 @@ type aio struct {
 	mu         sync.Mutex
 	queue      []*iocb // to be submitted
 	spare      []*iocb
-	submitting bool // somebody is at it, and takes what comes meanwhile
+	submitting bool // a goroutine submits, and takes requests that are queued meanwhile
 }
 
-const aioDepth = 128 // requests of a file at once; more wait
+const aioDepth = 128 // requests of a file in flight, at most; others wait
 
-// An iocb is that of linux/aio_abi.h, on a little-endian machine.
+// An iocb is struct iocb of linux/aio_abi.h on a little-endian machine.
 type iocb struct {
 	data    uint64
 	_       uint32 // aio_key, the kernel's
@@ -45,7 +45,7 @@ type iocb struct {
 	resFD   uint32
 }
 
-// An ioEvent is an io_event of linux/aio_abi.h.
+// An ioEvent is struct io_event of linux/aio_abi.h.
 type ioEvent struct {
 	data   uint64
 	_      uint64 // the iocb
@@ -65,8 +65,8 @@ type aioSlot struct {
 	done chan int64 // bytes, or a negative errno
 }
 
-// newAIO returns nil where the kernel has none, or none left
-// (/proc/sys/fs/aio-max-nr): then a thread waits for each request.
+// newAIO returns nil if the kernel does not support asynchronous I/O or has no
+// context left (/proc/sys/fs/aio-max-nr). Then each request blocks a thread.
 func newAIO(f *os.File) *aio {
 	a := &aio{free: make(chan *aioSlot, aioDepth)}
 	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, aioDepth, uintptr(unsafe.Pointer(&a.ctx)), 0); errno != 0 {
@@ -88,14 +88,14 @@ func newAIO(f *os.File) *aio {
 	return a
 }
 
-// close ends it, with no request under way.
+// close frees the context. No request may be in flight.
 func (a *aio) close() {
 	unix.Syscall(unix.SYS_IO_DESTROY, a.ctx, 0, 0)
 	a.event.Close()
 }
 
-// do reads or writes all of p, unless an error stops it. A request without
-// another one beside it is quicker by a system call of its own, alone.
+// do reads or writes all of p, unless an error stops it. A request that is the
+// only one in flight is faster by a blocking system call, which alone makes.
 func (a *aio) do(opcode uint16, p []byte, off int64, rwFlags uint32, alone func() (int, error)) (n int, err error) {
 	defer a.users.Add(-1)
 	if a.users.Add(1) == 1 {
@@ -124,7 +124,7 @@ func (a *aio) do(opcode uint16, p []byte, off int64, rwFlags uint32, alone func(
 	return n, nil
 }
 
-// submit hands a request to the kernel, with others if there are any.
+// submit hands a request to the kernel, together with others that are queued.
 func (a *aio) submit(cb *iocb) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -134,7 +134,7 @@ func (a *aio) submit(cb *iocb) {
 	}
 	a.submitting = true
 	a.mu.Unlock()
-	runtime.Gosched() // others may be about to
+	runtime.Gosched() // other goroutines may be about to queue requests
 	a.mu.Lock()
 	for len(a.queue) > 0 {
 		q := a.queue
@@ -142,7 +142,7 @@ func (a *aio) submit(cb *iocb) {
 		a.mu.Unlock()
 		for left := q; len(left) > 0; {
 			n, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, a.ctx, uintptr(len(left)), uintptr(unsafe.Pointer(unsafe.SliceData(left))))
-			if errno != 0 { // of the first one
+			if errno != 0 { // of the first request
 				a.slots[left[0].data].done <- -int64(errno)
 				n = 1
 			}
@@ -154,7 +154,7 @@ func (a *aio) submit(cb *iocb) {
 	a.submitting = false
 }
 
-// reap tells callers that their requests are done.
+// reap wakes the callers of completed requests.
 func (a *aio) reap() {
 	var events [eventsAtOnce]ioEvent
 	var signal [8]byte // an eventfd has a number to read

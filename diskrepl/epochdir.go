@@ -1,0 +1,119 @@
+package diskrepl
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// An EpochDir is an EpochStore in a directory of its own, which Create makes.
+// It is the name of that directory. The file of epoch N is epoch-N; the file
+// free, which is empty, exists while all epochs are to be released.
+type EpochDir string
+
+const (
+	epochPrefix    = "epoch-"
+	releaseAllFile = "free"
+)
+
+// Create creates the file of an epoch, whose name is on stable storage then.
+func (d EpochDir) Create(epoch uint64) (EpochFile, error) {
+	_, err := os.Stat(string(d))
+	fresh := errors.Is(err, fs.ErrNotExist)
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(string(d), fmt.Sprint(epochPrefix, epoch)), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// Sync of the file does not sync its name.
+	err = syncDir(string(d))
+	if err == nil && fresh {
+		err = syncDir(filepath.Dir(string(d)))
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return dirFile{f}, nil
+}
+
+// Clear removes the directory with all files, durably.
+func (d EpochDir) Clear() error {
+	if _, err := os.Stat(string(d)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.RemoveAll(string(d)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(string(d)))
+}
+
+func syncDir(name string) error {
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Left opens the files that there are. It fails if the directory has a file of
+// another kind.
+func (d EpochDir) Left() (files map[uint64]EpochFile, releaseAll bool, err error) {
+	entries, err := os.ReadDir(string(d))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, false, err
+	}
+	files = map[uint64]EpochFile{}
+	for _, e := range entries {
+		var epoch uint64
+		if e.Name() == releaseAllFile {
+			releaseAll = true
+			continue
+		}
+		number, ok := strings.CutPrefix(e.Name(), epochPrefix)
+		if _, err := fmt.Sscan(number, &epoch); !ok || err != nil {
+			return nil, false, fmt.Errorf("%s in %s: not the file of an epoch", e.Name(), d)
+		}
+		f, err := os.OpenFile(filepath.Join(string(d), e.Name()), os.O_RDWR, 0)
+		if err != nil {
+			return nil, false, err
+		}
+		files[epoch] = dirFile{f}
+	}
+	return files, releaseAll, nil
+}
+
+// Any reports whether there are files of epochs.
+func (d EpochDir) Any() (bool, error) {
+	found, err := filepath.Glob(filepath.Join(string(d), epochPrefix+"*"))
+	return len(found) > 0, err
+}
+
+// SetReleaseAll records whether all epochs are to be released.
+func (d EpochDir) SetReleaseAll(releaseAll bool) error {
+	name := filepath.Join(string(d), releaseAllFile)
+	if releaseAll {
+		return os.WriteFile(name, nil, 0o600)
+	}
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Room returns how many bytes the file system has free for files of epochs.
+func (d EpochDir) Room() (int64, error) {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return 0, err
+	}
+	return freeBytes(string(d))
+}
+
+type dirFile struct{ *os.File }
+
+func (f dirFile) Remove() error { return errors.Join(os.Remove(f.Name()), f.Close()) }
