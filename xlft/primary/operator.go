@@ -1,0 +1,97 @@
+package primary
+
+import (
+	"context"
+	"fmt"
+)
+
+// Done is closed when Run is over.
+func (s *Session) Done() <-chan struct{} {
+	s.init()
+	return s.done
+}
+
+// Result returns how the session ended, and Run's error, once Done is closed.
+func (s *Session) Result() (Outcome, error) { return s.exit.Outcome, s.exit.Err }
+
+// A request is what an operator, or a watchdog, asks of the loop.
+type request struct {
+	ev     Event      // nil: to be answered, no more
+	answer chan error // has room for one
+}
+
+// Stop ends protection. It returns when the session has ended, and how.
+func (s *Session) Stop(ctx context.Context) (Outcome, error) {
+	if err := s.ask(ctx, request{StopAsked{}, nil}); err != nil {
+		return "", err
+	}
+	select {
+	case <-s.done:
+		return s.Result()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// Failover moves the domain to the backup. It returns when the session has
+// ended, and how; or, with an error and no Outcome, when the switch-over did not
+// happen and the session goes on. It is refused unless the domain is protected.
+func (s *Session) Failover(ctx context.Context) (Outcome, error) {
+	r := request{FailoverAsked{}, make(chan error, 1)}
+	if err := s.ask(ctx, r); err != nil {
+		return "", err
+	}
+	select {
+	case <-s.done:
+		return s.Result()
+	case err := <-r.answer:
+		return "", err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// Alive returns once the session's loop has answered: a watchdog's question.
+func (s *Session) Alive(ctx context.Context) error { return s.ask(ctx, request{}) }
+
+// ask hands a request to the loop. A session that has ended takes none, and
+// that is no error: see done.
+func (s *Session) ask(ctx context.Context, r request) error {
+	s.init()
+	select {
+	case s.requests <- r:
+		return nil
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// serve takes a request.
+func (s *Session) serve(ctx context.Context, r request) {
+	switch r.ev.(type) {
+	case nil:
+		return
+	case FailoverAsked:
+		if st := s.m.State(); st != Protected {
+			r.answer <- fmt.Errorf("%s is not protected now (%v)", s.Domain, st)
+			return
+		}
+		s.failovers = append(s.failovers, r.answer)
+	}
+	s.step(ctx, r.ev)
+}
+
+// answerFailovers tells operators that the switch-over they asked for does not
+// happen. One that does is told by the session's end.
+func (s *Session) answerFailovers() {
+	st := s.m.State()
+	if st == Protected || st == HandingOver || st == Ended {
+		return
+	}
+	for _, answer := range s.failovers {
+		answer <- fmt.Errorf("the switch-over did not happen (%v): %s", st, s.status.lastError())
+	}
+	s.failovers = nil
+}
