@@ -28,10 +28,17 @@ const (
 	Outdated DiskState = "outdated"
 )
 
+// earlier are the words for states in records from before version 0.1.0.
+var earlier = map[DiskState]DiskState{"active": UpToDate, "copying": Inconsistent, "replica": Consistent}
+
 // UnmarshalText refuses a state that this version does not know: to guess would
 // be to let a domain run from a disk that is not its own.
 func (s *DiskState) UnmarshalText(b []byte) error {
-	switch st := DiskState(b); st {
+	st := DiskState(b)
+	if now, ok := earlier[st]; ok {
+		st = now
+	}
+	switch st {
 	case "", UpToDate, Inconsistent, Consistent, Outdated:
 		*s = st
 		return nil
