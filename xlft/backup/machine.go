@@ -53,24 +53,25 @@ type Event interface{ isEvent() }
 
 // The events of a Machine.
 type (
-	// Whole: an epoch arrived whole and was verified, and the checkpoint
-	// before it has been fed to the restore.
+	// Whole says that an epoch arrived whole and was verified, and that the
+	// checkpoint before it has been fed to the restore.
 	Whole struct{ Epoch uint64 }
-	// PrimaryLost: silence, or a broken connection.
+	// PrimaryLost says that the primary is silent, or the connection broke.
 	PrimaryLost struct{ Err error }
-	// Handed: the primary hands the domain over, to run on from this epoch.
+	// Handed says that the primary hands the domain over, to run on from this
+	// epoch.
 	Handed struct{ Epoch uint64 }
-	// DestroyAsked: the primary, or its successor after a crash, keeps the
-	// domain; the replica is to be destroyed.
+	// DestroyAsked is the wish of the primary, or of its successor after a crash,
+	// to keep the domain: the replica is to be destroyed.
 	DestroyAsked struct{ Why error }
 	// Arbitrated is the arbiter's answer.
 	Arbitrated struct{ Verdict xlft.Verdict }
-	// Retry: the delay after an unreachable arbiter is over.
+	// Retry says that the delay after an unreachable arbiter is over.
 	Retry struct{}
-	// ReplicaFailed: the restore ended by itself, or an epoch or a disk's
-	// writes were not what they had to be.
+	// ReplicaFailed says that the restore ended by itself, or that an epoch or a
+	// disk's writes were not what they had to be.
 	ReplicaFailed struct{ Err error }
-	// Restored: the domain is complete here and runs.
+	// Restored says that the domain is complete here and runs.
 	Restored struct{}
 )
 

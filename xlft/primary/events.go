@@ -16,44 +16,49 @@ type (
 	// output held. Handed: the earlier protector may have told the backup to
 	// run the domain. Yielded: it knew that the backup runs the domain.
 	Start struct{ Held, Handed, Yielded bool }
-	// Connected: the backup accepted the offer.
+	// Connected says that the backup accepted the offer.
 	Connected struct{}
-	// DisksSynced: the backup's disks are as this host's.
+	// DisksSynced says that the backup's disks are equal to this host's.
 	DisksSynced struct{}
-	// DisksLost: a disk is not replicated any more.
+	// DisksLost says that a disk is not replicated any more.
 	DisksLost struct{ Err error }
-	// ConnectFailed: the backup refused the offer, or could not be reached.
+	// ConnectFailed says that the backup refused the offer, or could not be
+	// reached.
 	ConnectFailed struct{ Err error }
 	// Owner is the backup's answer to AskOwner: RoleReplica if the backup does
 	// not know yet, "" if it could not be asked.
 	Owner struct{ Role wire.Role }
 	// Trigger asks for a checkpoint.
 	Trigger struct{ Why Why }
-	// Captured: the checkpoint is in memory here, and the domain runs again
+	// Captured says that the checkpoint is in memory here. The domain runs again
 	// unless the checkpoint was the final one.
 	Captured struct{ Epoch uint64 }
-	// SaveEnded: the save has ended and the domain, if there still is one, runs.
+	// SaveEnded says that the save has ended. The domain, if there still is one,
+	// runs.
 	SaveEnded struct{ Err error }
-	// Acked: the backup holds all of the checkpoint, verified.
+	// Acked says that the backup holds all of the checkpoint, verified.
 	Acked struct{ Epoch uint64 }
-	// BackupLost: silence, or a broken connection.
+	// BackupLost says that the backup is silent, or the connection broke.
 	BackupLost struct{ Err error }
-	// ReplicaDestroyed: the backup destroyed its replica and will never run it.
+	// ReplicaDestroyed says that the backup destroyed its replica, which will
+	// never run.
 	ReplicaDestroyed struct{ Err error }
 	// Arbitrated is the arbiter's answer to Claim.
 	Arbitrated struct{ Verdict xlft.Verdict }
-	// BackupRuns: the backup has taken over, after a HandOver or by itself.
+	// BackupRuns says that the backup has taken over, after a HandOver or by
+	// itself.
 	BackupRuns struct{}
-	// Retry: the delay of a RetryLater is over.
+	// Retry says that the delay of a RetryLater is over.
 	Retry struct{}
-	// StopAsked: the operator ends protection.
+	// StopAsked is an operator's wish to end protection.
 	StopAsked struct{}
-	// FailoverAsked: the operator moves the domain to the backup.
+	// FailoverAsked is an operator's wish to move the domain to the backup.
 	FailoverAsked struct{}
-	// NotDrained: what was released has not left, or the switch-over could not
-	// be recorded; the backup has not been told to run the domain.
+	// NotDrained says that the backup has not been told to run the domain:
+	// released output has not left, or the switch-over could not be recorded.
 	NotDrained struct{ Err error }
-	// GuestEnded: the domain shut down, crashed or was destroyed by itself.
+	// GuestEnded says that the domain shut down, crashed or was destroyed by
+	// somebody else.
 	GuestEnded struct{ Why string }
 )
 
