@@ -44,9 +44,9 @@ func identityIn(tb testing.TB, name string) *wire.Identity {
 }
 
 func newBench(tb testing.TB, pages int, compress bool) *bench {
-	w := simxen.NewWorld(1)
+	out := simxen.NewOutside(1)
 	n := simxen.NewNet(0)
-	b := &bench{tb: tb, hostA: simxen.NewHost(w, n, "A"), hostB: simxen.NewHost(w, n, "B"), events: make(chan struct{}, 1), ended: make(chan error, 1)}
+	b := &bench{tb: tb, hostA: simxen.NewHost(out, n, "A"), hostB: simxen.NewHost(out, n, "B"), events: make(chan struct{}, 1), ended: make(chan error, 1)}
 	ida, idb := identityIn(tb, "a"), identityIn(tb, "b")
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -23,9 +23,9 @@ import (
 func TestPauseWithoutNetwork(t *testing.T) {
 	pause := func(slow time.Duration) (st primary.Status) {
 		synctest.Test(t, func(t *testing.T) {
-			w := simxen.NewWorld(1)
+			out := simxen.NewOutside(1)
 			n := simxen.NewNet(20 * time.Millisecond)
-			a, b := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
+			a, b := simxen.NewHost(out, n, "A"), simxen.NewHost(out, n, "B")
 			d := a.Boot("web1", 64)
 			pa, pb := a.Spawn(), b.Spawn()
 			r := &backup.Receiver{Software: "x", Restorer: &simxen.Restorer{P: pb, Slow: slow}, Arbiter: xlft.None{}, Store: pb.Store(records(t)), Log: zap.NewNop(),
@@ -47,7 +47,7 @@ func TestPauseWithoutNetwork(t *testing.T) {
 			time.Sleep(time.Minute)
 			a.Shutdown()
 			b.Shutdown()
-			for _, v := range w.Violations() {
+			for _, v := range out.Violations() {
 				t.Error(v)
 			}
 		})

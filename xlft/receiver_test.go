@@ -52,9 +52,9 @@ type rig struct {
 }
 
 func newRig(t testing.TB) *rig {
-	w := simxen.NewWorld(1)
+	out := simxen.NewOutside(1)
 	n := simxen.NewNet(time.Millisecond)
-	a, b := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
+	a, b := simxen.NewHost(out, n, "A"), simxen.NewHost(out, n, "B")
 	r := &rig{t: t, a: a.Spawn(), b: b.Spawn(), hostB: b}
 	r.makes = &simxen.Restorer{P: r.b}
 	rc := &backup.Receiver{

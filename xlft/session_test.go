@@ -128,8 +128,8 @@ func TestCaptureHangs(t *testing.T) {
 		goOn()
 		s.awaitProtected()
 		s.endWell()
-		if s.w.Takeovers > 0 {
-			t.Errorf("%d takeovers", s.w.Takeovers)
+		if s.outside.Takeovers > 0 {
+			t.Errorf("%d takeovers", s.outside.Takeovers)
 		}
 	})
 }

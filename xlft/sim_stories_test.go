@@ -34,8 +34,8 @@ func TestFalseSuspicion(t *testing.T) {
 			s.net.Mute("B", false)
 		}
 		s.endWell()
-		if s.w.Takeovers > 0 {
-			t.Errorf("%d takeovers", s.w.Takeovers)
+		if s.outside.Takeovers > 0 {
+			t.Errorf("%d takeovers", s.outside.Takeovers)
 		}
 	})
 }

@@ -31,10 +31,10 @@ import (
 )
 
 // The simulation runs Session and Receiver as they are on simulated hosts,
-// under thousands of fault schedules, and lets the world check the promises:
+// under thousands of fault schedules, and lets the outside check the promises:
 //
-//	P1, P3, P4  at every step, by simxen.World
-//	P2          at every takeover, by simxen.World
+//	P1, P3, P4  at every step, by simxen.Outside
+//	P2          at every takeover, by simxen.Outside
 //	P5          at the end: the domain is alive and nothing it said is lost
 //	P6          while it runs: "protected" is said only while it is true
 //
@@ -86,7 +86,7 @@ type sim struct {
 	t       testing.TB
 	v       variant
 	rng     *rand.Rand
-	w       *simxen.World
+	outside *simxen.Outside
 	net     *simxen.Net
 	a, b    *simxen.Host
 	arbiter *simxen.Arbiter
@@ -118,10 +118,10 @@ type sim struct {
 const simDomain = "web1"
 
 func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
-	s := &sim{t: t, v: v, rng: rand.New(rand.NewPCG(seed, 0)), w: simxen.NewWorld(seed), log: log, arbiter: simxen.NewArbiter()}
+	s := &sim{t: t, v: v, rng: rand.New(rand.NewPCG(seed, 0)), outside: simxen.NewOutside(seed), log: log, arbiter: simxen.NewArbiter()}
 	s.recordsA, s.recordsB = records(t), records(t)
 	s.net = simxen.NewNet(time.Duration(1+s.rng.IntN(8)) * time.Millisecond)
-	s.a, s.b = simxen.NewHost(s.w, s.net, "A"), simxen.NewHost(s.w, s.net, "B")
+	s.a, s.b = simxen.NewHost(s.outside, s.net, "A"), simxen.NewHost(s.outside, s.net, "B")
 	if v.storage == shared || v.storage == bySeed && seed%2 == 1 {
 		s.shared = true
 		simxen.Share(s.a, s.b)
@@ -326,7 +326,7 @@ func (s *sim) look(stop <-chan struct{}) {
 		}
 		// It gets as old as the limits of suspending and of the ack allow.
 		if age := time.Since(s.fresh); said && age > simSuspend+s.ackTimeout()+2*simEpoch+3*s.a.Slow {
-			s.w.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
+			s.outside.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
 		}
 		able := false
 		if !s.b.Down() && !s.backup.Dead() {
@@ -343,7 +343,7 @@ func (s *sim) look(stop <-chan struct{}) {
 		case s.unhappy.IsZero():
 			s.unhappy = time.Now()
 		case time.Since(s.unhappy) > 2*simSilence+3*s.a.Slow: // what A is at comes first
-			s.w.Violate("P6", "\"protected\" is said, but nobody could take over, for %v", time.Since(s.unhappy))
+			s.outside.Violate("P6", "\"protected\" is said, but nobody could take over, for %v", time.Since(s.unhappy))
 		}
 		s.mu.Unlock()
 	}
@@ -356,7 +356,7 @@ func (s *sim) cutPower(stop <-chan struct{}) {
 		select {
 		case <-stop:
 			return
-		case <-time.After(time.Duration(s.w.Rand() % uint64(4*simEpoch))):
+		case <-time.After(time.Duration(s.outside.Rand() % uint64(4*simEpoch))):
 		}
 		s.b.CheckPromoted()
 	}
@@ -371,15 +371,15 @@ func (s *sim) judge() {
 	// Whose power failed after it had won the domain took it along; that is
 	// two failures. One failure never costs the domain.
 	if !running && s.faults <= 1 && !s.a.Down() && !s.unsure() {
-		s.w.Violate("P5", "one failure (%s) and the domain runs nowhere; session over %v: %v", strings.Join(s.story, "; "), over, result)
+		s.outside.Violate("P5", "one failure (%s) and the domain runs nowhere; session over %v: %v", strings.Join(s.story, "; "), over, result)
 	}
-	if !running && s.faults <= 1 && s.a.Down() && s.b.Domain(simDomain) == nil && s.w.Takeovers == 0 && s.wasReady() {
-		s.w.Violate("P5", "power cut at A after it was protected, and B does not run the domain")
+	if !running && s.faults <= 1 && s.a.Down() && s.b.Domain(simDomain) == nil && s.outside.Takeovers == 0 && s.wasReady() {
+		s.outside.Violate("P5", "power cut at A after it was protected, and B does not run the domain")
 	}
 	if running && runs(s.a) && !over && !s.a.Down() && !s.b.Down() {
 		// Connected again and synced by itself.
 		if st := s.session.Status(); !st.Protected && st.State != primary.Syncing && !errors.Is(s.lastBoth(st), primary.ErrBothRun) && result == nil {
-			s.w.Violate("P5", "everything works again, but the domain is %v: %s", st.State, st.LastError)
+			s.outside.Violate("P5", "everything works again, but the domain is %v: %s", st.State, st.LastError)
 		}
 	}
 }
@@ -440,7 +440,7 @@ func (s *sim) end() {
 	case <-done:
 	case <-time.After(20 * time.Second):
 		if !s.unsure() {
-			s.w.Violate("P5", "the session does not end when asked (%v)", s.session.Status().State)
+			s.outside.Violate("P5", "the session does not end when asked (%v)", s.session.Status().State)
 		}
 		s.primary.Kill()
 		<-done
@@ -448,8 +448,8 @@ func (s *sim) end() {
 	if d := s.a.Domain(simDomain); d != nil && d.Runs() && s.over && s.result == nil {
 		d.Freeze()
 		time.Sleep(50 * time.Millisecond)
-		if n := d.Undelivered(); n > 0 && s.w.Takeovers == 0 {
-			s.w.Violate("P5", "protection has ended and %d packets are lost or still held", n)
+		if n := d.Undelivered(); n > 0 && s.outside.Takeovers == 0 {
+			s.outside.Violate("P5", "protection has ended and %d packets are lost or still held", n)
 		}
 	}
 	s.backup.Terminate()
@@ -465,7 +465,7 @@ func (s *sim) end() {
 func (s *sim) endWell() {
 	s.t.Helper()
 	s.end()
-	for _, v := range s.w.Violations() {
+	for _, v := range s.outside.Violations() {
 		s.t.Error(v)
 	}
 }
@@ -482,11 +482,11 @@ func (s *sim) awaitProtected() {
 }
 
 // runSim plays one schedule and returns what was violated, and the story.
-func runSim(t *testing.T, seed uint64, v variant, log *zap.Logger) (violations, story []string, w *simxen.World) {
+func runSim(t *testing.T, seed uint64, v variant, log *zap.Logger) (violations, story []string, outside *simxen.Outside) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, seed, v, log)
 		s.run()
-		violations, story, w = s.w.Violations(), s.story, s.w
+		violations, story, outside = s.outside.Violations(), s.story, s.outside
 	})
 	return
 }
@@ -500,8 +500,8 @@ func TestSimulation(t *testing.T) {
 	}
 	if *simSeed != 0 {
 		log := zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig()), zapcore.Lock(os.Stderr), zap.DebugLevel))
-		v, story, w := runSim(t, *simSeed, v, log)
-		t.Logf("seed %d: %s\n%d takeovers, %d packets heard", *simSeed, strings.Join(story, "\n  "), w.Takeovers, w.Delivered)
+		v, story, outside := runSim(t, *simSeed, v, log)
+		t.Logf("seed %d: %s\n%d takeovers, %d packets heard", *simSeed, strings.Join(story, "\n  "), outside.Takeovers, outside.Delivered)
 		for _, x := range v {
 			t.Error(x)
 		}
@@ -520,10 +520,10 @@ func TestSimulation(t *testing.T) {
 						return
 					}
 					seed := first + uint64(i)
-					v, story, w := runSim(t, seed, v, zap.NewNop())
-					takeovers.Add(int64(w.Takeovers))
-					promoted.Add(int64(w.Promoted))
-					heard.Add(int64(w.Delivered))
+					v, story, outside := runSim(t, seed, v, zap.NewNop())
+					takeovers.Add(int64(outside.Takeovers))
+					promoted.Add(int64(outside.Promoted))
+					heard.Add(int64(outside.Delivered))
 					for _, x := range v {
 						bad.Add(1)
 						t.Errorf("seed %d: %s\n  story:\n  %s", seed, x, strings.Join(story, "\n  "))

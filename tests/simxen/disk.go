@@ -84,7 +84,7 @@ func (h *Host) newMirror() replicatedDisk {
 	}
 	m, err := diskrepl.NewShared(powered{h.platter, h}, h.held)
 	if err != nil {
-		h.w.Violate("P5", "a disk server on %s can't start: %v", h.Name, err)
+		h.outside.Violate("P5", "a disk server on %s can't start: %v", h.Name, err)
 		return diskrepl.NewMirror(h.platter)
 	}
 	return m
@@ -107,7 +107,7 @@ func (d powered) do(f func() error) error {
 
 func (d powered) WriteAt(b []byte, off int64, fua bool) error {
 	// Storage that hosts share is slow at times.
-	r := d.h.w.Rand()
+	r := d.h.outside.Rand()
 	slow := time.Duration(r%8) * time.Millisecond
 	if r>>32%10 == 0 {
 		slow *= 10
@@ -135,7 +135,7 @@ func (d *Domain) shared() *diskrepl.Shared {
 func (d *Domain) RestartDisk() {
 	d.disk().Stop()
 	if d.host.held != nil {
-		d.host.held.interrupt(d.host.w)
+		d.host.held.interrupt(d.host.outside)
 	}
 	m := d.host.newMirror()
 	d.mu.Lock()
@@ -186,11 +186,11 @@ func (p *Platter) WriteAt(b []byte, off int64, fua bool) error {
 
 // afterPowerCut is what the disk may be when the power came back. It is called
 // with the lock.
-func (p *medium) afterPowerCut(w *World) *medium {
+func (p *medium) afterPowerCut(o *Outside) *medium {
 	m := newMedium()
 	copy(m.b, p.b)
 	for _, at := range slices.Sorted(maps.Keys(p.was)) {
-		if n := w.Rand() % uint64(len(p.was[at])+1); n > 0 {
+		if n := o.Rand() % uint64(len(p.was[at])+1); n > 0 {
 			copy(m.b[at:], p.was[at][n-1])
 		}
 	}
@@ -299,7 +299,7 @@ func (d *Domain) checkRead(m replicatedDisk, block int64, want uint64) {
 	gone := d.gone
 	d.mu.Unlock() // the world looks at domains with its own lock held
 	if got != want && !gone && !d.host.Down() {
-		d.host.w.Violate("P2", "the domain on %s reads %#x from block %d, where it wrote %#x", d.host.Name, got, block, want)
+		d.host.outside.Violate("P2", "the domain on %s reads %#x from block %d, where it wrote %#x", d.host.Name, got, block, want)
 	}
 }
 
@@ -334,20 +334,20 @@ func (p *Platter) fits(page []byte) error {
 }
 
 // checkDisk is P2: a state that is about to run finds the disk as it left it.
-func (w *World) checkDisk(page []byte, p *Platter) {
+func (o *Outside) checkDisk(page []byte, p *Platter) {
 	if page == nil {
 		return
 	}
 	if err := p.fits(page); err != nil {
-		w.Violate("P2", "the state that is to run on: %v", err)
+		o.Violate("P2", "the state that is to run on: %v", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.was) > 0 {
-		w.Violate("P2", "a domain runs from a disk that would forget a part if the power failed")
+		o.Violate("P2", "a domain runs from a disk that would forget a part if the power failed")
 	}
 	if p.users > 0 || p.state != xlft.UpToDate {
-		w.Violate("P2", "a domain runs from a disk that is a copy (%q) with %d users", p.state, p.users)
+		o.Violate("P2", "a domain runs from a disk that is a copy (%q) with %d users", p.state, p.users)
 	}
 }
 
@@ -359,46 +359,46 @@ type diskHistory struct {
 	released uint64
 }
 
-func (w *World) sessionBegins(id string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.disks = append(w.disks, &diskHistory{session: id, epochs: map[uint64][]byte{}})
+func (o *Outside) sessionBegins(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.disks = append(o.disks, &diskHistory{session: id, epochs: map[uint64][]byte{}})
 }
 
-func (w *World) epochEnds(epoch uint64, page []byte) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.disks[len(w.disks)-1].epochs[epoch] = page
+func (o *Outside) epochEnds(epoch uint64, page []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.disks[len(o.disks)-1].epochs[epoch] = page
 }
 
-func (w *World) epochReleased(epoch uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.disks[len(w.disks)-1].released = epoch
+func (o *Outside) epochReleased(epoch uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.disks[len(o.disks)-1].released = epoch
 }
 
 // session returns the newest one.
-func (w *World) session() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.disks) == 0 {
+func (o *Outside) session() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.disks) == 0 {
 		return ""
 	}
-	return w.disks[len(w.disks)-1].session
+	return o.disks[len(o.disks)-1].session
 }
 
 // CheckPromoted is P2 for durable_ack: both hosts lost their power just now, and
 // the copy that this one has is made the domain's disk when it is back. It is
 // that of an epoch that was released, or of a newer one.
 func (h *Host) CheckPromoted() {
-	w, p := h.w, h.platter
-	w.mu.Lock()
-	n := len(w.disks)
+	o, p := h.outside, h.platter
+	o.mu.Lock()
+	n := len(o.disks)
 	released := make([]uint64, n)
-	for i, d := range w.disks {
+	for i, d := range o.disks {
 		released[i] = d.released
 	}
-	w.mu.Unlock()
+	o.mu.Unlock()
 
 	p.mu.Lock()
 	p.journal.mu.Lock()
@@ -406,7 +406,7 @@ func (h *Host) CheckPromoted() {
 	var after *Platter
 	var left *epochFiles
 	if h.DurableAck && state == xlft.Consistent {
-		after, left = &Platter{medium: p.afterPowerCut(w)}, p.journal.afterPowerCut(w)
+		after, left = &Platter{medium: p.afterPowerCut(o)}, p.journal.afterPowerCut(o)
 	}
 	p.journal.mu.Unlock()
 	p.mu.Unlock()
@@ -421,13 +421,13 @@ func (h *Host) CheckPromoted() {
 		}
 	}
 	if err != nil {
-		w.Violate("P2", "promote after a power cut: %v", err)
+		o.Violate("P2", "promote after a power cut: %v", err)
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.Promoted++
-	for i, d := range w.disks[:n] {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.Promoted++
+	for i, d := range o.disks[:n] {
 		if d.session != session {
 			continue
 		}
@@ -438,7 +438,7 @@ func (h *Host) CheckPromoted() {
 				}
 			}
 		}
-		w.violate("P2", "promoted after a power cut, to epoch %d: not the disk of an epoch from %d on, the newest one released: %v", newest, released[i], err)
+		o.violate("P2", "promoted after a power cut, to epoch %d: not the disk of an epoch from %d on, the newest one released: %v", newest, released[i], err)
 	}
 }
 
@@ -466,7 +466,7 @@ func (s *Disks) Replicate(ctx context.Context, session string, lost func(error))
 	if err != nil {
 		return err
 	}
-	s.P.h.w.sessionBegins(session)
+	s.P.h.outside.sessionBegins(session)
 	l, err := m.Attach(conn, diskrepl.Options{Session: session, SyncPoint: diskrepl.SyncPoint{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Lost: lost})
 	if err != nil {
 		conn.Close()
@@ -508,7 +508,7 @@ func (s *Disks) Seal(epoch uint64) error {
 	s.Domain.mu.Lock()
 	page := bytes.Clone(s.Domain.page(0))
 	s.Domain.mu.Unlock()
-	s.P.h.w.epochEnds(epoch, page)
+	s.P.h.outside.epochEnds(epoch, page)
 	return s.now().Seal(epoch)
 }
 
@@ -516,7 +516,7 @@ func (s *Disks) Release(epoch uint64) error {
 	if s.P.Dead() {
 		return errDead
 	}
-	s.P.h.w.epochReleased(epoch)
+	s.P.h.outside.epochReleased(epoch)
 	s.now().Release(epoch)
 	return nil
 }
@@ -603,7 +603,7 @@ type platterCopy struct {
 
 func (c *platterCopy) WriteAt(b []byte, off int64, fua bool) error {
 	if c.proc.h.DurableAck { // a commit takes time then, and may be cut short
-		time.Sleep(time.Duration(c.proc.h.w.Rand()%2000) * time.Microsecond)
+		time.Sleep(time.Duration(c.proc.h.outside.Rand()%2000) * time.Microsecond)
 	}
 	if c.proc.Dead() {
 		return errDead
@@ -648,7 +648,7 @@ func (c *platterCopy) Record(r xlft.DiskRecord) error {
 	if c.proc.Dead() {
 		return errDead
 	}
-	now := c.proc.h.w.session()
+	now := c.proc.h.outside.session()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state, c.mark = r.State, r.Mark

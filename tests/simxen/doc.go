@@ -5,7 +5,7 @@
 //
 // The one rule a caller must know: it is made for testing/synctest, where
 // time passes when everybody waits. What a client outside saw, and what of it
-// stayed true, the World checks by itself, at every step, and keeps as
+// stayed true, the Outside checks by itself, at every step, and keeps as
 // Violations.
 //
 // It gives reach, thousands of fault schedules; that xlft works on Xen is

@@ -48,13 +48,13 @@ const tick = 10 * time.Millisecond
 // Boot starts a domain with n pages on the host.
 func (h *Host) Boot(name string, n int) *Domain {
 	d := h.domain(name, n)
-	d.life = h.w.birth(d, nil, 0, 0)
+	d.life = h.outside.birth(d, nil, 0, 0)
 	d.run()
 	return d
 }
 
 func (h *Host) domain(name string, n int) *Domain {
-	d := &Domain{Name: name, host: h, vif: newVif(h.w), dirty: map[int]bool{}, stop: make(chan struct{})}
+	d := &Domain{Name: name, host: h, vif: newVif(h.outside), dirty: map[int]bool{}, stop: make(chan struct{})}
 	d.mirror = h.newMirror()
 	d.pages = make([][]byte, n)
 	if n > 0 {
@@ -92,7 +92,7 @@ func (d *Domain) page(i int) []byte {
 
 // Touch writes to the first n pages from page 1 on.
 func (d *Domain) Touch(n int) {
-	in := d.host.w.Rand()
+	in := d.host.outside.Rand()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := 1; i <= n; i++ {
@@ -107,7 +107,7 @@ func fold(sum, in, count uint64) uint64 {
 }
 
 func (d *Domain) step() {
-	in := d.host.w.Rand()
+	in := d.host.outside.Rand()
 	d.mu.Lock()
 	if d.gone || d.suspended || d.paused || d.ended != "" {
 		d.mu.Unlock()
@@ -122,7 +122,7 @@ func (d *Domain) step() {
 	binary.LittleEndian.PutUint64(d.page(at)[8*(count%(PageSize/8)):], sum)
 	d.dirty[0], d.dirty[at] = true, true
 	d.takeAnswer()
-	if !d.issued && !d.host.w.NoDisks {
+	if !d.issued && !d.host.outside.NoDisks {
 		if binary.LittleEndian.Uint64(d.page(0)[memBusy:]) == 0 {
 			d.beginWrite(in >> 8)
 		}
@@ -130,7 +130,7 @@ func (d *Domain) step() {
 	}
 	l, speak := d.life, in>>32%2 == 0
 	d.mu.Unlock()
-	d.host.w.lived(l, count, sum)
+	d.host.outside.lived(l, count, sum)
 	if speak {
 		d.vif.send(l, Packet{count, sum})
 	}
@@ -159,8 +159,8 @@ func (d *Domain) Runs() bool {
 
 // Undelivered returns how many packets of this life have not got out.
 func (d *Domain) Undelivered() uint64 {
-	d.host.w.mu.Lock()
-	defer d.host.w.mu.Unlock()
+	d.host.outside.mu.Lock()
+	defer d.host.outside.mu.Unlock()
 	return d.life.sent - d.life.got
 }
 
@@ -238,7 +238,7 @@ func (g *guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 			h := hash(g.d.pages)
 			l := g.d.life
 			g.d.mu.Unlock()
-			g.d.host.w.took(l, h)
+			g.d.host.outside.took(l, h)
 			return asked, nil
 		}
 		g.d.mu.Unlock()

@@ -99,7 +99,7 @@ func (s *epochFiles) clear() {
 
 // interrupt is the death of a process that was writing to its newest file: it
 // leaves an incomplete record, whose write was not answered.
-func (s *epochFiles) interrupt(w *World) {
+func (s *epochFiles) interrupt(o *Outside) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var top *epochFile
@@ -116,22 +116,22 @@ func (s *epochFiles) interrupt(w *World) {
 	if len(top.b) <= sectorSize {
 		return
 	}
-	part := top.b[:w.Rand()%sectorSize] // its first record has more
+	part := top.b[:o.Rand()%sectorSize] // its first record has more
 	top.b = append(top.b, part...)
 }
 
 // afterPowerCut is what may be left when the power came back. It is called with
 // the lock.
-func (s *epochFiles) afterPowerCut(w *World) *epochFiles {
+func (s *epochFiles) afterPowerCut(o *Outside) *epochFiles {
 	left := newEpochFiles()
 	keep := func(l *epochFile, torn bool) {
 		l.ramFile.mu.Lock()
 		b := slices.Clone(l.b)
 		l.ramFile.mu.Unlock()
 		if torn {
-			b = b[:w.Rand()%uint64(len(b)+1)]
+			b = b[:o.Rand()%uint64(len(b)+1)]
 			for at := 0; at < len(b); at += sectorSize {
-				if w.Rand()%4 == 0 {
+				if o.Rand()%4 == 0 {
 					clear(b[at:min(at+sectorSize, len(b))])
 				}
 			}
@@ -141,7 +141,7 @@ func (s *epochFiles) afterPowerCut(w *World) *epochFiles {
 	for _, e := range slices.Sorted(maps.Keys(s.all)) {
 		keep(s.all[e], !s.all[e].synced)
 	}
-	for _, l := range s.gone[w.Rand()%uint64(len(s.gone)+1):] {
+	for _, l := range s.gone[o.Rand()%uint64(len(s.gone)+1):] {
 		keep(l, !l.synced)
 	}
 	return left

@@ -14,16 +14,16 @@ import (
 // A vif is a domain's network interface with what the kernel keeps of its gate:
 // the two queues and the redirect. It outlives the process whose gate it is.
 type vif struct {
-	w    *World
-	path *netbuffertest.Path
+	outside *Outside
+	path    *netbuffertest.Path
 	// speaks: packets leave at once. It is kept here for those who hold locks
 	// that a packet takes on its way out.
 	speaks atomic.Bool
 }
 
-func newVif(w *World) *vif {
-	v := &vif{w: w}
-	v.path = netbuffertest.NewPath(func(b []byte) { w.deliver(unpack(b)) })
+func newVif(o *Outside) *vif {
+	v := &vif{outside: o}
+	v.path = netbuffertest.NewPath(func(b []byte) { o.deliver(unpack(b)) })
 	v.path.Limit = queueLimit
 	v.speaks.Store(true)
 	return v
@@ -49,7 +49,7 @@ func unpack(b []byte) (life int, p Packet) {
 
 // send is the domain's way out.
 func (v *vif) send(l *life, p Packet) {
-	v.w.sent(l)
+	v.outside.sent(l)
 	v.path.Send(pack(l, p))
 }
 

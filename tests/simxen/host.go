@@ -24,9 +24,9 @@ type Host struct {
 	// a disk or an arbiter: each time a random part of it.
 	Slow time.Duration
 
-	w   *World
-	net *Net
-	wg  sync.WaitGroup
+	outside *Outside
+	net     *Net
+	wg      sync.WaitGroup
 
 	mu      sync.Mutex
 	down    bool
@@ -37,8 +37,8 @@ type Host struct {
 }
 
 // NewHost adds a host to the world.
-func NewHost(w *World, n *Net, name string) *Host {
-	return &Host{Name: name, w: w, net: n, domains: map[string]*Domain{}, platter: newPlatter()}
+func NewHost(o *Outside, n *Net, name string) *Host {
+	return &Host{Name: name, outside: o, net: n, domains: map[string]*Domain{}, platter: newPlatter()}
 }
 
 // Domain returns a domain, or nil.
@@ -51,7 +51,7 @@ func (h *Host) Domain(name string) *Domain {
 // work takes its time.
 func (h *Host) work() {
 	if h.Slow > 0 {
-		time.Sleep(time.Duration(h.w.Rand() % uint64(h.Slow)))
+		time.Sleep(time.Duration(h.outside.Rand() % uint64(h.Slow)))
 	}
 }
 

@@ -176,18 +176,18 @@ func (v *replica) Activate(context.Context) error {
 	v.mu.Lock()
 	pages := v.pages
 	v.mu.Unlock()
-	h.w.restored(hash(pages))
-	if len(pages) > 0 && !h.w.NoDisks {
-		h.w.checkDisk(pages[0], h.platter)
+	h.outside.restored(hash(pages))
+	if len(pages) > 0 && !h.outside.NoDisks {
+		h.outside.checkDisk(pages[0], h.platter)
 	}
 	d := h.domain(v.name, 0)
 	d.pages = pages
 	count, sum := d.state()
-	h.w.mu.Lock()
-	parent := h.w.parent(count, sum)
-	h.w.mu.Unlock()
+	h.outside.mu.Lock()
+	parent := h.outside.parent(count, sum)
+	h.outside.mu.Unlock()
 	d.suspended = true
-	d.life = h.w.birth(d, parent, count, sum)
+	d.life = h.outside.birth(d, parent, count, sum)
 	d.mu.Lock()
 	d.suspended = false
 	d.mu.Unlock()
@@ -196,14 +196,14 @@ func (v *replica) Activate(context.Context) error {
 }
 
 // parent finds the newest life that was in this state.
-func (w *World) parent(count, sum uint64) *life {
-	for i := len(w.lives) - 1; i >= 0; i-- {
-		if s, ok := w.lives[i].sums[count]; ok && s == sum {
-			return w.lives[i]
+func (o *Outside) parent(count, sum uint64) *life {
+	for i := len(o.lives) - 1; i >= 0; i-- {
+		if s, ok := o.lives[i].sums[count]; ok && s == sum {
+			return o.lives[i]
 		}
 	}
-	if len(w.lives) > 0 {
-		return w.lives[len(w.lives)-1]
+	if len(o.lives) > 0 {
+		return o.lives[len(o.lives)-1]
 	}
 	return nil
 }

@@ -176,9 +176,9 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 		}
 		return c, err
 	}
-	w, n := simxen.NewWorld(1), simxen.NewNet(0)
-	w.NoDisks = true // the session replicates r's, which the domain does not use
-	hostA, hostB := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
+	out, n := simxen.NewOutside(1), simxen.NewNet(0)
+	out.NoDisks = true // the session replicates r's, which the domain does not use
+	hostA, hostB := simxen.NewHost(out, n, "A"), simxen.NewHost(out, n, "B")
 	pa, pb := hostA.Spawn(), hostB.Spawn()
 	r.hostB, r.pa = hostB, pa
 	r.copies = &diskcopy.Copies{Config: r.b.conf, Store: r.b.store}

@@ -29,8 +29,8 @@ type life struct {
 	domain   *Domain
 }
 
-// A World is the outside: it sees what leaves the hosts.
-type World struct {
+// A Outside is the outside: it sees what leaves the hosts.
+type Outside struct {
 	// NoDisks: domains have no disk. Set before the first one boots.
 	NoDisks bool
 
@@ -46,52 +46,52 @@ type World struct {
 	Delivered  int
 }
 
-// NewWorld returns a world whose chances come from seed.
-func NewWorld(seed uint64) *World {
-	return &World{rng: rand.New(rand.NewPCG(seed, 1)), seen: map[string]bool{}, began: time.Now()}
+// NewOutside returns a world whose chances come from seed.
+func NewOutside(seed uint64) *Outside {
+	return &Outside{rng: rand.New(rand.NewPCG(seed, 1)), seen: map[string]bool{}, began: time.Now()}
 }
 
 // Rand returns a random number; the domain's inputs come from here, so that
 // what is run again after a takeover runs differently.
-func (w *World) Rand() uint64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.rng.Uint64()
+func (o *Outside) Rand() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.rng.Uint64()
 }
 
 // Violations returns every promise that was seen broken.
-func (w *World) Violations() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.violations
+func (o *Outside) Violations() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.violations
 }
 
 // Violate records a broken promise, each kind once.
-func (w *World) Violate(promise, format string, args ...any) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.violate(promise, format, args...)
+func (o *Outside) Violate(promise, format string, args ...any) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.violate(promise, format, args...)
 }
 
-func (w *World) violate(promise, format string, args ...any) {
-	if w.seen[promise] {
+func (o *Outside) violate(promise, format string, args ...any) {
+	if o.seen[promise] {
 		return
 	}
-	w.seen[promise] = true
-	w.violations = append(w.violations, fmt.Sprintf("%s at %v: %s", promise, time.Since(w.began), fmt.Sprintf(format, args...)))
+	o.seen[promise] = true
+	o.violations = append(o.violations, fmt.Sprintf("%s at %v: %s", promise, time.Since(o.began), fmt.Sprintf(format, args...)))
 }
 
 // birth starts a life; from is nil for a domain that boots.
-func (w *World) birth(d *Domain, from *life, count, sum uint64) *life {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	l := &life{id: len(w.lives) + 1, host: d.host.Name, from: from, forked: count, captured: map[uint64]bool{}, domain: d}
+func (o *Outside) birth(d *Domain, from *life, count, sum uint64) *life {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l := &life{id: len(o.lives) + 1, host: d.host.Name, from: from, forked: count, captured: map[uint64]bool{}, domain: d}
 	if from == nil {
 		l.sums = map[uint64]uint64{0: 0}
 	} else {
-		w.Takeovers++
+		o.Takeovers++
 		if from.sums[count] != sum {
-			w.violate("P4", "life %d begins at count %d with a checksum that life %d never had there", l.id, count, from.id)
+			o.violate("P4", "life %d begins at count %d with a checksum that life %d never had there", l.id, count, from.id)
 		}
 		l.sums = make(map[uint64]uint64, len(from.sums))
 		for c, s := range from.sums {
@@ -101,82 +101,82 @@ func (w *World) birth(d *Domain, from *life, count, sum uint64) *life {
 		}
 		for f := from; f != nil; f = f.from {
 			if f.last > count {
-				w.violate("P1", "life %d begins at count %d, but the outside has heard %d from life %d", l.id, count, f.last, f.id)
+				o.violate("P1", "life %d begins at count %d, but the outside has heard %d from life %d", l.id, count, f.last, f.id)
 			}
 		}
 	}
-	w.lives = append(w.lives, l)
-	w.checkRunners()
+	o.lives = append(o.lives, l)
+	o.checkRunners()
 	return l
 }
 
 // lived is told of every step of a domain.
-func (w *World) lived(l *life, count, sum uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (o *Outside) lived(l *life, count, sum uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	l.sums[count] = sum
-	w.checkRunners()
+	o.checkRunners()
 }
 
 // checkRunners: no two lives run with the means to speak.
-func (w *World) checkRunners() {
+func (o *Outside) checkRunners() {
 	var speaker *life
-	for _, l := range w.lives {
+	for _, l := range o.lives {
 		if !l.domain.speaks() {
 			continue
 		}
 		if speaker != nil {
-			w.violate("P3", "lives %d (%s) and %d (%s) both run and can speak", speaker.id, speaker.host, l.id, l.host)
+			o.violate("P3", "lives %d (%s) and %d (%s) both run and can speak", speaker.id, speaker.host, l.id, l.host)
 		}
 		speaker = l
 	}
 }
 
-func (w *World) took(l *life, hash uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (o *Outside) took(l *life, hash uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	l.captured[hash] = true
 }
 
 // restored checks a state that is about to run: it must be one that a
 // checkpoint took.
-func (w *World) restored(hash uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, l := range w.lives {
+func (o *Outside) restored(hash uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, l := range o.lives {
 		if l.captured[hash] {
 			return
 		}
 	}
-	w.violate("P4", "a state that no checkpoint took is about to run")
+	o.violate("P4", "a state that no checkpoint took is about to run")
 }
 
 // sent counts a packet that the domain gave to its gate.
-func (w *World) sent(l *life) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (o *Outside) sent(l *life) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	l.sent++
 }
 
 // deliver is the outside hearing a packet of a life.
-func (w *World) deliver(id int, p Packet) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	l := w.lives[id-1]
-	w.Delivered++
+func (o *Outside) deliver(id int, p Packet) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l := o.lives[id-1]
+	o.Delivered++
 	l.got++
 	if p.Count <= l.last {
-		w.violate("P5", "life %d: count %d heard after %d: out of order or doubled", l.id, p.Count, l.last)
+		o.violate("P5", "life %d: count %d heard after %d: out of order or doubled", l.id, p.Count, l.last)
 	}
 	l.last = p.Count
 	if l.sums[p.Count] != p.Sum {
-		w.violate("P4", "life %d says a checksum at %d that it never had", l.id, p.Count)
+		o.violate("P4", "life %d says a checksum at %d that it never had", l.id, p.Count)
 	}
-	for _, n := range w.lives {
+	for _, n := range o.lives {
 		// What an older life says after a newer one began is true only up to
 		// where the newer one began.
 		if n.descends(l) && p.Count > n.forked {
-			w.violate("P1", "life %d is heard at count %d after life %d began at %d", l.id, p.Count, n.id, n.forked)
+			o.violate("P1", "life %d is heard at count %d after life %d began at %d", l.id, p.Count, n.id, n.forked)
 		}
 	}
 }
