@@ -7,29 +7,27 @@ import (
 	"time"
 )
 
-// A Packet is what a domain says to the outside: how far it is, and a checksum
-// of all that brought it there.
+// A Packet is what a domain sends to the outside: its count, and a checksum of the inputs that led to that count.
 type Packet struct {
 	Count uint64
 	Sum   uint64
 }
 
-// A life is one run of a domain in one place. A takeover starts a new life
-// from a state of an earlier one.
+// A life is one run of a domain on one host. A takeover starts a new life from a state of an earlier life.
 type life struct {
 	id       int
 	host     string
 	from     *life
-	forked   uint64            // count of the state it began with
+	forked   uint64            // count of its first state
 	sums     map[uint64]uint64 // checksum at each count, back to the first life
 	captured map[uint64]bool   // hashes of the states that checkpoints took
-	sent     uint64            // packets given to the gate
-	got      uint64            // of them, delivered
-	last     uint64            // count of the newest one delivered
+	sent     uint64            // packets sent into the gate
+	got      uint64            // packets delivered
+	last     uint64            // count of the newest packet delivered
 	domain   *Domain
 }
 
-// A Outside is the outside: it sees what leaves the hosts.
+// Outside is everything outside of the hosts: it sees each packet that leaves them and checks the promises.
 type Outside struct {
 	// NoDisks: domains have no disk. Set before the first one boots.
 	NoDisks bool
@@ -40,33 +38,33 @@ type Outside struct {
 	violations []string
 	seen       map[string]bool
 	began      time.Time
-	disks      []*diskHistory // of each session, oldest first
+	disks      []*diskHistory // one for each session, oldest first
 	Takeovers  int
-	Promoted   int // looks at what a power cut leaves of a copy that a domain could be run from
+	Promoted   int // power cuts tried on a copy that a domain could be run from
 	Delivered  int
 }
 
-// NewOutside returns a world whose chances come from seed.
+// NewOutside returns an outside whose random numbers come from seed.
 func NewOutside(seed uint64) *Outside {
 	return &Outside{rng: rand.New(rand.NewPCG(seed, 1)), seen: map[string]bool{}, began: time.Now()}
 }
 
-// Rand returns a random number; the domain's inputs come from here, so that
-// what is run again after a takeover runs differently.
+// Rand returns a random number. A domain takes its inputs from here, so that a domain that resumes from a checkpoint
+// does not repeat what its lost epoch did.
 func (o *Outside) Rand() uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.rng.Uint64()
 }
 
-// Violations returns every promise that was seen broken.
+// Violations returns the promises that were broken so far.
 func (o *Outside) Violations() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.violations
 }
 
-// Violate records a broken promise, each kind once.
+// Violate records a broken promise; each promise is recorded once.
 func (o *Outside) Violate(promise, format string, args ...any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -110,7 +108,7 @@ func (o *Outside) birth(d *Domain, from *life, count, sum uint64) *life {
 	return l
 }
 
-// lived is told of every step of a domain.
+// lived records a step of a domain.
 func (o *Outside) lived(l *life, count, sum uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -118,7 +116,7 @@ func (o *Outside) lived(l *life, count, sum uint64) {
 	o.checkRunners()
 }
 
-// checkRunners: no two lives run with the means to speak.
+// checkRunners checks P3: at most one life runs and can send.
 func (o *Outside) checkRunners() {
 	var speaker *life
 	for _, l := range o.lives {
@@ -138,8 +136,7 @@ func (o *Outside) took(l *life, hash uint64) {
 	l.captured[hash] = true
 }
 
-// restored checks a state that is about to run: it must be one that a
-// checkpoint took.
+// restored checks that the state that is about to run was captured by a checkpoint.
 func (o *Outside) restored(hash uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -151,14 +148,14 @@ func (o *Outside) restored(hash uint64) {
 	o.violate("P4", "a state that no checkpoint took is about to run")
 }
 
-// sent counts a packet that the domain gave to its gate.
+// sent counts a packet that the domain sent into its gate.
 func (o *Outside) sent(l *life) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	l.sent++
 }
 
-// deliver is the outside hearing a packet of a life.
+// deliver takes a packet that left a host, and checks that it is in order and true.
 func (o *Outside) deliver(id int, p Packet) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -173,8 +170,7 @@ func (o *Outside) deliver(id int, p Packet) {
 		o.violate("P4", "life %d says a checksum at %d that it never had", l.id, p.Count)
 	}
 	for _, n := range o.lives {
-		// What an older life says after a newer one began is true only up to
-		// where the newer one began.
+		// A packet of an older life is true only up to the state that the newer life began with.
 		if n.descends(l) && p.Count > n.forked {
 			o.violate("P1", "life %d is heard at count %d after life %d began at %d", l.id, p.Count, n.id, n.forked)
 		}
