@@ -1,8 +1,7 @@
 package xlft_test
 
 import (
-	"runtime"
-	"strings"
+	"context"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -40,18 +39,29 @@ func TestFalseSuspicion(t *testing.T) {
 	})
 }
 
-// A lazyCopy does not come back from the flush before it is recorded as a
-// replica before it may, and remembers what it was recorded as.
+// A lazyCopy holds up the last flush before the copy is recorded as Consistent,
+// and remembers the state in which the copy was recorded last. It counts flushes:
+// the first is that of the first copy; then, if the journal is on stable storage,
+// comes that of the first commit; then the one to hold up. For this the domain
+// must not flush by itself, and its first checkpoint must arrive after the first
+// copy.
 type lazyCopy struct {
 	backup.DiskCopy
-	flush   chan struct{}
+	flush   chan struct{} // closed: the flush goes on
+	hold    int64         // which flush since Begin
+	flushes atomic.Int64  // since Begin
 	durable diskrepl.EpochStore
 	last    atomic.Value // xlft.DiskState
 }
 
+func (c *lazyCopy) Begin(st xlft.DiskState) error {
+	c.flushes.Store(0)
+	c.last.Store(st)
+	return c.DiskCopy.Begin(st)
+}
+
 func (c *lazyCopy) Flush() error {
-	// The domain flushes too.
-	if pc, _, _, _ := runtime.Caller(1); strings.HasSuffix(runtime.FuncForPC(pc).Name(), ".commitDisks") {
+	if c.flushes.Add(1) == c.hold {
 		<-c.flush
 	}
 	return c.DiskCopy.Flush()
@@ -64,17 +74,26 @@ func (c *lazyCopy) Record(r xlft.DiskRecord) error {
 
 func (c *lazyCopy) Durable() diskrepl.EpochStore { return c.durable }
 
-// lazySim runs until the domain is protected, with a copy that is not flushed
-// yet.
+// lazySim runs until the domain is protected and the copy's flush is held up.
 func lazySim(t *testing.T, durable diskrepl.EpochStore) (*sim, *lazyCopy) {
-	c := &lazyCopy{flush: make(chan struct{}), durable: durable}
-	s := newSim(t, 2, variant{storage: mirrored, copy: func(inner backup.DiskCopy) backup.DiskCopy {
-		c.DiskCopy = inner
-		return c
-	}}, zap.NewNop())
+	c := &lazyCopy{flush: make(chan struct{}), hold: 2, durable: durable}
+	if durable != nil {
+		c.hold = 3
+	}
+	s := newSim(t, 2, variant{
+		storage: mirrored, noFlush: true,
+		copy: func(inner backup.DiskCopy) backup.DiskCopy { c.DiskCopy = inner; return c },
+		guest: func(g xlft.Guest) xlft.Guest {
+			return &hangingGuest{g, 1, func(context.Context) { time.Sleep(simEpoch) }}
+		},
+	}, zap.NewNop())
 	s.receive()
 	s.protect()
 	s.awaitProtected()
+	synctest.Wait()
+	if n, st := c.flushes.Load(), c.last.Load(); n != c.hold || st != xlft.Inconsistent {
+		t.Errorf("%d flushes of a copy that is recorded as %q: no flush is held up", n, st)
+	}
 	return s, c
 }
 

@@ -67,6 +67,7 @@ type variant struct {
 	twice    bool // a journal is replayed twice, out of order
 	storage  storage
 	noLimit  bool // on the time from a trigger to the ack
+	noFlush  bool // the domain never flushes its disk
 	guest    func(xlft.Guest) xlft.Guest
 	dial     func(wire.Dialer) wire.Dialer
 	faults   []int // that there are, if not all
@@ -133,6 +134,7 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 		s.b.Slow = s.slowness()
 	}
 	s.b.DurableAck, s.b.ReplayTwice = !s.shared && seed%4 == 0, v.twice
+	s.outside.NoFlushes = v.noFlush
 	s.domain = s.a.Boot(simDomain, 12)
 	if v.leak {
 		s.domain.LeakTo(s.b.Disk())

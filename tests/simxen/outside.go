@@ -29,8 +29,9 @@ type life struct {
 
 // Outside is everything outside of the hosts: it sees each packet that leaves them and checks the promises.
 type Outside struct {
-	// NoDisks: domains have no disk. Set before the first one boots.
-	NoDisks bool
+	// NoDisks: domains have no disk. NoFlushes: they write to their disk and never flush it. Set both before the first
+	// domain boots.
+	NoDisks, NoFlushes bool
 
 	mu         sync.Mutex
 	rng        *rand.Rand
