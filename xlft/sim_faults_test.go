@@ -10,7 +10,7 @@ const (
 	powerCutA    = 0
 	powerCutB    = 2
 	receiverStop = 6
-	switchOver   = 12 // is none
+	switchOver   = 12 // not a fault
 	killAtSaveA  = 18
 	killAtSaveB  = 19
 )

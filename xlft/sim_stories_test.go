@@ -14,9 +14,9 @@ import (
 	"xlft/xlft/backup"
 )
 
-// TestFalseSuspicion: a backup that is only slow to answer is told to drop its
-// replica before its primary hangs up, so that not even an arbiter that says
-// yes to both lets both run.
+// TestFalseSuspicion: a backup that is only slow to answer is told to destroy
+// its replica before the primary closes the connection, so that the domain does
+// not run twice even if the arbiter says yes to both.
 func TestFalseSuspicion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, 1, variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}, zap.NewNop())
@@ -40,11 +40,11 @@ func TestFalseSuspicion(t *testing.T) {
 }
 
 // A lazyCopy holds up the last flush before the copy is recorded as Consistent,
-// and remembers the state in which the copy was recorded last. It counts flushes:
-// the first is that of the first copy; then, if the journal is on stable storage,
-// comes that of the first commit; then the one to hold up. For this the domain
-// must not flush by itself, and its first checkpoint must arrive after the first
-// copy.
+// and remembers the state in which the copy was recorded last. It counts
+// flushes: the first is that of the first copy; then, if the journal is on
+// stable storage, comes that of the first commit; then the one to hold up. For
+// this the domain must not flush by itself, and its first checkpoint must
+// arrive after the first copy.
 type lazyCopy struct {
 	backup.DiskCopy
 	flush   chan struct{} // closed: the flush goes on
@@ -98,8 +98,8 @@ func lazySim(t *testing.T, durable diskrepl.EpochStore) (*sim, *lazyCopy) {
 }
 
 // TestTakeoverInFirstFlush: the domain is taken over while the first copy is
-// still on its way to stable storage. The record that it is a copy must not
-// come after the one that it is the domain's disk.
+// still being flushed. The record Consistent must not come after the record
+// UpToDate.
 func TestTakeoverInFirstFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, c := lazySim(t, nil)
@@ -117,8 +117,9 @@ func TestTakeoverInFirstFlush(t *testing.T) {
 	})
 }
 
-// TestDurableAckWaitsForCopy: nothing counts as durable on a copy that the host
-// would not know as usable after a power cut.
+// TestDurableAckWaitsForCopy: no epoch is acked as durable before its disk's
+// copy is recorded as Consistent, because after a power cut the host would not
+// promote the copy.
 func TestDurableAckWaitsForCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, c := lazySim(t, diskrepl.EpochDir(t.TempDir()))

@@ -24,8 +24,8 @@ func newHostDir(t *testing.T, fill byte) hostDir {
 	return hostDir{disktest.New(t, fill)}
 }
 
-// A dying session has a copy with a journal on stable storage, and ends with
-// the host's power.
+// A dying session has a copy with a journal on stable storage, and ends with a
+// power cut.
 type dying struct {
 	t       *testing.T
 	copies  *Copies
@@ -36,7 +36,7 @@ type dying struct {
 	conn    net.Conn
 }
 
-// protect makes a first copy of primary's disk.
+// protect makes the first copy of primary's disk.
 func (h hostDir) protect(primary hostDir, vdev string) *dying {
 	t := h.T
 	t.Helper()
@@ -53,7 +53,7 @@ func (h hostDir) protect(primary hostDir, vdev string) *dying {
 	t.Cleanup(func() { here.Close() })
 	a, b := net.Pipe()
 	d.conn, d.m, d.replica = a, diskrepl.NewMirror(here), diskrepl.NewReplica(d.copy, b)
-	if offer.Shared { // of what the primary sends only this matters here
+	if offer.Shared { // only the journal matters here
 		d.replica = diskrepl.NewReplica(unwritten{d.copy}, b)
 	}
 	if err := d.copy.Begin(xlft.Inconsistent); err != nil {
@@ -75,7 +75,7 @@ func (h hostDir) protect(primary hostDir, vdev string) *dying {
 	return d
 }
 
-// unwritten storage gets nothing before it is promoted.
+// unwritten storage takes no writes before it is promoted.
 type unwritten struct{ backup.DiskCopy }
 
 func (unwritten) WriteAt([]byte, int64, bool) error { return nil }
@@ -105,7 +105,7 @@ func (d *dying) commit(epoch uint64) {
 	}
 }
 
-// die leaves what is on stable storage.
+// die ends the session, and leaves what is on stable storage.
 func (d *dying) die() {
 	d.conn.Close()
 	d.replica.Close()
@@ -128,8 +128,8 @@ func (h hostDir) states(vdevs ...string) (states []xlft.DiskState) {
 	return states
 }
 
-// A copy is made the domain's disk if it is consistent, and brought to the
-// newest one that its journal has.
+// A consistent copy is brought to the newest epoch in its journal and becomes
+// the domain's disk.
 func TestPromote(t *testing.T) {
 	h, primary := newHostDir(t, 'b'), newHostDir(t, 'a')
 	h.Conf.DurableAck = true
@@ -143,7 +143,7 @@ func TestPromote(t *testing.T) {
 			_, err := c.Promote("web1", vdev, AskShared)
 			disktest.Refused(t, string(st), err, words)
 			if st == xlft.Outdated {
-				break // is promoted the first time
+				break // Promote succeeds the first time
 			}
 		}
 	}
@@ -155,7 +155,7 @@ func TestPromote(t *testing.T) {
 	disktest.Refused(t, "unknown domain", err, "[domain.web2.disk.")
 	refusedWith(xlft.Outdated, "")
 
-	// A session, whose host dies with an epoch acked and not taken in.
+	// A session whose host dies with an epoch acked and not yet applied.
 	d := h.protect(primary, "xvda")
 	d.write("acked", 4711)
 	want := primary.Image("xvda")
@@ -187,9 +187,9 @@ func TestPromote(t *testing.T) {
 	}
 }
 
-// Disks of one domain are brought to one epoch, though the host died when one
-// of them had a newer one that was never acked, and the other had not taken in
-// all that was.
+// The disks of a domain are brought to one epoch, though the host died when one
+// disk had a newer epoch that was never acked, and the other had not yet
+// applied all acked epochs.
 func TestPromoteTogether(t *testing.T) {
 	h, primary := newHostDir(t, 'b'), newHostDir(t, 'a')
 	h.Conf.DurableAck = true
@@ -225,10 +225,11 @@ func TestPromoteTogether(t *testing.T) {
 		t.Error(st)
 	}
 
-	// Two that can't be brought together stay as they are, unless each is asked
-	// for alone.
+	// Disks that can't be brought to one epoch stay as they are, unless each is
+	// promoted alone.
 	for v, e := range map[string]uint64{"xvda": 7, "xvdb": 9} {
-		if err := h.Store.SaveDisk("web1", v, xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.SyncPoint{Session: "s", Epoch: e}}); err != nil {
+		r := xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.SyncPoint{Session: "s", Epoch: e}}
+		if err := h.Store.SaveDisk("web1", v, r); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -244,8 +245,8 @@ func TestPromoteTogether(t *testing.T) {
 	}
 }
 
-// A journal of storage that another host wrote to as well is written to it only
-// if somebody says so.
+// The journal of shared storage, to which another host wrote too, is replayed
+// only if the operator asks for it.
 func TestPromoteShared(t *testing.T) {
 	for how, want := range map[SharedJournal]string{ReplayShared: "acked", DiscardShared: "bbbbb"} {
 		h, primary := newHostDir(t, 'b'), newHostDir(t, 'a')

@@ -34,7 +34,7 @@ func newHostDir(t *testing.T, fill byte) hostDir {
 
 func (h hostDir) image() []byte { return h.Image("xvda") }
 
-// serve starts the domain's disk server, which reaches its peer by dial.
+// serve starts the domain's disk server, which connects to its peer with dial.
 func (h hostDir) serve(dial wire.Dialer) (s *Server, stop func()) {
 	h.T.Helper()
 	s = New(h.Conf.For("web1"), zap.NewNop())
@@ -74,8 +74,8 @@ func (h hostDir) serve(dial wire.Dialer) (s *Server, stop func()) {
 	}
 }
 
-// The server ends because the last disk is detached, and the answer to that
-// request still comes: a hotplug script that gets none fails.
+// The server ends when the last disk is detached. The answer to that request
+// still comes: without it the hotplug script would fail.
 func TestLastDetachIsAnswered(t *testing.T) {
 	h := newHostDir(t, 'a')
 	for range 300 {
@@ -97,7 +97,8 @@ func TestLastDetachIsAnswered(t *testing.T) {
 	}
 }
 
-// A rig is two places with a network between them, and a session that protects a domain from A to B.
+// A rig is two hosts with a network between them, and a session that protects a
+// domain from A to B.
 type rig struct {
 	t        *testing.T
 	a, b     hostDir
@@ -130,7 +131,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 			d["xvda"] = config.Disk{VDev: "xvda", Path: filepath.Join(r.a.Dir, "xvda"), Direct: true, Shared: true}
 		}
 	}
-	// Half of it in a file.
+	// Half of the journal is in a file.
 	r.b.Conf.DiskJournal, r.b.Conf.DiskJournalFile = journal/2, journal/2
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -149,7 +150,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 		return c, err
 	}
 	out, n := simxen.NewOutside(1), simxen.NewNet(0)
-	out.NoDisks = true // the session replicates r's, which the domain does not use
+	out.NoDisks = true // the session replicates the rig's disk, which the domain does not use
 	hostA, hostB := simxen.NewHost(out, n, "A"), simxen.NewHost(out, n, "B")
 	pa, pb := hostA.Spawn(), hostB.Spawn()
 	r.hostB, r.pa = hostB, pa
@@ -216,7 +217,7 @@ func (r *rig) await(what string, ok func(primary.Status) bool) {
 	}
 }
 
-// cut ends the network between the two for good.
+// cut cuts the network between the two hosts for good.
 func (r *rig) cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -226,7 +227,7 @@ func (r *rig) cut() {
 	}
 }
 
-// state is what B's copy of the disk is good for.
+// state returns the recorded state of B's copy of the disk.
 func (r *rig) state() xlft.DiskState {
 	r.t.Helper()
 	st, err := r.b.Store.LoadDisk("web1", "xvda")
@@ -236,16 +237,18 @@ func (r *rig) state() xlft.DiskState {
 	return st.State
 }
 
-// A disk goes through a session's life: refused where it is not known, copied,
+// A disk in the life of a session: refused where it is not configured, copied,
 // written to while checkpoints are taken, taken over as it was at a checkpoint,
-// and then the other host's.
+// and then served by the other host.
 func TestSession(t *testing.T) {
 	r := newRig(t, 20*time.Millisecond, 64<<20)
 	ctx := t.Context()
 	disktest.Refused(t, "open of an unknown disk", r.client.Open(ctx, "xvdb"), "[domain.web1.disk.xvdb]")
 	disktest.Refused(t, "seal without a session", r.client.Seal(1), "not being replicated")
-	disktest.Refused(t, "check of an unknown disk", r.copies.Check("web1", wire.Disk{VDev: "xvdz", Size: disktest.Size}), "[domain.web1.disk.xvdz]")
-	disktest.Refused(t, "check of another size", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: disktest.Size + 1}), "has 4194304 bytes, the primary's has 4194305")
+	disktest.Refused(t, "check of an unknown disk", r.copies.Check("web1", wire.Disk{VDev: "xvdz", Size: disktest.Size}),
+		"[domain.web1.disk.xvdz]")
+	disktest.Refused(t, "check of another size", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: disktest.Size + 1}),
+		"has 4194304 bytes, the primary's has 4194305")
 	disktest.Refused(t, "check", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: disktest.Size}), "")
 
 	r.protect()
@@ -268,8 +271,7 @@ func TestSession(t *testing.T) {
 		t.Errorf("the copy is %q", st)
 	}
 
-	// The disk server gives the disk away: protection ends, and comes back with
-	// the disk.
+	// The disk is detached: protection ends, and comes back with the disk.
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +289,7 @@ func TestSession(t *testing.T) {
 	r.await("protected again", func(st primary.Status) bool { return st.Protected })
 	more(1)
 
-	// A copy is nothing to run from; after the takeover it is.
+	// A copy is not served before the takeover.
 	other, stopOther := r.b.serve(nil)
 	defer stopOther()
 	disktest.Refused(t, "the backup's server opens the copy", other.Open("xvda"), "does not run from it")
@@ -306,8 +308,7 @@ func TestSession(t *testing.T) {
 	disktest.Refused(t, "after the takeover", other.Open("xvda"), "")
 }
 
-// A journal that fills up ends epochs early, long before their time, and never
-// drops a write.
+// A journal that fills up ends epochs early and never loses a write.
 func TestFullJournal(t *testing.T) {
 	r := newRig(t, time.Hour, 128<<10)
 	r.protect()
@@ -336,13 +337,14 @@ func TestFullJournal(t *testing.T) {
 	}
 }
 
-// Storage that both hosts see has what the domain wrote when its epoch is
-// acked, and not before; the server's end, in the middle of a session or at its
-// end, loses nothing of it.
+// Shared storage gets the domain's writes when their epoch is acked, and not
+// before. When the disk server ends, during a session or after it, no write is
+// lost.
 func TestSharedStorage(t *testing.T) {
 	r := newRigOn(t, time.Hour, 64<<20, true)
 	ctx := t.Context()
-	disktest.Refused(t, "check as a mirror", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: disktest.Size}), `its storage is "mirror" there and "shared" here`)
+	disktest.Refused(t, "check as a mirror", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: disktest.Size}),
+		`its storage is "mirror" there and "shared" here`)
 	r.protect()
 	if st := r.state(); st != xlft.Consistent {
 		t.Errorf("the backup's disk is %q", st)
@@ -370,8 +372,9 @@ func TestSharedStorage(t *testing.T) {
 		t.Errorf("status %+v, %v", st, err)
 	}
 
-	// The server dies; the one after it holds on until the protector, who hears
-	// of it, is alone. Without a user for the disk it then ends.
+	// The server dies. Its successor holds the writes until the protector, which
+	// learns of it, runs unprotected; without a user of the disk the successor
+	// then ends.
 	r.stop()
 	for {
 		r.server, r.stop = r.a.serve(r.dial)
@@ -394,8 +397,8 @@ func TestSharedStorage(t *testing.T) {
 		t.Error("the storage lacks what was held when the server died")
 	}
 
-	// A server that ends when all may go waits for that: its host may be going
-	// down.
+	// A server that is stopped after ReleaseAll first writes what it holds: its
+	// host may be going down.
 	at := r.session.Status().Generation
 	write("host goes down", 4096)
 	if err := r.client.ReleaseAll(); err != nil {
@@ -411,8 +414,8 @@ func TestSharedStorage(t *testing.T) {
 	}
 	r.await("protected once more", func(st primary.Status) bool { return st.Protected && st.Generation > at })
 
-	// The disk is taken away while the last epoch is held: it goes to the
-	// storage when the protector says so.
+	// The disk is detached while the last epoch is held: the writes go to the
+	// storage when the protector releases them.
 	write("last", 99999)
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)
