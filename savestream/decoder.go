@@ -10,8 +10,8 @@ import (
 // A Decoder reads a libxc stream record by record and checks all of it.
 //
 // libxc never ends a checkpointed stream with END: it stops after a CHECKPOINT
-// (xg_sr_save.c), and Next then returns io.ErrUnexpectedEOF. Whether the input
-// stopped on a boundary is what AtCheckpoint tells.
+// (xg_sr_save.c), and Next then returns io.ErrUnexpectedEOF. AtCheckpoint
+// reports whether the input stopped on a boundary.
 type Decoder struct {
 	// Form, if set before the first call of Next, refuses streams of another
 	// form.
@@ -37,14 +37,14 @@ func (d *Decoder) Header() (Header, error) {
 	return d.rules.h, nil
 }
 
-// Offset returns how many bytes of the stream were taken in.
+// Offset returns how many bytes of the stream were read.
 func (d *Decoder) Offset() int64 { return d.in.off }
 
 // Checkpoints returns the number of CHECKPOINT records returned so far.
 func (d *Decoder) Checkpoints() uint64 { return d.rules.checkpoints }
 
-// AtCheckpoint reports whether the last record was a CHECKPOINT: what was read
-// so far is a whole state, even if nothing follows.
+// AtCheckpoint reports whether the last record was a CHECKPOINT: the stream so
+// far is a complete state, even if nothing follows.
 func (d *Decoder) AtCheckpoint() bool {
 	return d.rules.checkpoints > 0 && !d.rules.data && !d.in.partial
 }
@@ -203,8 +203,8 @@ func (in *input) trailing() error {
 
 func isFormat(err error) bool { return err == ErrPadding }
 
-// located says where reading stopped: a FormatError if the stream is too
-// short, the reader's own error otherwise.
+// located adds where reading stopped: a FormatError if the stream is too short,
+// the reader's own error otherwise.
 func located(err error, off int64, what fmt.Stringer) error {
 	if err == io.ErrUnexpectedEOF {
 		return &FormatError{off, what, err}

@@ -12,7 +12,7 @@ import (
 	"xlft/savestream"
 )
 
-// decoded is everything that a stream says.
+// decoded is the whole content of a stream.
 type decoded struct {
 	Header savestream.Header
 	Recs   []savestream.Record
@@ -179,7 +179,10 @@ func TestCutAtEveryByte(t *testing.T) {
 
 func TestFlipEveryBit(t *testing.T) {
 	h := savestream.Header{Version: 3, Type: savestream.HVM, XenMajor: 4, XenMinor: 17}
-	full := encode(t, h, slices.Concat(hvmStatic(), hvmEpoch(t, 1), []savestream.Record{rec(savestream.Checkpoint)}, hvmContext(), []savestream.Record{rec(savestream.End)})...)
+	full := encode(t, h, slices.Concat(
+		hvmStatic(), hvmEpoch(t, 1), []savestream.Record{rec(savestream.Checkpoint)},
+		hvmContext(), []savestream.Record{rec(savestream.End)},
+	)...)
 	want, err := decode(bytes.NewReader(full))
 	if err != nil {
 		t.Fatal(err)

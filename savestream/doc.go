@@ -3,10 +3,10 @@
 // libxl migration stream (version 2) around it, and the file that "xl save"
 // writes.
 //
-// The one rule: bytes are good only up to the last boundary. What a Decoder or
-// Scanner passed since the last CHECKPOINT or END record is a part of a
-// domain's state and must not be restored from. A stream that stops between
-// boundaries is io.ErrUnexpectedEOF, never io.EOF.
+// The one rule: bytes are good only up to the last boundary. The bytes after
+// the last CHECKPOINT or END record are only a part of a domain's state: never
+// restore from them. A stream that stops between boundaries is
+// io.ErrUnexpectedEOF, never io.EOF.
 //
 // Formats are those of docs/specs/libxc-migration-stream.pandoc (revision 3),
 // docs/specs/libxl-migration-stream.pandoc (revision 2) and tools/xl/xl.h in

@@ -63,7 +63,7 @@ const (
 	PartEnd          Part = "end of stream"
 )
 
-// wrong adds what was seen to one of the sentinels above.
+// wrong adds the details to one of the sentinels above.
 func wrong(err error, format string, args ...any) error {
 	return fmt.Errorf("%w: %s", err, fmt.Sprintf(format, args...))
 }

@@ -43,8 +43,8 @@ func LibxcContextRecord() []byte { return appendRecord(nil, uint32(LibxcContext)
 func CheckpointEndRecord() []byte { return appendRecord(nil, uint32(CheckpointEnd), nil) }
 
 // FailingRecords returns the 24 bytes that make a restore which stands between
-// two epochs fail: a mandatory record that nobody knows. libxc looks at it with
-// the CHECKPOINT behind it.
+// two epochs fail: a mandatory record of an unknown type. libxc looks at it
+// with the CHECKPOINT behind it.
 func FailingRecords() []byte {
 	const unknown = optionalBit - 1
 	b := appendRecord(nil, unknown, nil)

@@ -10,21 +10,21 @@ import (
 	"strings"
 )
 
-// InspectOptions say how Inspect prints. The zero value is good.
+// InspectOptions say how Inspect prints. The zero value is usable.
 type InspectOptions struct {
 	JSON   bool // one JSON object a line
 	Config bool // the whole domain configuration of an xl save file
 }
 
 // Inspect prints what is in r, an xl save file, a libxl stream or a libxc
-// stream, whatever its first bytes say: one line a record with its offset,
-// type, body length and main fields, totals at the end. Offsets count from the
-// start of r. It does not seek and holds one record at a time.
+// stream, as its first bytes tell: one line a record with its offset, type,
+// body length and main fields, totals at the end. Offsets count from the start
+// of r. It does not seek and holds one record at a time.
 //
-// If the stream is bad, what was good before has been printed and the error,
-// a FormatError, says where it breaks. A checkpointed stream that stops after
-// a CHECKPOINT, as libxc leaves it, is short too (io.ErrUnexpectedEOF); the
-// line of totals then has "at checkpoint".
+// If the stream is bad, its good part has been printed and the error, a
+// FormatError, locates the bad record. A checkpointed stream that stops after a
+// CHECKPOINT, as libxc leaves it, is short too (io.ErrUnexpectedEOF); the line
+// of totals then has "at checkpoint".
 func Inspect(w io.Writer, r io.Reader, opts InspectOptions) error {
 	in := &inspector{opts: opts, w: bufio.NewWriter(w), r: bufio.NewReader(r)}
 	in.enc = json.NewEncoder(in.w)
@@ -271,7 +271,10 @@ func (in *inspector) record(rec Record) {
 }
 
 func (in *inspector) totals() {
-	fs := fields{{"records", in.records}, {"pfns", in.pfns}, {"pages", in.pages}, {"page_bytes", in.pages * PageSize}, {"checkpoints", in.checkpoints}, {"bytes", in.offset()}}
+	fs := fields{
+		{"records", in.records}, {"pfns", in.pfns}, {"pages", in.pages}, {"page_bytes", in.pages * PageSize},
+		{"checkpoints", in.checkpoints}, {"bytes", in.offset()},
+	}
 	if in.atCheckpoint != nil && in.atCheckpoint() {
 		fs = append(fs, field{"ends", "at checkpoint"})
 	}

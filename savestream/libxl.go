@@ -106,7 +106,7 @@ func ParseXenstoreData(data []byte) ([]string, error) {
 	return kv, nil
 }
 
-// layer says whose record is next.
+// layer is the layer that the next record belongs to.
 type layer uint8
 
 const (
@@ -116,8 +116,8 @@ const (
 	layerState            // COLO: CHECKPOINT_STATE after CHECKPOINT_END
 )
 
-// libxlRules says which libxl record may come where. The spec is brief on it;
-// these are the orders that libxl_stream_write.c produces.
+// libxlRules is the order of libxl records. The spec is brief on it; these are
+// the orders that libxl_stream_write.c produces.
 type libxlRules struct {
 	form   Form
 	layer  layer
@@ -260,7 +260,7 @@ func (d *LibxlDecoder) Legacy() (bool, error) {
 // a libxc record.
 func (d *LibxlDecoder) Libxc() Header { return d.xc.rules.h }
 
-// Offset returns how many bytes of the stream were taken in.
+// Offset returns how many bytes of the stream were read.
 func (d *LibxlDecoder) Offset() int64 { return d.xc.in.off }
 
 // Trailing reports bytes after END as ErrTrailing.

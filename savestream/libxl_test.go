@@ -168,8 +168,8 @@ func TestFeed(t *testing.T) {
 	}
 }
 
-// TestFailingRecords: after a whole epoch they are refused, by our decoder as by
-// libxc; libxl's CHECKPOINT_END behind them has libxc look.
+// TestFailingRecords: FailingRecords after a complete epoch are refused, by our
+// decoder as by libxc, which reads them at libxl's CHECKPOINT_END.
 func TestFailingRecords(t *testing.T) {
 	golden := []byte{
 		0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0, // the last type that is mandatory
@@ -180,7 +180,8 @@ func TestFailingRecords(t *testing.T) {
 		t.Errorf("got % x", got)
 	}
 	whole := encodeLibxl(t, savestream.Checkpointed, remusLibxl(t, 2)...)
-	if _, err := decodeLibxl(bytes.NewReader(append(whole, savestream.FailingRecords()...)), savestream.Checkpointed); !errors.Is(err, savestream.ErrMandatory) {
+	failing := bytes.NewReader(append(whole, savestream.FailingRecords()...))
+	if _, err := decodeLibxl(failing, savestream.Checkpointed); !errors.Is(err, savestream.ErrMandatory) {
 		t.Errorf("got %v, want ErrMandatory", err)
 	}
 }

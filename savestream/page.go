@@ -58,7 +58,7 @@ type PageEntry struct {
 	Type PageType
 }
 
-// checkEntry says what is wrong with a pfn table entry known to be bad.
+// checkEntry returns the error of a bad pfn table entry.
 func checkEntry(i int, e uint64) error {
 	if t := PageType(e >> entryTypeShift); !t.known() {
 		return wrong(ErrPageType, "%#x in entry %d", uint8(t), i)

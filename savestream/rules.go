@@ -2,9 +2,9 @@ package savestream
 
 import "encoding/binary"
 
-// rules is what the spec and libxc's reader say about which record may come
-// where, and how long its body is. Decoder, Encoder and Scanner all ask it, so
-// they agree; each checks page tables itself.
+// rules is the order of records and the length of their bodies, by the spec and
+// libxc's reader. Decoder, Encoder and Scanner share it, so they agree; each
+// checks page tables itself.
 //
 // The spec wants HVM_PARAMS before HVM_CONTEXT. libxc writes them the other way
 // round (x86_hvm_end_of_checkpoint) and its reader takes both, so do we.
@@ -168,7 +168,7 @@ const (
 	pageEntryLen = 8
 )
 
-// bodyLength checks what a body's length alone can tell.
+// bodyLength checks a body by its length alone.
 func bodyLength(t RecordType, n uint32) error {
 	ok := true
 	switch t {
@@ -207,8 +207,8 @@ func bodyLength(t RecordType, n uint32) error {
 	return nil
 }
 
-// headLen returns how many bytes at the start of a body head wants to see.
-// bodyLength has made sure that they are there.
+// headLen returns how many bytes at the start of a body head reads. bodyLength
+// has checked that the body has them.
 func headLen(t RecordType) int {
 	switch t {
 	case PageDataType, X86PVInfo, X86PVP2MFrames, X86PVVCPUBasic, X86PVVCPUExtended, X86PVVCPUXSave, X86PVVCPUMSRs, HVMParams:

@@ -12,7 +12,7 @@ import (
 	"xlft/savestream"
 )
 
-// raw builds a stream without asking whether it is right.
+// raw builds a stream without checking it.
 func raw(h savestream.Header, recs ...savestream.Record) []byte {
 	b := h.AppendTo(nil)
 	for _, r := range recs {
@@ -147,7 +147,10 @@ func TestRules(t *testing.T) {
 }
 
 func TestPadding(t *testing.T) {
-	full := encode(t, v3, slices.Concat(hvmStatic(), []savestream.Record{rec(0x80000001, []byte("abc"))}, hvmEpoch(t, 0), []savestream.Record{rec(savestream.End)})...)
+	full := encode(t, v3, slices.Concat(
+		hvmStatic(), []savestream.Record{rec(0x80000001, []byte("abc"))},
+		hvmEpoch(t, 0), []savestream.Record{rec(savestream.End)},
+	)...)
 	at := bytes.Index(full, []byte("abc")) + 5
 	full[at] = 1
 	if _, err := decode(bytes.NewReader(full)); !errors.Is(err, savestream.ErrPadding) {

@@ -5,7 +5,8 @@ import (
 	"io"
 )
 
-// A Mark is a place in a libxc stream up to which it is a whole state.
+// A Mark is a position in a libxc stream up to which the stream is a complete
+// state.
 type Mark uint8
 
 const (
@@ -16,13 +17,13 @@ const (
 
 func (m Mark) String() string { return [...]string{"none", "checkpoint", "end"}[m] }
 
-// Stats counts what a Scanner saw of an epoch.
+// Stats are a Scanner's counts for an epoch.
 type Stats struct {
 	Records   uint64 // the boundary record too
 	PFNs      uint64 // entries of pfn tables
-	Pages     uint64 // of them, those with content
+	Pages     uint64 // entries with content
 	PageBytes uint64 // Pages * PageSize
-	Bytes     uint64 // all of the stream, headers and padding too
+	Bytes     uint64 // bytes of the stream, headers and padding too
 }
 
 func (s *Stats) add(o Stats) {
@@ -35,7 +36,7 @@ func (s *Stats) add(o Stats) {
 
 // A Scanner follows a libxc stream as it passes by, in pieces of any size. It
 // checks all that a Decoder checks, but copies no page and allocates nothing:
-// of page contents it reads not one byte. The zero value is ready for use.
+// it does not read page contents. The zero value is ready for use.
 type Scanner struct {
 	// Form, if set before the first Scan, refuses streams of another form.
 	Form Form
@@ -127,8 +128,8 @@ func (s *Scanner) Checkpoints() uint64 { return s.rules.checkpoints }
 // AtBoundary reports whether the last byte scanned ended a CHECKPOINT or END.
 func (s *Scanner) AtBoundary() bool { return s.atMark }
 
-// Stats counts since the last boundary. Right after Scan returned a mark it
-// still holds the epoch which that mark ends.
+// Stats counts since the last boundary. Right after Scan has returned a mark,
+// these are the counts of the epoch that ends there.
 func (s *Scanner) Stats() Stats { return s.epoch }
 
 // Total counts since the start of the stream.
@@ -138,9 +139,9 @@ func (s *Scanner) Total() Stats {
 	return t
 }
 
-// Close says whether the stream may stop here: nil after END, an error that
-// is io.ErrUnexpectedEOF before it. Of a stream that libxc stopped on purpose
-// after a CHECKPOINT ask AtBoundary instead.
+// Close returns nil if the stream may stop here, after END, and an error that
+// is io.ErrUnexpectedEOF otherwise. For a stream that libxc stopped on purpose
+// after a CHECKPOINT use AtBoundary instead.
 func (s *Scanner) Close() error {
 	switch {
 	case s.err != nil:

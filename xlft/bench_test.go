@@ -17,8 +17,8 @@ import (
 	"xlft/xlft/wire"
 )
 
-// A bench is a session and a receiver over loopback TLS, in real time; only
-// the domain and its restore are simulated.
+// A bench is a session and a receiver over loopback TLS, in real time. Only the
+// domain and its restore are simulated.
 type bench struct {
 	tb      testing.TB
 	domain  *simxen.Domain
@@ -44,9 +44,12 @@ func identityIn(tb testing.TB, name string) *wire.Identity {
 }
 
 func newBench(tb testing.TB, pages int, compress bool) *bench {
-	w := simxen.NewWorld(1)
+	out := simxen.NewOutside(1)
 	n := simxen.NewNet(0)
-	b := &bench{tb: tb, hostA: simxen.NewHost(w, n, "A"), hostB: simxen.NewHost(w, n, "B"), events: make(chan struct{}, 1), ended: make(chan error, 1)}
+	b := &bench{
+		tb: tb, hostA: simxen.NewHost(out, n, "A"), hostB: simxen.NewHost(out, n, "B"),
+		events: make(chan struct{}, 1), ended: make(chan error, 1),
+	}
 	ida, idb := identityIn(tb, "a"), identityIn(tb, "b")
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -119,7 +122,7 @@ func BenchmarkEpoch(b *testing.B) {
 	}{{"plain", false}, {"s2", true}} {
 		b.Run(c.name, func(b *testing.B) {
 			s := newBench(b, 16384, c.compress)
-			s.epoch(pages) // buffers find their size
+			s.epoch(pages) // buffers grow to their size
 			b.SetBytes(pages * simxen.PageSize)
 			b.ReportAllocs()
 			for b.Loop() {
@@ -134,9 +137,9 @@ func BenchmarkEpoch(b *testing.B) {
 	}
 }
 
-// BenchmarkSeed4GiB copies a simulated domain of 4 GiB for the first time and
-// reports what session and receiver together hold of it at most. The domain's
-// own pages are zero and cost nothing.
+// BenchmarkSeed4GiB makes the first copy of a simulated domain of 4 GiB and
+// reports how much memory session and receiver together need at most. The
+// domain's own pages are zero and cost nothing.
 func BenchmarkSeed4GiB(b *testing.B) {
 	const pages = 4 << 30 / simxen.PageSize
 	for b.Loop() {

@@ -18,22 +18,29 @@ import (
 )
 
 // The pause contains no wait for the backup: with a backup that takes a second
-// for each checkpoint, epochs get long and the domain's stops stay what they
-// were.
+// for each checkpoint, epochs get longer and the domain's pauses do not.
 func TestPauseWithoutNetwork(t *testing.T) {
 	pause := func(slow time.Duration) (st primary.Status) {
 		synctest.Test(t, func(t *testing.T) {
-			w := simxen.NewWorld(1)
+			out := simxen.NewOutside(1)
 			n := simxen.NewNet(20 * time.Millisecond)
-			a, b := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
+			a, b := simxen.NewHost(out, n, "A"), simxen.NewHost(out, n, "B")
 			d := a.Boot("web1", 64)
 			pa, pb := a.Spawn(), b.Spawn()
-			r := &backup.Receiver{Software: "x", Restorer: &simxen.Restorer{P: pb, Slow: slow}, Arbiter: xlft.None{}, Store: pb.Store(records(t)), Log: zap.NewNop(),
-				PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 24}
+			r := &backup.Receiver{
+				Software: "x", Restorer: &simxen.Restorer{P: pb, Slow: slow}, Arbiter: xlft.None{}, Store: pb.Store(records(t)), Log: zap.NewNop(),
+				PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 24,
+			}
 			go r.Serve(pb.Context(), pb.Listen())
-			s := &primary.Session{Domain: "web1", Instance: "1", Offer: wire.Offer{UUID: "u", Config: []byte("{}")}, Guest: pa.Guest(d), Gates: xlft.Gates{Net: pa.Gate(d)},
-				Arbiter: xlft.None{}, Dial: pa.Dial("B"), Peer: "B", Store: pa.Store(records(t)), Log: zap.NewNop(),
-				Settings: primary.Settings{EpochMax: 50 * time.Millisecond, FailureTimeout: 10 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second, RetryDelay: time.Second, SpoolLimit: 1 << 24}}
+			s := &primary.Session{
+				Domain: "web1", Instance: "1", Offer: wire.Offer{UUID: "u", Config: []byte("{}")},
+				Guest: pa.Guest(d), Gates: xlft.Gates{Net: pa.Gate(d)}, Arbiter: xlft.None{},
+				Dial: pa.Dial("B"), Peer: "B", Store: pa.Store(records(t)), Log: zap.NewNop(),
+				Settings: primary.Settings{
+					EpochMax: 50 * time.Millisecond, FailureTimeout: 10 * time.Second, AckTimeout: time.Minute,
+					SuspendTimeout: time.Second, RetryDelay: time.Second, SpoolLimit: 1 << 24,
+				},
+			}
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error)
 			go func() { ended <- s.Run(ctx) }()
@@ -47,7 +54,7 @@ func TestPauseWithoutNetwork(t *testing.T) {
 			time.Sleep(time.Minute)
 			a.Shutdown()
 			b.Shutdown()
-			for _, v := range w.Violations() {
+			for _, v := range out.Violations() {
 				t.Error(v)
 			}
 		})

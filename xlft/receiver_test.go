@@ -40,7 +40,7 @@ func smallStream(t testing.TB) []byte {
 	return b.Bytes()
 }
 
-// A rig is a receiver on host B, and a hand-made primary on A.
+// A rig is a receiver on host B and a hand-made primary on host A.
 type rig struct {
 	t       testing.TB
 	a       *simxen.Process
@@ -52,9 +52,9 @@ type rig struct {
 }
 
 func newRig(t testing.TB) *rig {
-	w := simxen.NewWorld(1)
+	out := simxen.NewOutside(1)
 	n := simxen.NewNet(time.Millisecond)
-	a, b := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
+	a, b := simxen.NewHost(out, n, "A"), simxen.NewHost(out, n, "B")
 	r := &rig{t: t, a: a.Spawn(), b: b.Spawn(), hostB: b}
 	r.makes = &simxen.Restorer{P: r.b}
 	rc := &backup.Receiver{
@@ -93,7 +93,7 @@ func (r *rig) session() {
 	r.data = r.open(wire.KindData)
 }
 
-// epoch sends a stream as epoch n; sum says what the end of it claims.
+// epoch sends a stream as epoch n. sum makes the checksum at the epoch's end.
 func (r *rig) epoch(n uint64, stream []byte, sum wire.EpochEnd) {
 	r.data.WriteFrame(wire.TypeEpochBegin, n, nil)
 	for len(stream) > 0 {
@@ -108,7 +108,7 @@ func sumOf(b []byte) wire.EpochEnd {
 	return wire.EpochEnd{Length: uint64(len(b)), CRC: crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))}
 }
 
-// answer is what the receiver says of an epoch: nil for an ack.
+// answer returns the receiver's answer to an epoch: nil for an ack.
 func (r *rig) answer(n uint64) error {
 	r.control.SetReadDeadline(time.Now().Add(5 * time.Second))
 	for {
@@ -155,7 +155,8 @@ func TestWholeEpochIsAcked(t *testing.T) {
 	})
 }
 
-// A damaged epoch is never acked: the replica goes, the primary is told why.
+// A damaged epoch is never acked: the replica is destroyed, and the primary is
+// told why.
 func TestDamagedEpoch(t *testing.T) {
 	s := smallStream(t)
 	refused := func(t *testing.T, what string, stream []byte, sum wire.EpochEnd) {
@@ -173,7 +174,7 @@ func TestDamagedEpoch(t *testing.T) {
 		})
 	}
 	for i := range s {
-		// Of the page's contents every 97th byte will do.
+		// Of the page's contents every 97th byte is enough.
 		if i > 100 && i < len(s)-60 && i%97 != 0 {
 			continue
 		}
@@ -184,8 +185,8 @@ func TestDamagedEpoch(t *testing.T) {
 	}
 }
 
-// What comes before the first whole epoch can't be taken over from.
-func TestLostWhileSeeding(t *testing.T) {
+// Before the first complete epoch there is nothing to take over from.
+func TestLostWhileSyncing(t *testing.T) {
 	s := smallStream(t)
 	inBubble(t, func(r *rig) {
 		r.data.WriteFrame(wire.TypeEpochBegin, 1, nil)
@@ -198,8 +199,8 @@ func TestLostWhileSeeding(t *testing.T) {
 	})
 }
 
-// A primary that goes on after its first epoch and dies in the second one is
-// taken over from the first.
+// When a primary dies in its second epoch, the backup takes over from the
+// first.
 func TestTakeoverIgnoresUnfinishedEpoch(t *testing.T) {
 	s := smallStream(t)
 	inBubble(t, func(r *rig) {
@@ -226,7 +227,8 @@ func TestProtocolErrors(t *testing.T) {
 	}{
 		{"epoch out of order", func(r *rig) { r.epoch(2, s, sumOf(s)) }, "epoch 1: EPOCH_BEGIN of epoch 2 instead of its begin"},
 		{"data before its begin", func(r *rig) { r.data.WriteData(1, s, false) }, "epoch 1: DATA of epoch 1 instead of its begin"},
-		{"two checkpoints in one epoch", func(r *rig) { r.epoch(1, append(bytes.Clone(s), s[40:]...), wire.EpochEnd{}) }, "epoch 1: data after its checkpoint"},
+		{"two checkpoints in one epoch", func(r *rig) { r.epoch(1, append(bytes.Clone(s), s[40:]...), wire.EpochEnd{}) },
+			"epoch 1: data after its checkpoint"},
 		{"heartbeat on the data connection", func(r *rig) { r.data.WriteFrame(wire.TypeHeartbeat, 0, nil) }, "instead of its begin"},
 		{"wrong checksum", func(r *rig) { r.epoch(1, s, wire.EpochEnd{Length: uint64(len(s)), CRC: 1}) }, "were sent"},
 		{"too large", func(r *rig) {
@@ -264,8 +266,8 @@ func smallPages(n int) []byte {
 	return b.Bytes()[at:]
 }
 
-// A primary is told that its replica will never run before that is destroyed.
-// What it asks next waits for the end of it, and finds the way free.
+// The primary is told that its replica will never run before the replica is
+// destroyed. The primary's next offer waits for that, and is accepted.
 func TestProtectAgainWhileReplicaGoes(t *testing.T) {
 	s := smallStream(t)
 	inBubble(t, func(r *rig) {
@@ -297,7 +299,8 @@ func TestProtectAgainWhileReplicaGoes(t *testing.T) {
 		q = r.open(wire.KindQuery)
 		q.WriteJSON(wire.TypeCheck, 0, wire.Offer{Domain: "web1", FailureTimeout: time.Second})
 		res = wire.CheckResult{}
-		if err := q.Expect(wire.TypeCheckResult, &res); err != nil || len(res.Problems) != 1 || !strings.Contains(res.Problems[0].What, "still destroying") {
+		err := q.Expect(wire.TypeCheckResult, &res)
+		if err != nil || len(res.Problems) != 1 || !strings.Contains(res.Problems[0].What, "still destroying") {
 			t.Errorf("ft-check while it takes long: %v, %+v", err, res.Problems)
 		}
 	})
@@ -311,7 +314,8 @@ func TestRefusedOffers(t *testing.T) {
 	}{
 		{"no name", wire.Offer{FailureTimeout: time.Second}, "offer without a name"},
 		{"failure timeout of an hour", wire.Offer{Domain: "web1", FailureTimeout: time.Hour}, "sane failure timeout"},
-		{"checkpoints too large", wire.Offer{Domain: "web1", FailureTimeout: time.Second, MaxEpoch: 1 << 30}, "see checkpoint_memory in both configs"},
+		{"checkpoints too large", wire.Offer{Domain: "web1", FailureTimeout: time.Second, MaxEpoch: 1 << 30},
+			"see checkpoint_memory in both configs"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

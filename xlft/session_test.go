@@ -32,7 +32,7 @@ func onDial(n int64, wrap func(net.Conn) net.Conn) func(wire.Dialer) wire.Dialer
 	}
 }
 
-// A lateConn has sent what it was given long before it says so.
+// A lateConn's Write returns long after the bytes were sent.
 type lateConn struct {
 	net.Conn
 	by time.Duration
@@ -44,9 +44,9 @@ func (c lateConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// TestAckBeforeSent: the backup's ack of the first checkpoint is here, and its
-// output is being released, before the goroutine that sent it has gone on.
-// Checkpoints must go on all the same.
+// TestAckBeforeSent: the backup's ack of the first checkpoint arrives, and the
+// checkpoint's output is released, before the Write that sent the checkpoint
+// has returned. Checkpoints must continue.
 func TestAckBeforeSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const late = 30 * time.Millisecond
@@ -76,10 +76,10 @@ func (o lateOutput) Release(e uint64) error {
 	return o.Gate.Release(e)
 }
 
-// A hangingGuest's save calls hang where it captures a checkpoint.
+// A hangingGuest calls hang while it captures a checkpoint.
 type hangingGuest struct {
 	xlft.Guest
-	at   int // which one
+	at   int // number of that checkpoint
 	hang func(context.Context)
 }
 
@@ -113,7 +113,8 @@ func hangs(t *testing.T, at int) (s *sim, goOn func()) {
 	return s, func() { close(let) }
 }
 
-// TestCaptureHangs: a capture that hangs is no protection, and is not called so.
+// TestCaptureHangs: while a capture hangs the domain does not count as
+// protected.
 func TestCaptureHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, goOn := hangs(t, 4)
@@ -128,14 +129,15 @@ func TestCaptureHangs(t *testing.T) {
 		goOn()
 		s.awaitProtected()
 		s.endWell()
-		if s.w.Takeovers > 0 {
-			t.Errorf("%d takeovers", s.w.Takeovers)
+		if s.outside.Takeovers > 0 {
+			t.Errorf("%d takeovers", s.outside.Takeovers)
 		}
 	})
 }
 
 // TestFirstCaptureHangs: until its first checkpoint is captured, the primary
-// goes on alone without asking anybody: the backup must not hold it whole.
+// continues alone without asking the arbiter: the backup must not hold that
+// checkpoint complete.
 func TestFirstCaptureHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, goOn := hangs(t, 1)
@@ -155,8 +157,8 @@ func TestFirstCaptureHangs(t *testing.T) {
 	})
 }
 
-// TestBackupKeepsReplica: a backup that is heard, and does not do what it was
-// asked, is a lost one.
+// TestBackupKeepsReplica: a backup that sends heartbeats and does not do what
+// it was asked counts as lost.
 func TestBackupKeepsReplica(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var control *deafConn

@@ -17,7 +17,8 @@ import (
 	"xlft/xlft/backup"
 )
 
-// earlyOutput breaks P1: an epoch is let out when it is sealed, not acked.
+// earlyOutput breaks P1: an epoch's output is released at the seal, before the
+// ack.
 type earlyOutput struct{ xlft.Gate }
 
 func (o earlyOutput) Seal(e uint64) error {
@@ -29,7 +30,7 @@ func (o earlyOutput) Seal(e uint64) error {
 
 func (o earlyOutput) Release(uint64) error { return nil }
 
-// lossyOutput breaks P5: what is held when protection ends is dropped.
+// lossyOutput breaks P5: held output is dropped when protection ends.
 type lossyOutput struct{ xlft.Gate }
 
 func (o lossyOutput) ReleaseAll() error {
@@ -37,8 +38,8 @@ func (o lossyOutput) ReleaseAll() error {
 	return o.Gate.ReleaseAll()
 }
 
-// swappingCopy breaks P2: two writes after one another reach the disk in the
-// wrong order.
+// swappingCopy breaks P2: two successive writes reach the disk in the wrong
+// order.
 type swappingCopy struct {
 	backup.DiskCopy
 	mu   sync.Mutex
@@ -46,8 +47,8 @@ type swappingCopy struct {
 	kept []byte
 }
 
-// swap keeps a write for later and returns the one that was kept. Nothing waits
-// with the lock held: the simulation's clock would stand still.
+// swap keeps a write for later and returns the write that was kept before.
+// Nothing waits with the lock held: the simulation's clock would stand still.
 func (c *swappingCopy) swap(p []byte, off int64) (kept []byte, at int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -72,17 +73,17 @@ func (c *swappingCopy) Flush() error {
 	return c.DiskCopy.Flush()
 }
 
-// forgetfulCopy breaks P2: it answers a flush and does none.
+// forgetfulCopy breaks P2: it answers a flush without flushing.
 type forgetfulCopy struct{ backup.DiskCopy }
 
 func (c forgetfulCopy) Flush() error { return nil }
 
-// boastfulCopy breaks P2: it says of what moment it is when its session ends,
-// and lacks the newest write.
+// boastfulCopy breaks P2: when its session ends it is recorded as consistent as
+// of an epoch, and lacks that epoch's newest write.
 type boastfulCopy struct {
 	backup.DiskCopy
 	off int64
-	old []byte // what the newest write took the place of
+	old []byte // what the newest write replaced
 }
 
 func (c *boastfulCopy) WriteAt(p []byte, off int64, fua bool) error {
@@ -97,7 +98,8 @@ func (c *boastfulCopy) Record(r xlft.DiskRecord) error {
 	return c.DiskCopy.Record(r)
 }
 
-// hastyCopy breaks P2: its journal is not on stable storage when it says so.
+// hastyCopy breaks P2: its journal's Sync returns before the journal is on
+// stable storage.
 type hastyCopy struct{ backup.DiskCopy }
 
 func (c hastyCopy) Durable() diskrepl.EpochStore {
@@ -118,12 +120,13 @@ type hastyFile struct{ diskrepl.EpochFile }
 
 func (hastyFile) Sync() error { return nil }
 
-// deafCopy breaks P2: what the primary may not have written is not written.
+// deafCopy breaks P2: the writes that the primary may not have made are not
+// replayed.
 type deafCopy struct{ backup.DiskCopy }
 
 func (c deafCopy) WriteAt([]byte, int64, bool) error { return nil }
 
-// lateDisks break P2: the disk's epoch ends after the memory's.
+// lateDisks break P2: the disk's epoch ends after the memory's epoch.
 type lateDisks struct {
 	xlft.Disks
 	by time.Duration
@@ -138,7 +141,7 @@ func late(by time.Duration) func(*simxen.Disks) xlft.Disks {
 	return func(d *simxen.Disks) xlft.Disks { return lateDisks{d, by} }
 }
 
-// eagerDisks break P2: held writes go to the storage when they are sealed.
+// eagerDisks break P2: held writes go to the storage at the seal.
 type eagerDisks struct{ xlft.Disks }
 
 func (d eagerDisks) Seal(e uint64) error {
@@ -148,18 +151,18 @@ func (d eagerDisks) Seal(e uint64) error {
 	return d.Disks.Release(e)
 }
 
-// hastyDisks break P2: the backup is told to run while writes are on their way.
+// hastyDisks break P2: the backup is told to run the domain while writes to the
+// storage are in flight.
 type hastyDisks struct{ xlft.Disks }
 
 func (d hastyDisks) Drain(context.Context) error { return nil }
 
-// yesArbiter breaks P3: everybody is told yes.
+// yesArbiter breaks P3: every claim succeeds.
 type yesArbiter struct{ xlft.Arbiter }
 
 func (yesArbiter) Claim(context.Context, xlft.Claim) (bool, error) { return true, nil }
 
-// TestSimulationCatches breaks each promise on purpose, and wants the checks to
-// notice.
+// TestSimulationCatches breaks each promise on purpose. The checks must notice.
 func TestSimulationCatches(t *testing.T) {
 	for _, c := range []struct {
 		promise, how string
@@ -170,13 +173,16 @@ func TestSimulationCatches(t *testing.T) {
 		{"P2", "disk sealed after the resume", variant{disks: late(15 * time.Millisecond), storage: mirrored}},
 		{"P2", "writes out of order", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &swappingCopy{DiskCopy: c} }, storage: mirrored}},
 		{"P2", "flush lost", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return forgetfulCopy{c} }, storage: mirrored}},
-		{"P2", "copy older than it says", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &boastfulCopy{DiskCopy: c} }, storage: mirrored, faults: []int{receiverStop, powerCutA}}},
-		{"P2", "journal not on stable storage", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return hastyCopy{c} }, storage: mirrored, faults: []int{powerCutB}}},
+		{"P2", "copy older than it says", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &boastfulCopy{DiskCopy: c} },
+			storage: mirrored, faults: []int{receiverStop, powerCutA}}},
+		{"P2", "journal not on stable storage", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return hastyCopy{c} },
+			storage: mirrored, faults: []int{powerCutB}}},
 		{"P2", "journal replayed twice, out of order", variant{twice: true, storage: mirrored}},
 		{"P2", "shared disk sealed after the resume", variant{disks: late(15 * time.Millisecond), storage: shared}},
 		{"P2", "held writes leave at the seal", variant{disks: func(d *simxen.Disks) xlft.Disks { return eagerDisks{d} }, storage: shared}},
 		{"P2", "shared storage not replayed", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return deafCopy{c} }, storage: shared}},
-		{"P2", "handed over before the storage has all", variant{disks: func(d *simxen.Disks) xlft.Disks { return hastyDisks{d} }, storage: shared, faults: []int{switchOver}}},
+		{"P2", "handed over before the storage has all", variant{disks: func(d *simxen.Disks) xlft.Disks { return hastyDisks{d} },
+			storage: shared, faults: []int{switchOver}}},
 		{"P2", "shared storage without a fence", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }, storage: shared}},
 		{"P3", "arbiter says yes to both", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
 		{"P4", "checkpoint not applied whole", variant{torn: true}},

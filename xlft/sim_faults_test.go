@@ -10,7 +10,7 @@ const (
 	powerCutA    = 0
 	powerCutB    = 2
 	receiverStop = 6
-	switchOver   = 12 // is none
+	switchOver   = 12 // not a fault
 	killAtSaveA  = 18
 	killAtSaveB  = 19
 )
@@ -18,7 +18,7 @@ const (
 func (s *sim) fault(begun time.Time) {
 	at := time.Since(begun).Round(time.Millisecond)
 	after := func(f func()) {
-		d := time.Duration(s.w.Rand() % uint64(900*time.Millisecond))
+		d := time.Duration(s.outside.Rand() % uint64(900*time.Millisecond))
 		s.wg.Go(func() { time.Sleep(d); f() })
 	}
 	if s.a.Down() && s.b.Down() {

@@ -1,8 +1,7 @@
 package xlft_test
 
 import (
-	"runtime"
-	"strings"
+	"context"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,9 +14,9 @@ import (
 	"xlft/xlft/backup"
 )
 
-// TestFalseSuspicion: a backup that is only slow to answer is told to drop its
-// replica before its primary hangs up, so that not even an arbiter that says
-// yes to both lets both run.
+// TestFalseSuspicion: a backup that is only slow to answer is told to destroy
+// its replica before the primary closes the connection, so that the domain does
+// not run twice even if the arbiter says yes to both.
 func TestFalseSuspicion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, 1, variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}, zap.NewNop())
@@ -34,24 +33,35 @@ func TestFalseSuspicion(t *testing.T) {
 			s.net.Mute("B", false)
 		}
 		s.endWell()
-		if s.w.Takeovers > 0 {
-			t.Errorf("%d takeovers", s.w.Takeovers)
+		if s.outside.Takeovers > 0 {
+			t.Errorf("%d takeovers", s.outside.Takeovers)
 		}
 	})
 }
 
-// A lazyCopy does not come back from the flush before it is recorded as a
-// replica before it may, and remembers what it was recorded as.
+// A lazyCopy holds up the last flush before the copy is recorded as Consistent,
+// and remembers the state in which the copy was recorded last. It counts
+// flushes: the first is that of the first copy; then, if the journal is on
+// stable storage, comes that of the first commit; then the one to hold up. For
+// this the domain must not flush by itself, and its first checkpoint must
+// arrive after the first copy.
 type lazyCopy struct {
 	backup.DiskCopy
-	flush   chan struct{}
+	flush   chan struct{} // closed: the flush goes on
+	hold    int64         // which flush since Begin
+	flushes atomic.Int64  // since Begin
 	durable diskrepl.EpochStore
 	last    atomic.Value // xlft.DiskState
 }
 
+func (c *lazyCopy) Begin(st xlft.DiskState) error {
+	c.flushes.Store(0)
+	c.last.Store(st)
+	return c.DiskCopy.Begin(st)
+}
+
 func (c *lazyCopy) Flush() error {
-	// The domain flushes too.
-	if pc, _, _, _ := runtime.Caller(1); strings.HasSuffix(runtime.FuncForPC(pc).Name(), ".commitDisks") {
+	if c.flushes.Add(1) == c.hold {
 		<-c.flush
 	}
 	return c.DiskCopy.Flush()
@@ -64,23 +74,32 @@ func (c *lazyCopy) Record(r xlft.DiskRecord) error {
 
 func (c *lazyCopy) Durable() diskrepl.EpochStore { return c.durable }
 
-// lazySim runs until the domain is protected, with a copy that is not flushed
-// yet.
+// lazySim runs until the domain is protected and the copy's flush is held up.
 func lazySim(t *testing.T, durable diskrepl.EpochStore) (*sim, *lazyCopy) {
-	c := &lazyCopy{flush: make(chan struct{}), durable: durable}
-	s := newSim(t, 2, variant{storage: mirrored, copy: func(inner backup.DiskCopy) backup.DiskCopy {
-		c.DiskCopy = inner
-		return c
-	}}, zap.NewNop())
+	c := &lazyCopy{flush: make(chan struct{}), hold: 2, durable: durable}
+	if durable != nil {
+		c.hold = 3
+	}
+	s := newSim(t, 2, variant{
+		storage: mirrored, noFlush: true,
+		copy: func(inner backup.DiskCopy) backup.DiskCopy { c.DiskCopy = inner; return c },
+		guest: func(g xlft.Guest) xlft.Guest {
+			return &hangingGuest{g, 1, func(context.Context) { time.Sleep(simEpoch) }}
+		},
+	}, zap.NewNop())
 	s.receive()
 	s.protect()
 	s.awaitProtected()
+	synctest.Wait()
+	if n, st := c.flushes.Load(), c.last.Load(); n != c.hold || st != xlft.Inconsistent {
+		t.Errorf("%d flushes of a copy that is recorded as %q: no flush is held up", n, st)
+	}
 	return s, c
 }
 
 // TestTakeoverInFirstFlush: the domain is taken over while the first copy is
-// still on its way to stable storage. The record that it is a copy must not
-// come after the one that it is the domain's disk.
+// still being flushed. The record Consistent must not come after the record
+// UpToDate.
 func TestTakeoverInFirstFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, c := lazySim(t, nil)
@@ -98,8 +117,9 @@ func TestTakeoverInFirstFlush(t *testing.T) {
 	})
 }
 
-// TestDurableAckWaitsForCopy: nothing counts as durable on a copy that the host
-// would not know as usable after a power cut.
+// TestDurableAckWaitsForCopy: no epoch is acked as durable before its disk's
+// copy is recorded as Consistent, because after a power cut the host would not
+// promote the copy.
 func TestDurableAckWaitsForCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, c := lazySim(t, diskrepl.EpochDir(t.TempDir()))

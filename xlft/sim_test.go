@@ -30,29 +30,29 @@ import (
 	"xlft/xlft/wire"
 )
 
-// The simulation runs Session and Receiver as they are on simulated hosts,
-// under thousands of fault schedules, and lets the world check the promises:
+// The simulation runs Session and Receiver unchanged on simulated hosts, under
+// thousands of fault schedules, and checks the promises:
 //
-//	P1, P3, P4  at every step, by simxen.World
-//	P2          at every takeover, by simxen.World
+//	P1, P3, P4  at every step, by simxen.Outside
+//	P2          at every takeover, by simxen.Outside
 //	P5          at the end: the domain is alive and nothing it said is lost
 //	P6          while it runs: "protected" is said only while it is true
 //
-// A seed gives the schedule; run one again with -sim.seed.
+// A seed determines the schedule; -sim.seed runs one schedule again.
 var (
 	simSeeds      = flag.Int("sim.seeds", 400, "how many fault schedules to run")
 	simSeed       = flag.Uint64("sim.seed", 0, "run this schedule alone, with its log")
 	simFaultKinds = flag.String("sim.faults", "", "numbers of the faults that there are, by commas; all if empty")
 )
 
-// Times of the simulation: short, so that much happens in few steps.
+// Durations of the simulation: short, so that much happens in few steps.
 const (
 	simEpoch   = 60 * time.Millisecond
 	simSilence = 250 * time.Millisecond
 	simAck     = time.Second
 	simSuspend = 500 * time.Millisecond
 	simFaults  = 2500 * time.Millisecond // faults happen until then
-	simHeal    = 1500 * time.Millisecond // then everything works again, so long
+	simHeal    = 1500 * time.Millisecond // then nothing is faulty for so long
 )
 
 // A variant is xlft with one of its promises broken on purpose.
@@ -63,13 +63,14 @@ type variant struct {
 	torn     bool          // the replica leaves out a part of each checkpoint
 	patience time.Duration // silence the primary accepts, if not simSilence
 	copy     func(backup.DiskCopy) backup.DiskCopy
-	leak     bool // the backup's disk has every write at once
+	leak     bool // the backup's disk gets every write at once
 	twice    bool // a journal is replayed twice, out of order
 	storage  storage
-	noLimit  bool // on the time from a trigger to the ack
+	noLimit  bool // no limit on the time from a trigger to the ack
+	noFlush  bool // the domain never flushes its disk
 	guest    func(xlft.Guest) xlft.Guest
 	dial     func(wire.Dialer) wire.Dialer
-	faults   []int // that there are, if not all
+	faults   []int // the only faults, if any are given
 }
 
 // storage is the kind of the domain's disk.
@@ -86,7 +87,7 @@ type sim struct {
 	t       testing.TB
 	v       variant
 	rng     *rand.Rand
-	w       *simxen.World
+	outside *simxen.Outside
 	net     *simxen.Net
 	a, b    *simxen.Host
 	arbiter *simxen.Arbiter
@@ -94,7 +95,7 @@ type sim struct {
 	// The hosts' records of who owns the domain.
 	recordsA, recordsB store.Dir
 
-	shared bool // its disk is storage that both hosts see, and they fence each other
+	shared bool // the disk is shared storage, and the hosts fence each other
 	log    *zap.Logger
 	wg     sync.WaitGroup
 
@@ -106,22 +107,22 @@ type sim struct {
 	backup   *simxen.Process
 	receiver *backup.Receiver
 	received chan struct{} // closed when the receiver's Serve has returned
-	finished bool          // no process is started any more
+	finished bool          // no process is started again
 	story    []string
-	unhappy  time.Time // since when "protected" is said and not true
-	fresh    time.Time // when "protected" was said last with a checkpoint that was new
-	epoch    uint64    // of it
-	faults   int       // that there were; a switch-over is none
+	unhappy  time.Time // since when the primary wrongly says "protected"
+	fresh    time.Time // when the primary last said "protected" with a new checkpoint
+	epoch    uint64    // epoch of that checkpoint
+	faults   int       // faults so far; a switch-over is not a fault
 	switched bool      // a switch-over was asked for
 }
 
 const simDomain = "web1"
 
 func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
-	s := &sim{t: t, v: v, rng: rand.New(rand.NewPCG(seed, 0)), w: simxen.NewWorld(seed), log: log, arbiter: simxen.NewArbiter()}
+	s := &sim{t: t, v: v, rng: rand.New(rand.NewPCG(seed, 0)), outside: simxen.NewOutside(seed), log: log, arbiter: simxen.NewArbiter()}
 	s.recordsA, s.recordsB = records(t), records(t)
 	s.net = simxen.NewNet(time.Duration(1+s.rng.IntN(8)) * time.Millisecond)
-	s.a, s.b = simxen.NewHost(s.w, s.net, "A"), simxen.NewHost(s.w, s.net, "B")
+	s.a, s.b = simxen.NewHost(s.outside, s.net, "A"), simxen.NewHost(s.outside, s.net, "B")
 	if v.storage == shared || v.storage == bySeed && seed%2 == 1 {
 		s.shared = true
 		simxen.Share(s.a, s.b)
@@ -133,6 +134,7 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 		s.b.Slow = s.slowness()
 	}
 	s.b.DurableAck, s.b.ReplayTwice = !s.shared && seed%4 == 0, v.twice
+	s.outside.NoFlushes = v.noFlush
 	s.domain = s.a.Boot(simDomain, 12)
 	if v.leak {
 		s.domain.LeakTo(s.b.Disk())
@@ -140,18 +142,18 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 	return s
 }
 
-// slowness is what things take at most on a host: often little, at times longer
-// than the silence after which it is suspected.
+// slowness returns a host's Slow: usually short, sometimes longer than the
+// silence after which the host is suspected.
 func (s *sim) slowness() time.Duration {
 	most := []int{40, 40, 300}[s.rng.IntN(3)]
 	return time.Duration(1+s.rng.IntN(most)) * time.Millisecond
 }
 
-// ackTimeout is one that slow hosts keep to.
+// ackTimeout is long enough for slow hosts.
 func (s *sim) ackTimeout() time.Duration { return simAck + 3*(s.a.Slow+s.b.Slow) }
 
-// arb is a process's arbiter: one that gives each generation away once, or, for
-// storage that both hosts see, the fence as it ships, with a simulated agent.
+// arb returns a process's arbiter: the simulated one, or for shared storage the
+// real fence with a simulated agent.
 func (s *sim) arb(p *simxen.Process, to string) xlft.Arbiter {
 	a := p.Arbiter(s.arbiter)
 	if s.shared {
@@ -224,7 +226,7 @@ func (s *sim) protect() {
 	})
 }
 
-// receive starts a receiver on B, once the one before has ended.
+// receive starts a receiver on B, after the previous one has ended.
 func (s *sim) receive() {
 	s.mu.Lock()
 	before := s.received
@@ -252,7 +254,7 @@ func (s *sim) receive() {
 	})
 }
 
-// now returns what runs at present.
+// now returns the present processes and session.
 func (s *sim) now() (primary, backup *simxen.Process, session *primary.Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -286,7 +288,7 @@ func (s *sim) run() {
 	}
 	time.Sleep(time.Until(begun.Add(simFaults)))
 
-	// Everything that can be mended is mended; power does not come back.
+	// All faults end, except that power does not come back.
 	s.net.Mend()
 	for _, h := range []string{"A", "B"} {
 		s.arbiter.Cut(h, false)
@@ -304,8 +306,8 @@ func (s *sim) run() {
 	s.end()
 }
 
-// look is P6: "protected" is said only while the backup could take over, but
-// for the time that silence needs to be noticed.
+// look checks P6: the primary says "protected" only while the backup could take
+// over, apart from the time that it takes to notice silence.
 func (s *sim) look(stop <-chan struct{}) {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
@@ -324,9 +326,9 @@ func (s *sim) look(stop <-chan struct{}) {
 				s.epoch, s.fresh = st.Epoch, time.Now()
 			}
 		}
-		// It gets as old as the limits of suspending and of the ack allow.
+		// The limits of suspend and ack bound the age of the newest checkpoint.
 		if age := time.Since(s.fresh); said && age > simSuspend+s.ackTimeout()+2*simEpoch+3*s.a.Slow {
-			s.w.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
+			s.outside.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
 		}
 		able := false
 		if !s.b.Down() && !s.backup.Dead() {
@@ -334,7 +336,7 @@ func (s *sim) look(stop <-chan struct{}) {
 				able = able || st.State == backup.Ready || st.State == backup.Claiming || st.State == backup.TakingOver
 			}
 			if d := s.b.Domain(simDomain); d != nil && d.Runs() {
-				able = true // a switch-over has just been done
+				able = true // a switch-over has just ended
 			}
 		}
 		switch {
@@ -342,50 +344,51 @@ func (s *sim) look(stop <-chan struct{}) {
 			s.unhappy = time.Time{}
 		case s.unhappy.IsZero():
 			s.unhappy = time.Now()
-		case time.Since(s.unhappy) > 2*simSilence+3*s.a.Slow: // what A is at comes first
-			s.w.Violate("P6", "\"protected\" is said, but nobody could take over, for %v", time.Since(s.unhappy))
+		case time.Since(s.unhappy) > 2*simSilence+3*s.a.Slow: // A finishes its present call first
+			s.outside.Violate("P6", "\"protected\" is said, but nobody could take over, for %v", time.Since(s.unhappy))
 		}
 		s.mu.Unlock()
 	}
 }
 
-// cutPower is P2 of a backup with durable_ack: what a power cut at any moment
-// would leave of its disk can be promoted.
+// cutPower checks P2 for a backup with durable_ack: whenever the power is cut,
+// what is left of the backup's disk can be promoted.
 func (s *sim) cutPower(stop <-chan struct{}) {
 	for {
 		select {
 		case <-stop:
 			return
-		case <-time.After(time.Duration(s.w.Rand() % uint64(4*simEpoch))):
+		case <-time.After(time.Duration(s.outside.Rand() % uint64(4*simEpoch))):
 		}
 		s.b.CheckPromoted()
 	}
 }
 
-// judge is P5, at the end of a run in which everything works again.
+// judge checks P5 at the end of a run, when all faults have ended.
 func (s *sim) judge() {
 	s.mu.Lock()
 	over, result := s.over, s.result
 	s.mu.Unlock()
 	running := runs(s.a, s.b)
-	// Whose power failed after it had won the domain took it along; that is
-	// two failures. One failure never costs the domain.
+	// A host that lost its power after it had won the domain is a second failure.
+	// One failure never costs the domain.
 	if !running && s.faults <= 1 && !s.a.Down() && !s.unsure() {
-		s.w.Violate("P5", "one failure (%s) and the domain runs nowhere; session over %v: %v", strings.Join(s.story, "; "), over, result)
+		s.outside.Violate("P5", "one failure (%s) and the domain runs nowhere; session over %v: %v", strings.Join(s.story, "; "), over, result)
 	}
-	if !running && s.faults <= 1 && s.a.Down() && s.b.Domain(simDomain) == nil && s.w.Takeovers == 0 && s.wasReady() {
-		s.w.Violate("P5", "power cut at A after it was protected, and B does not run the domain")
+	if !running && s.faults <= 1 && s.a.Down() && s.b.Domain(simDomain) == nil && s.outside.Takeovers == 0 && s.wasReady() {
+		s.outside.Violate("P5", "power cut at A after it was protected, and B does not run the domain")
 	}
 	if running && runs(s.a) && !over && !s.a.Down() && !s.b.Down() {
-		// Connected again and synced by itself.
-		if st := s.session.Status(); !st.Protected && st.State != primary.Syncing && !errors.Is(s.lastBoth(st), primary.ErrBothRun) && result == nil {
-			s.w.Violate("P5", "everything works again, but the domain is %v: %s", st.State, st.LastError)
+		// The hosts have connected again and synced by themselves.
+		st := s.session.Status()
+		if !st.Protected && st.State != primary.Syncing && !errors.Is(s.lastBoth(st), primary.ErrBothRun) && result == nil {
+			s.outside.Violate("P5", "everything works again, but the domain is %v: %s", st.State, st.LastError)
 		}
 	}
 }
 
-// runs reports whether the domain runs on one of the hosts, now or after a pause
-// or a takeover, of slow hosts too.
+// runs reports whether the domain runs on one of the hosts. It waits long
+// enough for a pause or a takeover on slow hosts to end.
 func runs(hosts ...*simxen.Host) bool {
 	for range 200 {
 		for _, h := range hosts {
@@ -398,8 +401,9 @@ func runs(hosts ...*simxen.Host) bool {
 	return false
 }
 
-// unsure: the domain was handed to a backup that is gone since. It may have run
-// there, and nobody can say: then the copy here waits, for an operator.
+// unsure reports whether the domain was handed to a backup that has gone since.
+// The domain may have run there, so the copy on the primary waits for an
+// operator.
 func (s *sim) unsure() bool {
 	st := s.session.Status().State
 	return s.switched && s.b.Down() && (s.over || st == primary.Arbitrating || st == primary.Blocked)
@@ -414,8 +418,8 @@ func (s *sim) lastBoth(st primary.Status) error {
 	return nil
 }
 
-// end stops everything in order, and checks that a domain that was let go has
-// said all it had to say.
+// end stops everything in order. If protection has ended it checks that all of
+// the domain's output was released.
 func (s *sim) end() {
 	s.mu.Lock()
 	s.finished = true
@@ -440,7 +444,7 @@ func (s *sim) end() {
 	case <-done:
 	case <-time.After(20 * time.Second):
 		if !s.unsure() {
-			s.w.Violate("P5", "the session does not end when asked (%v)", s.session.Status().State)
+			s.outside.Violate("P5", "the session does not end when asked (%v)", s.session.Status().State)
 		}
 		s.primary.Kill()
 		<-done
@@ -448,8 +452,8 @@ func (s *sim) end() {
 	if d := s.a.Domain(simDomain); d != nil && d.Runs() && s.over && s.result == nil {
 		d.Freeze()
 		time.Sleep(50 * time.Millisecond)
-		if n := d.Undelivered(); n > 0 && s.w.Takeovers == 0 {
-			s.w.Violate("P5", "protection has ended and %d packets are lost or still held", n)
+		if n := d.Undelivered(); n > 0 && s.outside.Takeovers == 0 {
+			s.outside.Violate("P5", "protection has ended and %d packets are lost or still held", n)
 		}
 	}
 	s.backup.Terminate()
@@ -461,11 +465,11 @@ func (s *sim) end() {
 	s.wg.Wait()
 }
 
-// endWell is end, after which no promise was broken.
+// endWell ends the run and checks that no promise was broken.
 func (s *sim) endWell() {
 	s.t.Helper()
 	s.end()
-	for _, v := range s.w.Violations() {
+	for _, v := range s.outside.Violations() {
 		s.t.Error(v)
 	}
 }
@@ -481,12 +485,12 @@ func (s *sim) awaitProtected() {
 	}
 }
 
-// runSim plays one schedule and returns what was violated, and the story.
-func runSim(t *testing.T, seed uint64, v variant, log *zap.Logger) (violations, story []string, w *simxen.World) {
+// runSim plays one schedule and returns the broken promises and the story.
+func runSim(t *testing.T, seed uint64, v variant, log *zap.Logger) (violations, story []string, outside *simxen.Outside) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, seed, v, log)
 		s.run()
-		violations, story, w = s.w.Violations(), s.story, s.w
+		violations, story, outside = s.outside.Violations(), s.story, s.outside
 	})
 	return
 }
@@ -500,8 +504,8 @@ func TestSimulation(t *testing.T) {
 	}
 	if *simSeed != 0 {
 		log := zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig()), zapcore.Lock(os.Stderr), zap.DebugLevel))
-		v, story, w := runSim(t, *simSeed, v, log)
-		t.Logf("seed %d: %s\n%d takeovers, %d packets heard", *simSeed, strings.Join(story, "\n  "), w.Takeovers, w.Delivered)
+		v, story, outside := runSim(t, *simSeed, v, log)
+		t.Logf("seed %d: %s\n%d takeovers, %d packets heard", *simSeed, strings.Join(story, "\n  "), outside.Takeovers, outside.Delivered)
 		for _, x := range v {
 			t.Error(x)
 		}
@@ -520,10 +524,10 @@ func TestSimulation(t *testing.T) {
 						return
 					}
 					seed := first + uint64(i)
-					v, story, w := runSim(t, seed, v, zap.NewNop())
-					takeovers.Add(int64(w.Takeovers))
-					promoted.Add(int64(w.Promoted))
-					heard.Add(int64(w.Delivered))
+					v, story, outside := runSim(t, seed, v, zap.NewNop())
+					takeovers.Add(int64(outside.Takeovers))
+					promoted.Add(int64(outside.Promoted))
+					heard.Add(int64(outside.Delivered))
 					for _, x := range v {
 						bad.Add(1)
 						t.Errorf("seed %d: %s\n  story:\n  %s", seed, x, strings.Join(story, "\n  "))
@@ -532,11 +536,12 @@ func TestSimulation(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d schedules, %d violations; %d takeovers, %d looks at what a power cut leaves, %d packets heard outside", min(next.Load(), int64(*simSeeds)), bad.Load(), takeovers.Load(), promoted.Load(), heard.Load())
+	t.Logf("%d schedules, %d violations; %d takeovers, %d looks at what a power cut leaves, %d packets heard outside",
+		min(next.Load(), int64(*simSeeds)), bad.Load(), takeovers.Load(), promoted.Load(), heard.Load())
 }
 
-// records is where a host keeps its records: in memory if that can be had, since
-// every schedule writes some.
+// records returns a directory for a host's records: in memory if possible,
+// since every schedule writes some.
 func records(tb testing.TB) store.Dir {
 	tb.Helper()
 	base := "/dev/shm"

@@ -86,8 +86,8 @@ func Attach() (*Lab, error) {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
 	l := &Lab{net: n}
-	for _, p := range places {
-		h := &Host{place: p, net: n, dir: filepath.Dir(s.Consoles[p.name]), attached: true}
+	for _, spec := range hostSpecs {
+		h := &Host{hostSpec: spec, net: n, dir: filepath.Dir(s.Consoles[spec.name]), attached: true}
 		if l.A == nil {
 			l.A = h
 		} else {

@@ -55,7 +55,7 @@ func NewGuest(name string, n int) Guest {
 // Render returns the guest's configuration for xl.
 func (g Guest) Render() string {
 	cmdline := fmt.Sprintf(guestOptions+" lab.ip4=%v lab.ip6=%v lab.peer4=%v lab.peer6=%v lab.peermac=%v",
-		g.IPv4, g.IPv6, World4, World6, WorldMAC)
+		g.IPv4, g.IPv6, ClientIP4, ClientIP6, clientMAC)
 	if g.DirtyRate > 0 {
 		cmdline += fmt.Sprintf(" lab.dirty=%d,%d", g.DirtyRate, g.WorkingSet)
 	}

@@ -25,7 +25,7 @@ var errAttached = errors.New("the process that keeps the lab up has the life of 
 
 // A Host is one of the two Xen hosts.
 type Host struct {
-	place
+	hostSpec
 	net  *network
 	img  image
 	snap snapshot
@@ -81,10 +81,10 @@ func (h *Host) Revive(ctx context.Context) error {
 		return errAttached
 	}
 	h.Kill()
-	if err := h.net.plug(h.place, true); err != nil {
+	if err := h.net.plug(h.hostSpec, true); err != nil {
 		return err
 	}
-	q, err := h.snap.restore(ctx, h.net, h.img, h.place, h.dir)
+	q, err := h.snap.restore(ctx, h.net, h.img, h.hostSpec, h.dir)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (h *Host) Boot(ctx context.Context) error {
 		return errAttached
 	}
 	h.Kill()
-	q, err := startQEMU(h.net.ns, machine{place: h.place, image: h.img, disk: filepath.Join(h.dir, "disk.qcow2"), san: sanOf(h.dir), dir: h.dir})
+	q, err := startQEMU(h.net.ns, machine{hostSpec: h.hostSpec, image: h.img, disk: filepath.Join(h.dir, "disk.qcow2"), san: sanOf(h.dir), dir: h.dir})
 	if err != nil {
 		return err
 	}
@@ -159,10 +159,10 @@ func (h *Host) signal(sig syscall.Signal) error {
 
 // CutLAN pulls the host's LAN cable: nothing comes through in either direction, and the host sees its link up as
 // before. Commands still reach it.
-func (h *Host) CutLAN() error { return h.net.plug(h.place, false) }
+func (h *Host) CutLAN() error { return h.net.plug(h.hostSpec, false) }
 
 // RestoreLAN plugs the cable in again.
-func (h *Host) RestoreLAN() error { return h.net.plug(h.place, true) }
+func (h *Host) RestoreLAN() error { return h.net.plug(h.hostSpec, true) }
 
 func (h *Host) setClock(ctx context.Context) error {
 	now := strconv.FormatFloat(float64(time.Now().UnixNano())/1e9, 'f', 3, 64)

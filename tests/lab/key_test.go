@@ -43,22 +43,22 @@ func TestKeyCoversWhatGoesIn(t *testing.T) {
 }
 
 func TestSnapshotKeyHasNoPaths(t *testing.T) {
-	key := func(img image, p place) string {
+	key := func(img image, spec hostSpec) string {
 		t.Helper()
-		k, err := snapshotKey("QEMU emulator version 7.2.0", img, p)
+		k, err := snapshotKey("QEMU emulator version 7.2.0", img, spec)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return k
 	}
-	a := key(image{xen: "/one/xen", key: "1"}, places[0])
-	if b := key(image{xen: "/two/xen", key: "1"}, places[0]); a != b {
+	a := key(image{xen: "/one/xen", key: "1"}, hostSpecs[0])
+	if b := key(image{xen: "/two/xen", key: "1"}, hostSpecs[0]); a != b {
 		t.Error("the key depends on where the cache is")
 	}
-	if b := key(image{xen: "/one/xen", key: "2"}, places[0]); a == b {
+	if b := key(image{xen: "/one/xen", key: "2"}, hostSpecs[0]); a == b {
 		t.Error("the key does not depend on the image")
 	}
-	if b := key(image{xen: "/one/xen", key: "1"}, places[1]); a == b {
+	if b := key(image{xen: "/one/xen", key: "1"}, hostSpecs[1]); a == b {
 		t.Error("both hosts have one key")
 	}
 }

@@ -67,9 +67,9 @@ func Open(ctx context.Context, logf func(format string, args ...any)) (l *Lab, e
 	if l.net, err = newNetwork(ns); err != nil {
 		return l, err
 	}
-	hosts := make([]*Host, len(places))
-	for i, p := range places {
-		hosts[i] = &Host{place: p, net: l.net, img: l.img, dir: filepath.Join(l.run.dir, p.name)}
+	hosts := make([]*Host, len(hostSpecs))
+	for i, spec := range hostSpecs {
+		hosts[i] = &Host{hostSpec: spec, net: l.net, img: l.img, dir: filepath.Join(l.run.dir, spec.name)}
 		if err := os.Mkdir(hosts[i].dir, 0o755); err != nil {
 			return l, err
 		}
@@ -80,7 +80,7 @@ func Open(ctx context.Context, logf func(format string, args ...any)) (l *Lab, e
 	}
 	err = l.each(func(h *Host) error {
 		var err error
-		h.snap, err = prepareSnapshot(ctx, c, l.net, l.img, h.place, logf)
+		h.snap, err = prepareSnapshot(ctx, c, l.net, l.img, h.hostSpec, logf)
 		return err
 	})
 	if err != nil {

@@ -172,19 +172,19 @@ func TestLabCuts(t *testing.T) {
 		return err == nil
 	}
 	for _, c := range []struct {
-		name                   string
-		cut, mend              func() error
-		worldA, worldB, joined bool // while cut
+		name                       string
+		cut, mend                  func() error
+		reachesA, reachesB, joined bool // while cut
 	}{
 		{"A's LAN", l.A.CutLAN, l.A.RestoreLAN, false, true, false},
 		{"host from host", l.SplitHosts, l.JoinHosts, true, true, false},
 	} {
 		check(t, c.cut())
-		if got := reaches(t, l, l.A.IPv4()); got != c.worldA {
-			t.Errorf("%s cut: A reached %v, want %v", c.name, got, c.worldA)
+		if got := reaches(t, l, l.A.IPv4()); got != c.reachesA {
+			t.Errorf("%s cut: A reached %v, want %v", c.name, got, c.reachesA)
 		}
-		if got := reaches(t, l, l.B.IPv6()); got != c.worldB {
-			t.Errorf("%s cut: B reached %v, want %v", c.name, got, c.worldB)
+		if got := reaches(t, l, l.B.IPv6()); got != c.reachesB {
+			t.Errorf("%s cut: B reached %v, want %v", c.name, got, c.reachesB)
 		}
 		if got := peers(); got != c.joined {
 			t.Errorf("%s cut: A reaches B %v, want %v", c.name, got, c.joined)
@@ -202,7 +202,7 @@ func TestLabCuts(t *testing.T) {
 
 func TestLabListen(t *testing.T) {
 	l := lab.Start(t)
-	for _, addr := range []netip.Addr{lab.World4, lab.World6} {
+	for _, addr := range []netip.Addr{lab.ClientIP4, lab.ClientIP6} {
 		ln, err := l.Listen(t.Context(), "tcp", netip.AddrPortFrom(addr, 9000).String())
 		check(t, err)
 		defer ln.Close()

@@ -17,9 +17,9 @@ import (
 
 // Addresses of the test process on the LAN.
 var (
-	World4   = netip.MustParseAddr("10.20.0.1")
-	World6   = netip.MustParseAddr("fd20::1")
-	WorldMAC = net.HardwareAddr{0x02, 0x20, 0, 0, 0, 0x01}
+	ClientIP4 = netip.MustParseAddr("10.20.0.1")
+	ClientIP6 = netip.MustParseAddr("fd20::1")
+	clientMAC = net.HardwareAddr{0x02, 0x20, 0, 0, 0, 0x01}
 )
 
 const (
@@ -29,8 +29,8 @@ const (
 	lanBits6   = 64
 )
 
-// A place is what tells one host from another: its name and addresses.
-type place struct {
+// A hostSpec is what tells one host from another: its name and addresses.
+type hostSpec struct {
 	name       string
 	lan4, lan6 netip.Addr
 	mgmt4      netip.Addr
@@ -41,7 +41,7 @@ type place struct {
 	machineID  string
 }
 
-var places = []place{
+var hostSpecs = []hostSpec{
 	{"A", netip.MustParseAddr("10.20.0.2"), netip.MustParseAddr("fd20::2"), netip.MustParseAddr("10.21.0.2"),
 		"02:20:00:00:00:0a", "02:21:00:00:00:0a", "lan-a", "mgmt-a", "0123456789abcdef0123456789abcd0a"},
 	{"B", netip.MustParseAddr("10.20.0.3"), netip.MustParseAddr("fd20::3"), netip.MustParseAddr("10.21.0.3"),
@@ -81,20 +81,20 @@ func newNetwork(ns *namespace) (*network, error) {
 			return fmt.Errorf("loopback: %w", err)
 		}
 		mgmtMAC := net.HardwareAddr{0x02, 0x21, 0, 0, 0, 0x01}
-		if err := n.addBridge(lanBridge, WorldMAC, netip.PrefixFrom(World4, lanBits4), netip.PrefixFrom(World6, lanBits6)); err != nil {
+		if err := n.addBridge(lanBridge, clientMAC, netip.PrefixFrom(ClientIP4, lanBits4), netip.PrefixFrom(ClientIP6, lanBits6)); err != nil {
 			return err
 		}
 		if err := n.addBridge(mgmtBridge, mgmtMAC, netip.MustParsePrefix("10.21.0.1/24")); err != nil {
 			return err
 		}
-		for _, p := range places {
-			if err := n.addTap(p.lanTap, lanBridge); err != nil {
+		for _, spec := range hostSpecs {
+			if err := n.addTap(spec.lanTap, lanBridge); err != nil {
 				return err
 			}
-			if err := n.addTap(p.mgmtTap, mgmtBridge); err != nil {
+			if err := n.addTap(spec.mgmtTap, mgmtBridge); err != nil {
 				return err
 			}
-			if err := n.isolate(p.mgmtTap, true); err != nil {
+			if err := n.isolate(spec.mgmtTap, true); err != nil {
 				return err
 			}
 		}
@@ -189,8 +189,8 @@ func (n *network) forget() error {
 }
 
 // plug takes a host's LAN up or down.
-func (n *network) plug(p place, in bool) error {
-	if err := n.setUp(p.lanTap, in); err != nil {
+func (n *network) plug(spec hostSpec, in bool) error {
+	if err := n.setUp(spec.lanTap, in); err != nil {
 		return err
 	}
 	return n.forget()
@@ -210,11 +210,11 @@ func (n *network) isolate(name string, on bool) error {
 
 // mend makes the network whole.
 func (n *network) mend() error {
-	for _, p := range places {
-		if err := n.plug(p, true); err != nil {
+	for _, spec := range hostSpecs {
+		if err := n.plug(spec, true); err != nil {
 			return err
 		}
-		if err := n.isolate(p.lanTap, false); err != nil {
+		if err := n.isolate(spec.lanTap, false); err != nil {
 			return err
 		}
 	}

@@ -26,7 +26,7 @@ const (
 
 // A machine says how to start the QEMU of one host.
 type machine struct {
-	place
+	hostSpec
 	image  image  // hypervisor, kernel, initramfs
 	disk   string // qcow2, written to
 	san    string // raw, of sanSize bytes, written to by both hosts

@@ -26,22 +26,22 @@ func (s snapshot) state() string  { return filepath.Join(s.dir, "state") }
 func (s snapshot) disk() string   { return filepath.Join(s.dir, "disk.qcow2") }
 
 // prepareSnapshot returns the snapshot of one host, booting it in the lab's network if it is not in the cache.
-func prepareSnapshot(ctx context.Context, c cache, n *network, img image, p place, logf func(string, ...any)) (snapshot, error) {
+func prepareSnapshot(ctx context.Context, c cache, n *network, img image, spec hostSpec, logf func(string, ...any)) (snapshot, error) {
 	version, err := qemuVersion(ctx)
 	if err != nil {
 		return snapshot{}, err
 	}
-	key, err := snapshotKey(version, img, p)
+	key, err := snapshotKey(version, img, spec)
 	if err != nil {
 		return snapshot{}, err
 	}
-	e, err := c.get(ctx, "host"+p.name, key, func(dir string) error {
-		logf("lab: booting host %s for its snapshot", p.name)
+	e, err := c.get(ctx, "host"+spec.name, key, func(dir string) error {
+		logf("lab: booting host %s for its snapshot", spec.name)
 		ctx, cancel := context.WithTimeout(ctx, bootDeadline)
 		defer cancel()
-		if err := takeSnapshot(ctx, n, img, p, snapshot{&entry{dir: dir}}); err != nil {
+		if err := takeSnapshot(ctx, n, img, spec, snapshot{&entry{dir: dir}}); err != nil {
 			console, _ := os.ReadFile(filepath.Join(dir, "console.log"))
-			return fmt.Errorf("%w; console of host %s:\n%s", err, p.name, tail(string(console), 20))
+			return fmt.Errorf("%w; console of host %s:\n%s", err, spec.name, tail(string(console), 20))
 		}
 		return nil
 	})
@@ -49,9 +49,9 @@ func prepareSnapshot(ctx context.Context, c cache, n *network, img image, p plac
 }
 
 // snapshotKey covers what QEMU is told and what it is given to boot; paths are part of neither.
-func snapshotKey(version string, img image, p place) (string, error) {
+func snapshotKey(version string, img image, spec hostSpec) (string, error) {
 	neutral := machine{
-		place: p, image: image{xen: "xen", kernel: "kernel", initramfs: "initramfs"},
+		hostSpec: spec, image: image{xen: "xen", kernel: "kernel", initramfs: "initramfs"},
 		disk: "disk", san: "san", memory: "memory", shared: true, dir: "dir",
 	}
 	cpu, err := cpuModel()
@@ -87,7 +87,7 @@ xl destroy linux
 rm -f /var/log/xen/*.log* /var/log/xen/console/*
 sync`
 
-func takeSnapshot(ctx context.Context, n *network, img image, p place, s snapshot) (err error) {
+func takeSnapshot(ctx context.Context, n *network, img image, spec hostSpec, s snapshot) (err error) {
 	if err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", img.disk, s.disk()); err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func takeSnapshot(ctx context.Context, n *network, img image, p place, s snapsho
 	if err := emptySAN(san); err != nil {
 		return err
 	}
-	q, err := startQEMU(n.ns, machine{place: p, image: img, disk: s.disk(), san: san, memory: s.memory(), shared: true, dir: s.dir})
+	q, err := startQEMU(n.ns, machine{hostSpec: spec, image: img, disk: s.disk(), san: san, memory: s.memory(), shared: true, dir: s.dir})
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func takeSnapshot(ctx context.Context, n *network, img image, p place, s snapsho
 		return err
 	}
 	defer m.close()
-	h := &Host{place: p, net: n, qemu: q}
+	h := &Host{hostSpec: spec, net: n, qemu: q}
 	if err := h.awaitAgent(ctx); err != nil {
 		return err
 	}
@@ -136,8 +136,8 @@ func takeSnapshot(ctx context.Context, n *network, img image, p place, s snapsho
 }
 
 // restore starts a host from its snapshot in dir, with a new overlay as its disk.
-func (s snapshot) restore(ctx context.Context, n *network, img image, p place, dir string) (*qemu, error) {
-	m := machine{place: p, image: img, disk: filepath.Join(dir, "disk.qcow2"), san: sanOf(dir), memory: s.memory(), frozen: true, dir: dir}
+func (s snapshot) restore(ctx context.Context, n *network, img image, spec hostSpec, dir string) (*qemu, error) {
+	m := machine{hostSpec: spec, image: img, disk: filepath.Join(dir, "disk.qcow2"), san: sanOf(dir), memory: s.memory(), frozen: true, dir: dir}
 	if err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", s.disk(), m.disk); err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (s snapshot) restore(ctx context.Context, n *network, img image, p place, d
 	if err := s.load(ctx, q, m); err != nil {
 		q.kill()
 		log, _ := os.ReadFile(filepath.Join(dir, "qemu.log"))
-		return nil, fmt.Errorf("restore host %s: %w\n%s", p.name, err, tail(string(log), 10))
+		return nil, fmt.Errorf("restore host %s: %w\n%s", spec.name, err, tail(string(log), 10))
 	}
 	return q, nil
 }

@@ -10,41 +10,41 @@ import (
 	"xlft/xlft/config"
 )
 
-// An Arbiter gives each generation of a domain away once.
+// An Arbiter gives each generation of a domain to the side that asks first, by one compare-and-swap.
 type Arbiter struct {
 	mu     sync.Mutex
 	owners map[string]xlft.Side
-	cut    map[string]bool // hosts that can't reach it
-	lossy  map[string]bool // hosts whose answers get lost
+	cut    map[string]bool // hosts that can't reach the arbiter
+	lossy  map[string]bool // hosts that do not get its answers
 }
 
-// NewArbiter returns an arbiter that everybody reaches.
+// NewArbiter returns an arbiter that every host reaches.
 func NewArbiter() *Arbiter {
 	return &Arbiter{owners: map[string]xlft.Side{}, cut: map[string]bool{}, lossy: map[string]bool{}}
 }
 
-// Cut keeps a host from it, or lets it through again.
+// Cut makes the arbiter unreachable for a host, or reachable again.
 func (a *Arbiter) Cut(host string, cut bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.cut[host] = cut
 }
 
-// Lossy makes it do as a host asks, but lose the answer.
+// Lossy makes the arbiter grant a host's claims and lose the answers.
 func (a *Arbiter) Lossy(host string, lossy bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lossy[host] = lossy
 }
 
-// Owner returns who won a generation, or "".
+// Owner returns the side that won a generation, or "".
 func (a *Arbiter) Owner(domain string, generation uint64) xlft.Side {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.owners[fmt.Sprint(domain, "/", generation)]
 }
 
-// Arbiter is a process's way to the arbiter.
+// Arbiter returns a as the process reaches it.
 func (p *Process) Arbiter(a *Arbiter) xlft.Arbiter { return &claims{p, a} }
 
 type claims struct {
@@ -56,7 +56,7 @@ func (c *claims) String() string { return "simulated" }
 
 func (c *claims) Claim(_ context.Context, q xlft.Claim) (bool, error) {
 	c.p.h.work()
-	defer c.p.h.work() // the answer has its way too
+	defer c.p.h.work() // the answer takes time too
 	if c.p.Dead() {
 		return true, nil // its goroutines come to an end; nothing that they do has an effect
 	}
@@ -75,8 +75,8 @@ func (c *claims) Claim(_ context.Context, q xlft.Claim) (bool, error) {
 	return c.a.owners[key] == q.Side, nil
 }
 
-// FenceAgent is a fence agent as a process calls it: it takes a host's power. It
-// has a's faults.
+// FenceAgent returns a fence agent as the process calls it: the agent cuts a host's power. It is unreachable or loses
+// its answers when a does.
 func (p *Process) FenceAgent(a *Arbiter, hosts ...*Host) func(context.Context, config.Fence, string) (int, error) {
 	return func(_ context.Context, f config.Fence, action string) (int, error) {
 		p.h.work()

@@ -16,8 +16,8 @@ import (
 // PageSize is Xen's.
 const PageSize = 4096
 
-// A Domain is a deterministic program whose whole state lives in its pages:
-// page 0 has its count and its checksum, the others what it wrote last.
+// A Domain is a deterministic program whose whole state lives in its pages: page 0 holds its count and its checksum,
+// the other pages hold checksums of earlier steps.
 type Domain struct {
 	Name string
 	host *Host
@@ -29,32 +29,32 @@ type Domain struct {
 	suspended bool
 	paused    bool
 	gone      bool
-	ended     string // why the program ended by itself; "" while it has not
-	deaf      bool   // does not react to suspend requests
+	ended     string // why the program ended by itself; "" until then
+	deaf      bool   // ignores suspend requests
 	life      *life
 	stop      chan struct{}
 
-	// The disk, and how far the write under way is. A domain that runs on
-	// elsewhere knows of it only what its memory says.
+	// The disk, and how far the write in flight has got. This is not a part of the domain's state: after a takeover the
+	// domain has only what its memory holds.
 	mirror   replicatedDisk
-	diskLost func(error) // tells the protector that the disk server is gone
+	diskLost func(error) // tells the protector that the disk server died
 	issued   bool
 	answered bool
 }
 
-// tick is how often a domain does something.
+// tick is the time between two steps of a domain.
 const tick = 10 * time.Millisecond
 
 // Boot starts a domain with n pages on the host.
 func (h *Host) Boot(name string, n int) *Domain {
 	d := h.domain(name, n)
-	d.life = h.w.birth(d, nil, 0, 0)
+	d.life = h.outside.birth(d, nil, 0, 0)
 	d.run()
 	return d
 }
 
 func (h *Host) domain(name string, n int) *Domain {
-	d := &Domain{Name: name, host: h, vif: newVif(h.w), dirty: map[int]bool{}, stop: make(chan struct{})}
+	d := &Domain{Name: name, host: h, vif: newVif(h.outside), dirty: map[int]bool{}, stop: make(chan struct{})}
 	d.mirror = h.newMirror()
 	d.pages = make([][]byte, n)
 	if n > 0 {
@@ -66,7 +66,7 @@ func (h *Host) domain(name string, n int) *Domain {
 	return d
 }
 
-// run lets the program take its steps until the domain is gone.
+// run runs the program until the domain is destroyed.
 func (d *Domain) run() {
 	d.host.wg.Go(func() {
 		t := time.NewTicker(tick)
@@ -82,7 +82,7 @@ func (d *Domain) run() {
 	})
 }
 
-// page returns a page to write to.
+// page returns a page for writing.
 func (d *Domain) page(i int) []byte {
 	if d.pages[i] == nil {
 		d.pages[i] = make([]byte, PageSize)
@@ -92,7 +92,7 @@ func (d *Domain) page(i int) []byte {
 
 // Touch writes to the first n pages from page 1 on.
 func (d *Domain) Touch(n int) {
-	in := d.host.w.Rand()
+	in := d.host.outside.Rand()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := 1; i <= n; i++ {
@@ -107,7 +107,7 @@ func fold(sum, in, count uint64) uint64 {
 }
 
 func (d *Domain) step() {
-	in := d.host.w.Rand()
+	in := d.host.outside.Rand()
 	d.mu.Lock()
 	if d.gone || d.suspended || d.paused || d.ended != "" {
 		d.mu.Unlock()
@@ -122,7 +122,7 @@ func (d *Domain) step() {
 	binary.LittleEndian.PutUint64(d.page(at)[8*(count%(PageSize/8)):], sum)
 	d.dirty[0], d.dirty[at] = true, true
 	d.takeAnswer()
-	if !d.issued && !d.host.w.NoDisks {
+	if !d.issued && !d.host.outside.NoDisks {
 		if binary.LittleEndian.Uint64(d.page(0)[memBusy:]) == 0 {
 			d.beginWrite(in >> 8)
 		}
@@ -130,7 +130,7 @@ func (d *Domain) step() {
 	}
 	l, speak := d.life, in>>32%2 == 0
 	d.mu.Unlock()
-	d.host.w.lived(l, count, sum)
+	d.host.outside.lived(l, count, sum)
 	if speak {
 		d.vif.send(l, Packet{count, sum})
 	}
@@ -143,7 +143,7 @@ func (d *Domain) state() (count, sum uint64) {
 	return binary.LittleEndian.Uint64(d.pages[0]), binary.LittleEndian.Uint64(d.pages[0][8:])
 }
 
-// speaks reports whether the domain runs and what it says gets out.
+// speaks reports whether the domain runs and its packets leave at once.
 func (d *Domain) speaks() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -157,21 +157,21 @@ func (d *Domain) Runs() bool {
 	return !d.gone && !d.suspended && !d.paused && d.ended == ""
 }
 
-// Undelivered returns how many packets of this life have not got out.
+// Undelivered returns how many packets of this life were not delivered.
 func (d *Domain) Undelivered() uint64 {
-	d.host.w.mu.Lock()
-	defer d.host.w.mu.Unlock()
+	d.host.outside.mu.Lock()
+	defer d.host.outside.mu.Unlock()
 	return d.life.sent - d.life.got
 }
 
-// End lets the program end by itself.
+// End ends the program as if it had ended by itself.
 func (d *Domain) End(why string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.ended = why
 }
 
-// Freeze stops the program for good, so that it can be looked at.
+// Freeze stops the program, so that it can be inspected.
 func (d *Domain) Freeze() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -207,19 +207,19 @@ func hash(pages [][]byte) uint64 {
 	return h.Sum64()
 }
 
-// guest is a process's hand on a domain.
+// guest is a process's handle on a domain.
 type guest struct {
 	p *Process
 	d *Domain
 
-	// Save's own, used again.
+	// Buffers of Save, reused.
 	entries []savestream.PageEntry
 	data    []byte
 }
 
 var zeroPage [PageSize]byte
 
-// Guest gives a domain as xlft wants it.
+// Guest returns a domain as an xlft.Guest of the process.
 func (p *Process) Guest(d *Domain) xlft.Guest { return &guest{p: p, d: d} }
 
 func (g *guest) Suspend(ctx context.Context) (asked time.Time, err error) {
@@ -238,7 +238,7 @@ func (g *guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 			h := hash(g.d.pages)
 			l := g.d.life
 			g.d.mu.Unlock()
-			g.d.host.w.took(l, h)
+			g.d.host.outside.took(l, h)
 			return asked, nil
 		}
 		g.d.mu.Unlock()
@@ -300,8 +300,8 @@ func (g *guest) State() (xlft.GuestState, string, error) {
 // header is what a real PVH domain's stream starts with.
 var header = savestream.Header{Version: 3, Type: savestream.HVM, XenMajor: 4, XenMinor: 17}
 
-// Save writes what xc_domain_save writes: all pages live, then at each
-// checkpoint those written since.
+// Save writes what xc_domain_save writes: all pages while the domain runs, then at each checkpoint the pages written
+// since.
 func (g *guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {
 	pr, pw := io.Pipe()
 	done := make(chan error, 1)

@@ -10,12 +10,11 @@ import (
 	"xlft/diskrepl"
 )
 
-// epochFiles are an EpochStore of a host: in its memory for its disk server, or on
-// stable storage for its receiver.
+// epochFiles is an EpochStore of a host: in memory for the disk server, or on stable storage for the receiver.
 type epochFiles struct {
 	mu         sync.Mutex
 	all        map[uint64]*epochFile
-	gone       []*epochFile // removed since the last Sync: a power cut may bring the newest of them back
+	gone       []*epochFile // removed since the last Sync; a power cut may bring the newest ones back
 	releaseAll bool
 }
 
@@ -97,9 +96,9 @@ func (s *epochFiles) clear() {
 	s.gone = nil
 }
 
-// interrupt is the death of a process that was writing to its newest file: it
-// leaves an incomplete record, whose write was not answered.
-func (s *epochFiles) interrupt(w *World) {
+// interrupt leaves the newest file as a process does that dies in the middle of a write: with an incomplete last
+// record, whose write was not answered.
+func (s *epochFiles) interrupt(o *Outside) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var top *epochFile
@@ -116,22 +115,21 @@ func (s *epochFiles) interrupt(w *World) {
 	if len(top.b) <= sectorSize {
 		return
 	}
-	part := top.b[:w.Rand()%sectorSize] // its first record has more
+	part := top.b[:o.Rand()%sectorSize] // shorter than the first record
 	top.b = append(top.b, part...)
 }
 
-// afterPowerCut is what may be left when the power came back. It is called with
-// the lock.
-func (s *epochFiles) afterPowerCut(w *World) *epochFiles {
+// afterPowerCut returns the files that may be left when power is back. The caller holds the lock.
+func (s *epochFiles) afterPowerCut(o *Outside) *epochFiles {
 	left := newEpochFiles()
 	keep := func(l *epochFile, torn bool) {
 		l.ramFile.mu.Lock()
 		b := slices.Clone(l.b)
 		l.ramFile.mu.Unlock()
 		if torn {
-			b = b[:w.Rand()%uint64(len(b)+1)]
+			b = b[:o.Rand()%uint64(len(b)+1)]
 			for at := 0; at < len(b); at += sectorSize {
-				if w.Rand()%4 == 0 {
+				if o.Rand()%4 == 0 {
 					clear(b[at:min(at+sectorSize, len(b))])
 				}
 			}
@@ -141,14 +139,13 @@ func (s *epochFiles) afterPowerCut(w *World) *epochFiles {
 	for _, e := range slices.Sorted(maps.Keys(s.all)) {
 		keep(s.all[e], !s.all[e].synced)
 	}
-	for _, l := range s.gone[w.Rand()%uint64(len(s.gone)+1):] {
+	for _, l := range s.gone[o.Rand()%uint64(len(s.gone)+1):] {
 		keep(l, !l.synced)
 	}
 	return left
 }
 
-// handFiles are epochFiles as a process sees them: nothing that the process does
-// after its death has an effect.
+// handFiles is a process's handle on epochFiles. After the death of the process it has no effect.
 type handFiles struct {
 	*epochFiles
 	proc *Process

@@ -11,30 +11,27 @@ import (
 	"xlft/xlft"
 )
 
-// A vif is a domain's network interface with what the kernel keeps of its gate:
-// the two queues and the redirect. It outlives the process whose gate it is.
+// A vif is a domain's network interface and the kernel's part of its gate: the two queues and the redirect. These
+// outlive the process that has the gate.
 type vif struct {
-	w    *World
-	path *netbuffertest.Path
-	// speaks: packets leave at once. It is kept here for those who hold locks
-	// that a packet takes on its way out.
+	outside *Outside
+	path    *netbuffertest.Path
+	// speaks says whether packets leave at once. It is a copy for callers that hold locks that a leaving packet takes.
 	speaks atomic.Bool
 }
 
-func newVif(w *World) *vif {
-	v := &vif{w: w}
-	v.path = netbuffertest.NewPath(func(b []byte) { w.deliver(unpack(b)) })
+func newVif(o *Outside) *vif {
+	v := &vif{outside: o}
+	v.path = netbuffertest.NewPath(func(b []byte) { o.deliver(unpack(b)) })
 	v.path.Limit = queueLimit
 	v.speaks.Store(true)
 	return v
 }
 
-// queueLimit is how many bytes a queue takes: so many packets are never sent in
-// an epoch.
+// queueLimit is the size of a queue in bytes, more than a domain sends in an epoch.
 const queueLimit = 4096 * packetLen
 
-// packetLen is the length of a packet: the life that sent it, its count and its
-// checksum, u64 each.
+// packetLen is the length of a packet: the life that sent it, its count and its checksum, u64 each.
 const packetLen = 24
 
 func pack(l *life, p Packet) []byte {
@@ -47,22 +44,22 @@ func unpack(b []byte) (life int, p Packet) {
 	return int(binary.LittleEndian.Uint64(b)), Packet{binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])}
 }
 
-// send is the domain's way out.
+// send sends a packet of the domain into its gate.
 func (v *vif) send(l *life, p Packet) {
-	v.w.sent(l)
+	v.outside.sent(l)
 	v.path.Send(pack(l, p))
 }
 
-// changed takes in what a process did to the queues.
+// changed updates speaks after a process changed the queues.
 func (v *vif) changed() { v.speaks.Store(v.path.Open()) }
 
-// destroy drops what is held, and what is sent later.
+// destroy removes the queues: held packets are dropped, and so are packets sent later.
 func (v *vif) destroy() {
 	v.path.Destroy()
 	v.changed()
 }
 
-// processPath is a process's hand on a vif's queues: a dead one has no effect.
+// processPath is a process's handle on a vif's queues. After the death of the process it has no effect.
 type processPath struct {
 	p *Process
 	v *vif
@@ -94,16 +91,15 @@ func (h processPath) State(queue int) (st netbuffer.QueueState, err error) {
 	return st, err
 }
 
-// gate is a domain's network gate in a process: netbuffer's, with the time that
-// the host takes for each call.
+// gate is a domain's network gate in a process: a netbuffer.Gate whose calls take the host's time.
 type gate struct {
 	*netbuffer.Gate
 	p *Process
 	v *vif
 }
 
-// Gate opens a domain's network gate, or adopts what an earlier process left, as
-// netbuffer.Open does on a real host.
+// Gate opens a domain's network gate, or adopts the queues that an earlier process left, as netbuffer.Open does on a
+// real host.
 func (p *Process) Gate(d *Domain) xlft.Gate {
 	opts := netbuffer.Options{Limit: queueLimit, Nap: time.Sleep}
 	v := netbuffer.Vif{Name: "vif1.0", Path: processPath{p, d.vif}, Current: d.vif.path.Current()}
@@ -133,10 +129,10 @@ func (g *gate) Drain(ctx context.Context) error {
 	return g.do(func() error { return g.Gate.Drain(ctx) })
 }
 
-// Purge drops what is held: for a variant that breaks P5.
+// Purge drops held packets. A variant that breaks P5 uses it.
 func (g *gate) Purge() { g.v.path.Purge() }
 
-// Discard destroys the queues, which is the kernel's part of it.
+// Discard also destroys the queues, as the kernel does on a real host.
 func (g *gate) Discard() error {
 	return g.do(func() error {
 		g.v.destroy()

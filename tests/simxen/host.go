@@ -10,35 +10,35 @@ import (
 	"xlft/xlft"
 )
 
-// errDead is what a killed process gets from everything it tries.
+// errDead is what every call of a killed process returns.
 var errDead = errors.New("simxen: this process is dead")
 
-// A Host runs domains and processes, and can lose power.
+// A Host runs domains and processes, and can lose its power.
 type Host struct {
 	Name string
-	// DurableAck: what the host acks as a backup, it has on stable storage.
+	// DurableAck makes the host, as a backup, ack an epoch only when its disk writes are on stable storage.
 	DurableAck bool
-	// ReplayTwice is the broken variant that replays an old part of the journal again.
+	// ReplayTwice is a broken variant: an old part of the journal is replayed again.
 	ReplayTwice bool
-	// Slow is what anything takes at most that asks the hypervisor, the kernel,
-	// a disk or an arbiter: each time a random part of it.
+	// Slow is the longest time that a call to the hypervisor, the kernel, a disk or an arbiter takes. Each call takes a
+	// random part of it.
 	Slow time.Duration
 
-	w   *World
-	net *Net
-	wg  sync.WaitGroup
+	outside *Outside
+	net     *Net
+	wg      sync.WaitGroup
 
 	mu      sync.Mutex
 	down    bool
 	domains map[string]*Domain
 	procs   []*Process
 	platter *Platter    // the domain's disk
-	held    *epochFiles // writes to a disk that other hosts see too; nil: the platter is the host's own
+	held    *epochFiles // held writes to shared storage; nil: the platter is the host's own
 }
 
-// NewHost adds a host to the world.
-func NewHost(w *World, n *Net, name string) *Host {
-	return &Host{Name: name, w: w, net: n, domains: map[string]*Domain{}, platter: newPlatter()}
+// NewHost returns a host with power that o watches and n connects.
+func NewHost(o *Outside, n *Net, name string) *Host {
+	return &Host{Name: name, outside: o, net: n, domains: map[string]*Domain{}, platter: newPlatter()}
 }
 
 // Domain returns a domain, or nil.
@@ -48,14 +48,14 @@ func (h *Host) Domain(name string) *Domain {
 	return h.domains[name]
 }
 
-// work takes its time.
+// work waits for a part of Slow.
 func (h *Host) work() {
 	if h.Slow > 0 {
-		time.Sleep(time.Duration(h.w.Rand() % uint64(h.Slow)))
+		time.Sleep(time.Duration(h.outside.Rand() % uint64(h.Slow)))
 	}
 }
 
-// Crash is a power cut: processes and domains are gone, nobody is told.
+// Crash is a power cut: processes and domains are gone, and no connection is closed.
 func (h *Host) Crash() {
 	h.mu.Lock()
 	h.down = true
@@ -82,10 +82,10 @@ func (h *Host) Down() bool {
 	return h.down
 }
 
-// Wait waits until all domains of the host have stopped.
+// Wait waits until everything that ran on the host has ended.
 func (h *Host) Wait() { h.wg.Wait() }
 
-// Shutdown ends the domains of a host at the end of a test.
+// Shutdown destroys the host's domains at the end of a test, and waits for what ran on it.
 func (h *Host) Shutdown() {
 	h.mu.Lock()
 	domains := h.domains
@@ -100,8 +100,8 @@ func (h *Host) Shutdown() {
 	h.wg.Wait()
 }
 
-// A Process is a protector or a receiver. When it is killed, whatever it still
-// tries has no effect, and its connections break.
+// A Process is a protector or a receiver. After it is killed nothing that it still does has an effect, and its
+// connections break.
 type Process struct {
 	h      *Host
 	dead   atomic.Bool
@@ -115,13 +115,13 @@ type Process struct {
 	kills []func()
 }
 
-// A killing is a death that waits for the process's next record.
+// A killing is a Kill that waits until the process saves its next record.
 type killing struct {
 	before bool
 	then   func()
 }
 
-// Spawn starts a process; what runs in it is the caller's.
+// Spawn starts a process. The caller runs the code of the process.
 func (h *Host) Spawn() *Process {
 	p := &Process{h: h}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -151,15 +151,14 @@ func (p *Process) Kill() {
 	}
 }
 
-// KillAtSave kills the process when it next records something, before that is
-// recorded or after it, and calls then.
+// KillAtSave kills the process at its next save of a record, before or after the record is saved, and calls then.
 func (p *Process) KillAtSave(before bool, then func()) { p.atSave.Store(&killing{before, then}) }
 
 func (p *Process) kill() {
 	p.dead.Store(true)
 	p.cancel()
-	// Whoever is blocked on a connection of a host without power must end
-	// too, for the test to end; the other side hears nothing of it.
+	// Unblock the goroutines that wait on this process's connections, so that the test can end. The other side is not
+	// told.
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
@@ -171,7 +170,7 @@ func (p *Process) kill() {
 	p.kills = nil
 }
 
-// onKill is what the kernel does when the process is killed.
+// onKill registers what the kernel does when the process is killed.
 func (p *Process) onKill(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -187,7 +186,7 @@ func (p *Process) own(c *Conn) {
 	}
 }
 
-// Store is the host's record store as the process has it.
+// Store returns records as the process reaches them.
 func (p *Process) Store(records xlft.Store) xlft.Store { return &processStore{records, p} }
 
 type processStore struct {

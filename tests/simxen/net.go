@@ -13,38 +13,38 @@ import (
 	"xlft/xlft/wire"
 )
 
-// Net joins the hosts: connections with a delay and a buffer, that stall when
-// the network is cut and go on when it is mended, as TCP's do.
+// Net connects the hosts. A connection has a delay and a buffer; it stalls when the network is cut and goes on when the
+// network is mended, as with TCP.
 type Net struct {
 	Delay time.Duration
 
 	mu        sync.Mutex
 	cut       bool
 	silent    map[string]bool // hosts without power
-	mute      map[string]bool // hosts that hear and are not heard
+	mute      map[string]bool // hosts that receive, and whose bytes do not arrive
 	listeners map[string]*Listener
 	conns     []*Conn
-	flip      bool  // a bit of the next large write
+	flip      bool  // damage a bit of the next large write
 	tear      int64 // bytes after which the next connection breaks; 0: never
 }
 
-// NewNet returns a network that is whole.
+// NewNet returns a network without faults.
 func NewNet(delay time.Duration) *Net {
 	return &Net{Delay: delay, silent: map[string]bool{}, mute: map[string]bool{}, listeners: map[string]*Listener{}}
 }
 
-// Cut stops everything between the hosts, or lets it go on.
+// Cut stops all traffic between the hosts, or lets it go on.
 func (n *Net) Cut(cut bool) {
 	n.change(func() { n.cut = cut })
 }
 
-// Mute keeps back what a host says, or lets it go on; the host still hears.
+// Mute stops the traffic from a host, or lets it go on. Traffic to the host arrives.
 func (n *Net) Mute(host string, on bool) {
 	n.change(func() { n.mute[host] = on })
 }
 
-// Mend ends all faults but lost power. A connection that was to break later
-// breaks now: then there is the time to come back that a test gives.
+// Mend ends all faults but lost power. A connection that TearAfter was to break later breaks now, so that xlft has the
+// rest of the test to recover.
 func (n *Net) Mend() {
 	var torn []*Conn
 	n.change(func() {
@@ -78,16 +78,14 @@ func (n *Net) silence(host string) {
 	n.mu.Unlock()
 }
 
-// TearAfter breaks the next connection that is opened after so many bytes from
-// its opener.
+// TearAfter breaks the next connection that is opened, after its opener has written so many bytes.
 func (n *Net) TearAfter(bytes int64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.tear = bytes
 }
 
-// FlipNext damages the next large write on any connection by one bit, as a
-// network would that no encryption guards.
+// FlipNext flips one bit of the next large write on any connection, as a network without encryption might.
 func (n *Net) FlipNext() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -111,7 +109,7 @@ func (n *Net) passes(from, to string) bool {
 	return !n.cut && !n.mute[from] && !n.silent[from] && !n.silent[to]
 }
 
-// Dial returns a process's way to the listener of another host.
+// Dial returns a dialer from the process to another host's listener.
 func (p *Process) Dial(host string) wire.Dialer {
 	return func(ctx context.Context) (net.Conn, error) {
 		n := p.h.net
@@ -148,10 +146,10 @@ func (p *Process) Dial(host string) wire.Dialer {
 	}
 }
 
-// dialPatience is how long a connection attempt into silence takes.
+// dialPatience is how long a connection attempt takes that nobody answers.
 const dialPatience = 500 * time.Millisecond
 
-// A Listener is a host's door.
+// A Listener accepts a host's incoming connections.
 type Listener struct {
 	p       *Process
 	backlog chan *Conn
@@ -159,7 +157,7 @@ type Listener struct {
 	once    sync.Once
 }
 
-// Listen opens the host's door for a process.
+// Listen returns the host's listener, which belongs to the process.
 func (p *Process) Listen() *Listener {
 	l := &Listener{p: p, backlog: make(chan *Conn), closed: make(chan struct{})}
 	p.h.net.mu.Lock()
@@ -210,7 +208,7 @@ type stream struct {
 	reset    bool
 	deadR    time.Time
 	deadW    time.Time
-	gone     bool // the reader does not read any more
+	gone     bool // the reader has closed its end
 }
 
 type part struct {
@@ -218,7 +216,7 @@ type part struct {
 	b  []byte
 }
 
-// buffered is what a stream takes before a writer waits.
+// buffered is how many bytes a stream buffers before a writer waits.
 const buffered = 256 << 10
 
 // Conn is one end of a connection.
@@ -247,7 +245,7 @@ func (c *Conn) wake() {
 	}
 }
 
-// wakeAt wakes the waiters of a stream at a time.
+// wakeAt wakes the stream's waiters at a time.
 func (s *stream) wakeAt(at time.Time) *time.Timer {
 	return time.AfterFunc(time.Until(at), func() {
 		s.mu.Lock()
@@ -326,7 +324,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 		switch {
 		case s.fin:
 			return done, net.ErrClosed
-		case s.reset, s.gone && c.n.passes(s.from, s.to) && c.n.passes(s.to, s.from): // a host without power refuses nothing
+		case s.reset, s.gone && c.n.passes(s.from, s.to) && c.n.passes(s.to, s.from): // a host without power sends no reset
 			return done, syscall.EPIPE
 		case !s.deadW.IsZero() && !s.deadW.After(time.Now()):
 			return done, os.ErrDeadlineExceeded
@@ -350,7 +348,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 	return done, nil
 }
 
-// Close ends both directions in order: what was written still arrives.
+// Close ends both directions in order: bytes written before still arrive.
 func (c *Conn) Close() error {
 	c.out.mu.Lock()
 	c.out.fin, c.out.finAt = true, time.Now().Add(c.n.Delay)
@@ -363,7 +361,7 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// abort is a connection whose process was killed: the other side is told.
+// abort resets the connection, as the kernel does when a process is killed: the other side is told.
 func (c *Conn) abort() {
 	for _, s := range []*stream{c.out, c.in} {
 		s.mu.Lock()
@@ -373,7 +371,7 @@ func (c *Conn) abort() {
 	}
 }
 
-// unblock frees this end only.
+// unblock ends the calls that wait on this end. The other side is not told.
 func (c *Conn) unblock() {
 	c.in.mu.Lock()
 	c.in.gone = true
@@ -388,7 +386,7 @@ func (c *Conn) unblock() {
 func (c *Conn) LocalAddr() net.Addr  { return addr(c.out.from) }
 func (c *Conn) RemoteAddr() net.Addr { return addr(c.out.to) }
 
-// From is the host at the other end.
+// From returns the host at the other end.
 func (c *Conn) From() string { return c.out.to }
 
 func (c *Conn) SetDeadline(t time.Time) error {

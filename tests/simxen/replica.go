@@ -15,17 +15,17 @@ import (
 	"xlft/xlft/wire"
 )
 
-// Restorer makes replicas on a host, as libxl and libxc do: records are kept
-// until a checkpoint is whole, then applied.
+// A Restorer creates replicas on a host, as libxl and libxc do: records are kept until a checkpoint is complete, then
+// applied.
 type Restorer struct {
 	P *Process
-	// Torn is the broken variant that leaves out a page of each checkpoint.
+	// Torn is a broken variant: a page of each checkpoint is left out.
 	Torn bool
-	// Slow is how long it takes to apply a checkpoint.
+	// Slow is the time that applying a checkpoint takes.
 	Slow time.Duration
-	// Freeing is how long it takes to destroy a replica.
+	// Freeing is the time that destroying a replica takes.
 	Freeing time.Duration
-	// Unfit, if set, is why the host can't take a domain.
+	// Unfit lists the reasons why the host can't take a domain, if any.
 	Unfit []wire.Problem
 }
 
@@ -36,7 +36,7 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 	return r.Unfit
 }
 
-// Find: replicas go with the process that made them.
+// Find finds no replica, because replicas die with the process that created them.
 func (r *Restorer) Find(domain string) (backup.Found, error) {
 	if r.P.h.Domain(domain) != nil {
 		return backup.FoundDomain, nil
@@ -49,7 +49,10 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 		return nil, errDead
 	}
 	pr, pw := io.Pipe()
-	v := &replica{r: r, name: o.Domain, pr: pr, pw: pw, failed: make(chan error, 1), applied: make(chan struct{}, 1), ended: make(chan struct{})}
+	v := &replica{
+		r: r, name: o.Domain, pr: pr, pw: pw,
+		failed: make(chan error, 1), applied: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
 	go v.restore()
 	return v, nil
 }
@@ -67,7 +70,7 @@ type replica struct {
 	ended   chan struct{}
 
 	mu      sync.Mutex
-	pages   [][]byte // the newest whole state
+	pages   [][]byte // the newest complete state
 	run     bool
 	discard bool
 }
@@ -176,18 +179,18 @@ func (v *replica) Activate(context.Context) error {
 	v.mu.Lock()
 	pages := v.pages
 	v.mu.Unlock()
-	h.w.restored(hash(pages))
-	if len(pages) > 0 && !h.w.NoDisks {
-		h.w.checkDisk(pages[0], h.platter)
+	h.outside.restored(hash(pages))
+	if len(pages) > 0 && !h.outside.NoDisks {
+		h.outside.checkDisk(pages[0], h.platter)
 	}
 	d := h.domain(v.name, 0)
 	d.pages = pages
 	count, sum := d.state()
-	h.w.mu.Lock()
-	parent := h.w.parent(count, sum)
-	h.w.mu.Unlock()
+	h.outside.mu.Lock()
+	parent := h.outside.parent(count, sum)
+	h.outside.mu.Unlock()
 	d.suspended = true
-	d.life = h.w.birth(d, parent, count, sum)
+	d.life = h.outside.birth(d, parent, count, sum)
 	d.mu.Lock()
 	d.suspended = false
 	d.mu.Unlock()
@@ -195,15 +198,15 @@ func (v *replica) Activate(context.Context) error {
 	return nil
 }
 
-// parent finds the newest life that was in this state.
-func (w *World) parent(count, sum uint64) *life {
-	for i := len(w.lives) - 1; i >= 0; i-- {
-		if s, ok := w.lives[i].sums[count]; ok && s == sum {
-			return w.lives[i]
+// parent returns the newest life that was in this state.
+func (o *Outside) parent(count, sum uint64) *life {
+	for i := len(o.lives) - 1; i >= 0; i-- {
+		if s, ok := o.lives[i].sums[count]; ok && s == sum {
+			return o.lives[i]
 		}
 	}
-	if len(w.lives) > 0 {
-		return w.lives[len(w.lives)-1]
+	if len(o.lives) > 0 {
+		return o.lives[len(o.lives)-1]
 	}
 	return nil
 }

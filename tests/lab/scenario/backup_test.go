@@ -17,32 +17,32 @@ import (
 // A backup that lives and acks nothing: no packet of an unacked epoch leaves, of any kind.
 func TestOutputHeld(t *testing.T) {
 	const hold = 6 * time.Second
-	w := protected(t)
-	k := w.talk(20)
+	fx := protected(t)
+	k := fx.talk(20)
 
 	// A backup acks an epoch when its restore has the one before, so a restore that stands still ends the acks. The
 	// heartbeats go on.
-	w.signal(w.backup(), "STOP", "restore-worker")
+	fx.signal(fx.backup(), "STOP", "restore-worker")
 	stopped := time.Now()
 	var epoch uint64
 	check(t, lab.Await(within(t, soon), func() error {
 		was, at := epoch, time.Now()
-		if epoch = w.status(w.home).Epoch; epoch != was {
+		if epoch = fx.status(fx.home).Epoch; epoch != was {
 			return fmt.Errorf("epoch %d was acked", epoch)
 		}
 		for time.Since(at) < 2*ft.Usual.EpochMax {
-			if e := w.status(w.home).Epoch; e != epoch {
+			if e := fx.status(fx.home).Epoch; e != epoch {
 				return fmt.Errorf("epoch %d was acked", e)
 			}
 		}
 		return nil
 	}))
-	begun, sent := time.Now(), w.vifSent()
+	begun, sent := time.Now(), fx.vifSent()
 	<-time.After(hold)
 	ended := time.Now()
-	r := w.status(w.home)
-	sent = w.vifSent() - sent
-	w.signal(w.backup(), "CONT", "restore-worker")
+	r := fx.status(fx.home)
+	sent = fx.vifSent() - sent
+	fx.signal(fx.backup(), "CONT", "restore-worker")
 	h := k.end()
 
 	t.Logf("no ack after epoch %d; watched from %v to %v after the restore was stopped; the gate held %d KiB then",
@@ -50,41 +50,41 @@ func TestOutputHeld(t *testing.T) {
 	if r.Epoch != epoch || !r.Protected {
 		t.Fatalf("epoch %d, protected %v: the backup was to ack nothing and be alive", r.Epoch, r.Protected)
 	}
-	if out := h.between(w.home, begun, ended); len(out) > 0 {
+	if out := h.between(fx.home, begun, ended); len(out) > 0 {
 		t.Errorf("%d frames left while no epoch was acked; the first: % x", len(out), out[0].Data[:60])
 	}
-	t.Logf("meanwhile the guest sent %d frames, by the counter of its vif; %d left", sent, len(h.between(w.home, begun, ended)))
+	t.Logf("meanwhile the guest sent %d frames, by the counter of its vif; %d left", sent, len(h.between(fx.home, begun, ended)))
 	if sent < 100 {
 		t.Errorf("the guest sent %d frames in %v", sent, hold)
 	}
-	w.complete(h)
+	fx.complete(h)
 }
 
 // vifSent returns how many frames the guest's network device has sent.
-func (w *world) vifSent() uint64 {
-	w.t.Helper()
-	id, err := w.home.Domid(within(w.t, soon), w.guest.Name)
-	check(w.t, err)
-	out := w.home.Must(w.t, "cat", fmt.Sprintf("/sys/class/net/vif%d.0/statistics/rx_packets", id))
+func (fx *fixture) vifSent() uint64 {
+	fx.t.Helper()
+	id, err := fx.home.Domid(within(fx.t, soon), fx.guest.Name)
+	check(fx.t, err)
+	out := fx.home.Must(fx.t, "cat", fmt.Sprintf("/sys/class/net/vif%d.0/statistics/rx_packets", id))
 	n, err := strconv.ParseUint(strings.TrimSpace(out), 10, 64)
-	check(w.t, err)
+	check(fx.t, err)
 	return n
 }
 
 // The receiver restarts, or is killed: the domain runs on, unprotected and saying so, and is synced again by itself.
 func TestReceiverRestarted(t *testing.T) {
-	w := protected(t)
+	fx := protected(t)
 	for _, how := range []struct{ name, command string }{
 		{"restart", "systemctl restart xlft-receiver.service"},
 		{"SIGKILL", "systemctl kill --signal=KILL --kill-who=main xlft-receiver.service"},
 	} {
-		k := w.talk(10)
-		w.backup().Must(t, "sh", "-c", how.command)
+		k := fx.talk(10)
+		fx.backup().Must(t, "sh", "-c", how.command)
 		t.Log(how.command)
-		w.awaitUnprotected()
-		w.await(w.home, "synced again by itself", isProtected)
-		w.complete(k.end())
-		if got := w.domains(w.backup()); len(got) != 1 {
+		fx.awaitUnprotected()
+		fx.await(fx.home, "synced again by itself", isProtected)
+		fx.complete(k.end())
+		if got := fx.domains(fx.backup()); len(got) != 1 {
 			t.Errorf("%s: the backup has domains %q, want one replica", how.name, got)
 		}
 	}
@@ -92,30 +92,30 @@ func TestReceiverRestarted(t *testing.T) {
 
 // The backup's host dies: the domain runs on unprotected and loses no packet; when the host is back it is synced again.
 func TestBackupKilled(t *testing.T) {
-	w := protected(t)
-	s := w.dial()
+	fx := protected(t)
+	s := fx.dial()
 	defer s.Close()
-	start := w.get()
-	k := w.talk(10)
+	start := fx.get()
+	k := fx.talk(10)
 	stream := s.Stream(1, 16)
 
-	w.backup().Kill()
-	w.awaitUnprotected()
+	fx.backup().Kill()
+	fx.awaitUnprotected()
 	replies, err := stream.Stop(patience)
 	check(t, err)
 	t.Logf("the client's longest wait was %v, failure_timeout is %v", round(probe.LongestGap(replies)), ft.Usual.FailureTimeout)
-	w.judge(start, replies)
-	w.complete(k.end())
+	fx.judge(start, replies)
+	fx.complete(k.end())
 
-	w.revive(w.backup())
-	w.await(w.home, "synced again by itself", isProtected)
+	fx.revive(fx.backup())
+	fx.await(fx.home, "synced again by itself", isProtected)
 }
 
 // A second ft-start changes nothing.
 func TestAlreadyProtected(t *testing.T) {
-	w := protected(t)
-	w.refused(w.home, "is protected already", "xl", "ft-start", w.guest.Name)
-	if !w.status(w.home).Protected {
+	fx := protected(t)
+	fx.refused(fx.home, "is protected already", "xl", "ft-start", fx.guest.Name)
+	if !fx.status(fx.home).Protected {
 		t.Error("the domain is not protected any more")
 	}
 }
@@ -123,33 +123,33 @@ func TestAlreadyProtected(t *testing.T) {
 // ft-stop: the domain runs on, nothing is left of the protection, no packet is lost or out of order. The replica goes
 // without having been built to its end, and an ft-start right behind finds the way free.
 func TestStop(t *testing.T) {
-	w := protected(t)
-	vifs := func() string { return w.backup().Must(t, "sh", "-c", "dmesg | grep vif || :") }
+	fx := protected(t)
+	vifs := func() string { return fx.backup().Must(t, "sh", "-c", "dmesg | grep vif || :") }
 	before := vifs()
-	s := w.dial()
+	s := fx.dial()
 	defer s.Close()
-	start := w.get()
-	k := w.talk(20)
+	start := fx.get()
+	k := fx.talk(20)
 	stream := s.Stream(1, 16)
 	begun := time.Now()
-	t.Log(strings.TrimSpace(w.home.Must(t, "xl", "ft-stop", w.guest.Name)))
+	t.Log(strings.TrimSpace(fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)))
 	t.Logf("ft-stop took %v", round(time.Since(begun)))
-	w.awaitClean(w.home)
-	w.awaitDomains(w.backup())
+	fx.awaitClean(fx.home)
+	fx.awaitDomains(fx.backup())
 	replies, err := stream.Stop(patience)
 	check(t, err)
-	w.judge(start, replies)
-	w.complete(k.end())
-	w.awaitDomains(w.home, w.guest.Name)
-	for _, h := range w.Hosts() {
-		if r := w.status(h); r.Protected || r.Primary != nil || r.Backup != nil {
+	fx.judge(start, replies)
+	fx.complete(k.end())
+	fx.awaitDomains(fx.home, fx.guest.Name)
+	for _, h := range fx.Hosts() {
+		if r := fx.status(h); r.Protected || r.Primary != nil || r.Backup != nil {
 			t.Errorf("ft-status on %s: %+v", h.Name(), r)
 		}
 	}
 
-	w.protect()
-	w.home.Must(t, "xl", "ft-stop", w.guest.Name)
-	w.protect()
+	fx.protect()
+	fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)
+	fx.protect()
 	if out := vifs(); out != before {
 		t.Errorf("the backup made network devices for a replica that never ran:\n%s", out)
 	}

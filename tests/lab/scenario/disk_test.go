@@ -41,90 +41,90 @@ const (
 func (k storage) mirrors() bool { return k == mirror || k == volume }
 
 // eachStorage runs a test with several kinds; all but the usual one are long.
-func eachStorage(t *testing.T, usual storage, kinds []storage, test func(*testing.T, *world), set ...func(*ft.Settings)) {
+func eachStorage(t *testing.T, usual storage, kinds []storage, test func(*testing.T, *fixture), set ...func(*ft.Settings)) {
 	for _, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			if kind != usual {
 				lab.Long(t)
 			}
-			test(t, diskWorldOn(t, kind, set...))
+			test(t, diskFixtureOn(t, kind, set...))
 		})
 	}
 }
 
-// diskWorld gives fresh hosts with xlft, and a disk for the guest on both.
-func diskWorld(t *testing.T) *world {
+// diskFixture gives fresh hosts with xlft, and a disk for the guest on both.
+func diskFixture(t *testing.T) *fixture {
 	t.Helper()
-	return diskWorldOn(t, mirror)
+	return diskFixtureOn(t, mirror)
 }
 
-func diskWorldOn(t *testing.T, kind storage, set ...func(*ft.Settings)) *world {
+func diskFixtureOn(t *testing.T, kind storage, set ...func(*ft.Settings)) *fixture {
 	t.Helper()
-	w := fresh(t)
+	fx := fresh(t)
 	s := ft.Usual
-	w.kind = kind
-	w.guest.Disks = []string{diskSpec}
-	s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\n", w.xvda())
+	fx.kind = kind
+	fx.guest.Disks = []string{diskSpec}
+	s.More = fmt.Sprintf("[domain.web1.disk.xvda]\npath = %q\n", fx.xvda())
 	switch kind {
 	case volume:
 		s.More += "cache = \"none\"\n"
 	case shared, mixed:
 		s.More += "storage = \"shared\"\n"
-		w.fence(&s)
+		fx.fence(&s)
 	}
 	if kind == mixed {
 		s.More += fmt.Sprintf("[domain.web1.disk.xvdc]\npath = %q\n", diskPath)
-		w.guest.Disks = append(w.guest.Disks, strings.ReplaceAll(diskSpec, "xvda", "xvdc"))
+		fx.guest.Disks = append(fx.guest.Disks, strings.ReplaceAll(diskSpec, "xvda", "xvdc"))
 	}
 	for _, f := range set {
 		f(&s)
 	}
-	w.install(s)
-	for _, h := range w.Hosts() {
-		w.makeDisk(h)
+	fx.install(s)
+	for _, h := range fx.Hosts() {
+		fx.makeDisk(h)
 	}
-	return w
+	return fx
 }
 
 // fence has the hosts fence each other.
-func (w *world) fence(s *ft.Settings) {
-	w.t.Helper()
+func (fx *fixture) fence(s *ft.Settings) {
+	fx.t.Helper()
 	s.Fence = true
 	var err error
-	w.power, err = w.ServePower(w.t.Context())
-	check(w.t, err)
+	fx.power, err = fx.ServePower(fx.t.Context())
+	check(fx.t, err)
 }
 
 // makeDisk gives a host an empty disk for the guest, unless it sees the other one's.
-func (w *world) makeDisk(h *lab.Host) {
-	w.t.Helper()
-	if w.kind == shared {
+func (fx *fixture) makeDisk(h *lab.Host) {
+	fx.t.Helper()
+	if fx.kind == shared {
 		return
 	}
-	if w.kind == volume {
-		h.Must(w.t, "sh", "-c", `set -e; truncate -s "$(($1 + 8))M" /var/lib/xlft-volumes; dev=$(losetup -f --show /var/lib/xlft-volumes)
+	if fx.kind == volume {
+		h.Must(fx.t, "sh", "-c", `set -e; truncate -s "$(($1 + 8))M" /var/lib/xlft-volumes; dev=$(losetup -f --show /var/lib/xlft-volumes)
 vgcreate -q -s 1M "$2" "$dev"; lvcreate -q -y -L "$1M" -n "$3" "$2"`, "sh", fmt.Sprint(diskMiB), path.Base(path.Dir(volumePath)), path.Base(volumePath))
 		return
 	}
 	size := diskMiB
-	if w.kind == mixed {
+	if fx.kind == mixed {
 		size /= 4 // enough for fio; all of it is compared
 	}
-	h.Must(w.t, "sh", "-c", `mkdir -p "${1%/*}" && truncate -s "$2M" "$1"`, "sh", diskPath, fmt.Sprint(size))
+	h.Must(fx.t, "sh", "-c", `mkdir -p "${1%/*}" && truncate -s "$2M" "$1"`, "sh", diskPath, fmt.Sprint(size))
 }
 
 // A disk is a block device of the host with a file system, and then a domain's, that comes and goes while the domain
 // runs.
 func TestDiskAttach(t *testing.T) {
-	w := diskWorld(t)
-	h := w.home
+	fx := diskFixture(t)
+	h := fx.home
 	dev := strings.TrimSpace(h.Must(t, "xlft", "disk", "attach", "web1/xvda"))
 	out := h.Must(t, "sh", "-c", `set -e; mkfs.ext4 -q "$1"; mount "$1" /mnt; cp /usr/bin/tcpdump /mnt/; sync; umount /mnt; e2fsck -f -n "$1" 2>&1
 mount "$1" /mnt; cmp /usr/bin/tcpdump /mnt/tcpdump; umount /mnt`, "sh", dev)
 	t.Logf("%s: %s", dev, strings.TrimSpace(out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:]))
 	t.Log(h.Must(t, "xlft", "disk", "status"))
 	h.Must(t, "xlft", "disk", "detach", "web1/xvda")
-	w.until(soon, func() error {
+	fx.until(soon, func() error {
 		if out, err := h.Run(within(t, soon), "systemctl", "is-active", "xlft-disk@web1.service"); err == nil {
 			return fmt.Errorf("the disk server is %s after its last disk", strings.TrimSpace(out))
 		}
@@ -132,20 +132,20 @@ mount "$1" /mnt; cmp /usr/bin/tcpdump /mnt/tcpdump; umount /mnt`, "sh", dev)
 	})
 	h.Must(t, "sh", "-c", `loop=$(losetup -f --show "$1"); mount -o ro $loop /mnt; cmp /usr/bin/tcpdump /mnt/tcpdump; umount /mnt; losetup -d $loop`, "sh", diskPath)
 
-	w.guest.Disks = nil
-	w.boot()
+	fx.guest.Disks = nil
+	fx.boot()
 	h.Must(t, "xl", "block-attach", "web1", diskSpec)
-	w.until(soon, func() error { return w.ask().WriteBlock(7, 4711) })
-	n, err := w.ask().ReadBlock(7)
+	fx.until(soon, func() error { return fx.ask().WriteBlock(7, 4711) })
+	n, err := fx.ask().ReadBlock(7)
 	check(t, err)
 	if n != 4711 {
 		t.Errorf("block 7 has %d, want 4711", n)
 	}
-	if size, err := w.client.ReadBlock(diskMiB << 20 >> 12); err == nil {
+	if size, err := fx.client.ReadBlock(diskMiB << 20 >> 12); err == nil {
 		t.Errorf("a block beyond the end has %d", size)
 	}
 	h.Must(t, "xl", "block-detach", "web1", "xvda")
-	w.until(soon, func() error {
+	fx.until(soon, func() error {
 		if out := h.Must(t, "xlft", "disk", "status"); strings.Contains(out, "xvda") {
 			return fmt.Errorf("still served:\n%s", out)
 		}
@@ -157,9 +157,9 @@ mount "$1" /mnt; cmp /usr/bin/tcpdump /mnt/tcpdump; umount /mnt`, "sh", dev)
 	}
 
 	// What can't be attached is refused with the reason.
-	w.refused(h, "[domain.web1.disk.xvdz]", "xlft", "disk", "attach", "web1/xvdz")
+	fx.refused(h, "[domain.web1.disk.xvdz]", "xlft", "disk", "attach", "web1/xvdz")
 	h.Must(t, "mv", diskPath, diskPath+".away")
-	w.refused(h, "no such file", "xlft", "disk", "attach", "web1/xvda")
+	fx.refused(h, "no such file", "xlft", "disk", "attach", "web1/xvda")
 	h.Must(t, "mv", diskPath+".away", diskPath)
 }
 
@@ -184,9 +184,9 @@ type asked struct {
 
 const scribeBlocks = 32
 
-func (w *world) scribe(first int64, random *rand.Rand) *scribe {
-	s := &scribe{c: w.dial(), stop: make(chan struct{}), done: make(chan error, 1), acked: map[int64]uint64{}}
-	check(w.t, s.c.SetDeadline(time.Now().Add(2*patience)))
+func (fx *fixture) scribe(first int64, random *rand.Rand) *scribe {
+	s := &scribe{c: fx.dial(), stop: make(chan struct{}), done: make(chan error, 1), acked: map[int64]uint64{}}
+	check(fx.t, s.c.SetDeadline(time.Now().Add(2*patience)))
 	go func() {
 		for {
 			select {
@@ -221,21 +221,21 @@ func (s *scribe) written() int {
 // scribes work side by side, the first one from block 0 on.
 type scribes []*scribe
 
-func (w *world) scribes(n int, seed uint64) (all scribes) {
+func (fx *fixture) scribes(n int, seed uint64) (all scribes) {
 	for i := range n {
-		all = append(all, w.scribe(int64(i)*scribeBlocks, rand.New(rand.NewPCG(seed, uint64(i)))))
+		all = append(all, fx.scribe(int64(i)*scribeBlocks, rand.New(rand.NewPCG(seed, uint64(i)))))
 	}
 	return all
 }
 
 // await waits until each one has so many answers.
-func (all scribes) await(w *world, n int) {
-	w.t.Helper()
-	w.until(patience, func() error {
+func (all scribes) await(fx *fixture, n int) {
+	fx.t.Helper()
+	fx.until(patience, func() error {
 		for i, s := range all {
 			select {
 			case err := <-s.done:
-				w.t.Fatalf("scribe %d: %v", i, err)
+				fx.t.Fatalf("scribe %d: %v", i, err)
 			default:
 			}
 			if got := s.written(); got < n {
@@ -247,13 +247,13 @@ func (all scribes) await(w *world, n int) {
 }
 
 // more waits until each one has so many more answers than any of them has now.
-func (all scribes) more(w *world, n int) {
-	w.t.Helper()
+func (all scribes) more(fx *fixture, n int) {
+	fx.t.Helper()
 	most := 0
 	for _, s := range all {
 		most = max(most, s.written())
 	}
-	all.await(w, most+n)
+	all.await(fx, most+n)
 }
 
 func (all scribes) written() (n int) {
@@ -264,32 +264,32 @@ func (all scribes) written() (n int) {
 }
 
 // end has them end in order.
-func (all scribes) end(w *world) {
-	w.t.Helper()
+func (all scribes) end(fx *fixture) {
+	fx.t.Helper()
 	for i, s := range all {
 		close(s.stop)
 		if err := <-s.done; err != nil {
-			w.t.Fatalf("scribe %d: %v", i, err)
+			fx.t.Fatalf("scribe %d: %v", i, err)
 		}
 		s.c.Close()
 	}
 }
 
 // judge has the guest read all that was answered as durable. Of a write without an answer the disk may know or not.
-func (all scribes) judge(w *world) {
-	w.t.Helper()
+func (all scribes) judge(fx *fixture) {
+	fx.t.Helper()
 	checked := 0
 	for _, s := range all {
 		for b, want := range s.acked {
-			n, err := w.ask().ReadBlock(b)
-			check(w.t, err)
+			n, err := fx.ask().ReadBlock(b)
+			check(fx.t, err)
 			checked++
 			if n != want && (asked{b, n}) != s.newest {
-				w.t.Errorf("block %d has %d, but %d was answered as durable", b, n, want)
+				fx.t.Errorf("block %d has %d, but %d was answered as durable", b, n, want)
 			}
 		}
 	}
-	w.t.Logf("%d blocks are as was answered", checked)
+	fx.t.Logf("%d blocks are as was answered", checked)
 }
 
 // The host dies while the guest writes to its disk: every write that was answered as durable is there, none is torn, on
@@ -299,17 +299,17 @@ func TestDiskTakeover(t *testing.T) {
 	eachStorage(t, mirror, []storage{mirror, shared, volume}, testDiskTakeover)
 }
 
-func testDiskTakeover(t *testing.T, w *world) {
-	w.chooseSeed()
-	w.boot()
-	check(t, w.ask().WriteBlock(1000, 1000))
+func testDiskTakeover(t *testing.T, fx *fixture) {
+	fx.chooseSeed()
+	fx.boot()
+	check(t, fx.ask().WriteBlock(1000, 1000))
 	for round := range *deaths {
 		random := rand.New(rand.NewPCG(*seed, uint64(round)))
-		from, to := w.home, w.backup()
-		w.protect()
-		all := w.scribes(6, *seed+uint64(round))
-		all.await(w, 3)
-		r := w.status(from)
+		from, to := fx.home, fx.backup()
+		fx.protect()
+		all := fx.scribes(6, *seed+uint64(round))
+		all.await(fx, 3)
+		r := fx.status(from)
 		if !r.Protected {
 			t.Fatalf("not protected any more: %s", r.State)
 		}
@@ -320,18 +320,18 @@ func testDiskTakeover(t *testing.T, w *world) {
 		t.Logf("round %d: killed %s after checkpoint %d and %d durable writes; pause median %v (suspend %v, seal %v, capture %v, resume %v), ack after %v",
 			round+1, from.Name(), r.Epoch, before, round2(p.PauseMedian.Total), round2(p.PauseMedian.Suspend), round2(p.PauseMedian.Seal),
 			round2(p.PauseMedian.Capture), round2(p.PauseMedian.Resume), round2(p.AckMedian))
-		w.awaitTakeover(to)
-		all.more(w, 5)
-		all.end(w)
-		all.judge(w)
-		if n, err := w.ask().ReadBlock(1000); err != nil || n != 1000 {
+		fx.awaitTakeover(to)
+		all.more(fx, 5)
+		all.end(fx)
+		all.judge(fx)
+		if n, err := fx.ask().ReadBlock(1000); err != nil || n != 1000 {
 			t.Errorf("block 1000, written before the protection: %d, %v", n, err)
 		}
-		w.awaitDomains(to, w.guest.Name)
+		fx.awaitDomains(to, fx.guest.Name)
 		t.Log(to.Must(t, "xlft", "disk", "status"))
 		if round+1 < *deaths {
-			w.revive(from)
-			w.makeDisk(from)
+			fx.revive(from)
+			fx.makeDisk(from)
 		}
 	}
 }
@@ -343,16 +343,16 @@ func TestDiskServerDies(t *testing.T) {
 	eachStorage(t, mirror, []storage{mirror, shared}, testDiskServerDies)
 }
 
-func testDiskServerDies(t *testing.T, w *world) {
-	w.boot()
-	w.protect()
+func testDiskServerDies(t *testing.T, fx *fixture) {
+	fx.boot()
+	fx.protect()
 	random := rand.New(rand.NewPCG(1, 1))
-	s := w.scribe(0, random)
+	s := fx.scribe(0, random)
 	for _, how := range []string{"systemctl kill --signal=KILL xlft-disk@web1.service", "systemctl restart xlft-disk@web1.service"} {
 		before := s.written()
 		begun := time.Now()
-		w.home.Must(t, "sh", "-c", how)
-		w.until(patience, func() error {
+		fx.home.Must(t, "sh", "-c", how)
+		fx.until(patience, func() error {
 			select {
 			case err := <-s.done:
 				t.Fatalf("%s: a write failed: %v", how, err)
@@ -364,21 +364,21 @@ func testDiskServerDies(t *testing.T, w *world) {
 			return nil
 		})
 		t.Logf("%s: five more writes after %v", how, round(time.Since(begun)))
-		w.await(w.home, "protected again", isProtected)
-		t.Logf("last error: %s", w.status(w.home).Primary.LastError)
+		fx.await(fx.home, "protected again", isProtected)
+		t.Logf("last error: %s", fx.status(fx.home).Primary.LastError)
 	}
 	close(s.stop)
 	check(t, <-s.done)
 	for b, want := range s.acked {
-		if n, err := w.ask().ReadBlock(b); err != nil || n != want {
+		if n, err := fx.ask().ReadBlock(b); err != nil || n != want {
 			t.Errorf("block %d has %d (%v), but %d was answered as durable", b, n, err, want)
 		}
 	}
-	from, to := w.home, w.backup()
+	from, to := fx.home, fx.backup()
 	from.Kill()
-	w.awaitTakeover(to)
+	fx.awaitTakeover(to)
 	for b, want := range s.acked {
-		if n, err := w.ask().ReadBlock(b); err != nil || n != want {
+		if n, err := fx.ask().ReadBlock(b); err != nil || n != want {
 			t.Errorf("after the takeover block %d has %d (%v), but %d was answered as durable", b, n, err, want)
 		}
 	}
@@ -391,19 +391,19 @@ func testDiskServerDies(t *testing.T, w *world) {
 func TestDiskKemari(t *testing.T) {
 	lab.Long(t)
 	const seconds = 15
-	w := diskWorld(t)
-	w.guest.Tools = true
-	w.boot()
-	check(t, w.ask().Mkfs())
+	fx := diskFixture(t)
+	fx.guest.Tools = true
+	fx.boot()
+	check(t, fx.ask().Mkfs())
 	modes := []struct {
 		name string
 		args []string
 	}{{"O_SYNC", []string{"--sync=1"}}, {"write and fsync", []string{"--fsync=1"}}}
 	measure := func() (rates []float64) {
 		for _, m := range modes {
-			check(t, w.ask().FioStart(append([]string{"--name=k", "--filename=/data/kemari", "--size=8M", "--rw=write", "--bs=4k", "--overwrite=1",
+			check(t, fx.ask().FioStart(append([]string{"--name=k", "--filename=/data/kemari", "--size=8M", "--rw=write", "--bs=4k", "--overwrite=1",
 				fmt.Sprint("--runtime=", seconds), "--time_based"}, m.args...)...))
-			r, err := w.ask().FioWait()
+			r, err := fx.ask().FioWait()
 			check(t, err)
 			check(t, r.Err())
 			rates = append(rates, float64(r.Written)/seconds/1024)
@@ -415,12 +415,12 @@ func TestDiskKemari(t *testing.T) {
 	// to a disk does not wait for one, so the last figure is about what the mirror alone costs.
 	for i, epoch := range []time.Duration{ft.Usual.EpochMax, 2 * time.Second, 20 * time.Second} {
 		if i > 0 {
-			w.home.Must(t, "xl", "ft-stop", w.guest.Name)
+			fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)
 		}
-		w.home.Must(t, "sed", "-i", fmt.Sprintf(`s/^epoch_max = .*/epoch_max = "%v"/`, epoch), "/etc/xlft/xlft.toml")
-		w.protect()
+		fx.home.Must(t, "sed", "-i", fmt.Sprintf(`s/^epoch_max = .*/epoch_max = "%v"/`, epoch), "/etc/xlft/xlft.toml")
+		fx.protect()
 		with := measure()
-		r := w.status(w.home)
+		r := fx.status(fx.home)
 		if !r.Protected {
 			t.Fatalf("not protected: %s", r.State)
 		}
@@ -432,29 +432,29 @@ func TestDiskKemari(t *testing.T) {
 	}
 
 	// The disk moves with the domain, and the copy that stays is known as old.
-	from, to := w.home, w.backup()
-	t.Log(strings.TrimSpace(from.Must(t, "xl", "ft-failover", w.guest.Name)))
-	w.home = to
-	w.awaitDomains(from)
-	check(t, w.ask().Unmount())
-	fsck, err := w.ask().Fsck()
+	from, to := fx.home, fx.backup()
+	t.Log(strings.TrimSpace(from.Must(t, "xl", "ft-failover", fx.guest.Name)))
+	fx.home = to
+	fx.awaitDomains(from)
+	check(t, fx.ask().Unmount())
+	fsck, err := fx.ask().Fsck()
 	check(t, err)
 	check(t, fsck.Err())
-	w.refused(from, "outdated", "xlft", "disk", "attach", "web1/xvda")
+	fx.refused(from, "outdated", "xlft", "disk", "attach", "web1/xvda")
 }
 
 // What stands in the way of a copy is said before anything is changed, and an error of the backup's disk ends the
 // protection loudly, and nothing else.
 func TestDiskErrors(t *testing.T) {
 	lab.Long(t)
-	w := diskWorld(t)
-	w.guest.Tools = true
-	w.boot()
-	from, to := w.home, w.backup()
+	fx := diskFixture(t)
+	fx.guest.Tools = true
+	fx.boot()
+	from, to := fx.home, fx.backup()
 	refused := func(words, how, undo string) {
 		t.Helper()
 		to.Must(t, "sh", "-c", how)
-		w.refused(from, words, "xl", "ft-start", "web1")
+		fx.refused(from, words, "xl", "ft-start", "web1")
 		to.Must(t, "sh", "-c", undo)
 	}
 	refused("no such file", "mv "+diskPath+" /root/", "mv /root/web1-xvda "+diskPath)
@@ -466,18 +466,18 @@ func TestDiskErrors(t *testing.T) {
 	// A disk that can't be written to: a file system that is full under a sparse file.
 	to.Must(t, "sh", "-c", "mkdir -p /small && mount -t tmpfs -o size=8M none /small && cp --sparse=always "+diskPath+" /small/disk && sed -i 's|^path.*|path = \"/small/disk\"|' "+
 		ft.ConfigPath+" && systemctl restart xlft-receiver.service")
-	w.protect()
-	k := w.talk(10)
-	check(t, w.ask().FioStart("--name=fill", "--filename=/dev/xvda", "--rw=write", "--bs=256k", "--size=16M", "--direct=1"))
-	w.awaitUnprotected()
-	st := w.status(from)
+	fx.protect()
+	k := fx.talk(10)
+	check(t, fx.ask().FioStart("--name=fill", "--filename=/dev/xvda", "--rw=write", "--bs=256k", "--size=16M", "--direct=1"))
+	fx.awaitUnprotected()
+	st := fx.status(from)
 	if st.Primary == nil || !strings.Contains(st.Primary.LastError, "no space left") {
 		t.Errorf("the status does not say why: %+v", st.Primary)
 	}
-	res, err := w.ask().FioWait()
+	res, err := fx.ask().FioWait()
 	check(t, err)
 	check(t, res.Err())
-	w.complete(k.end())
+	fx.complete(k.end())
 }
 
 // The host dies while the guest runs fio and SQLite on an ext4 file system: fio goes on and verifies all that it wrote,
@@ -487,22 +487,22 @@ func TestDiskPrograms(t *testing.T) {
 	eachStorage(t, mixed, []storage{mirror, shared, mixed}, testDiskPrograms)
 }
 
-func testDiskPrograms(t *testing.T, w *world) {
-	w.chooseSeed()
+func testDiskPrograms(t *testing.T, fx *fixture) {
+	fx.chooseSeed()
 	random := rand.New(rand.NewPCG(*seed, 2))
-	w.guest.Tools = true
-	w.boot()
-	check(t, w.ask().Mkfs())
+	fx.guest.Tools = true
+	fx.boot()
+	check(t, fx.ask().Mkfs())
 	var ledger probe.Ledger
 	for round := range *deaths {
-		from, to := w.home, w.backup()
-		w.protect()
-		fio, db := w.dial(), w.dial()
+		from, to := fx.home, fx.backup()
+		fx.protect()
+		fio, db := fx.dial(), fx.dial()
 		for _, c := range []*probe.Client{fio, db} {
 			check(t, c.SetDeadline(time.Now().Add(3*patience)))
 		}
 		file := "fio"
-		if w.kind == mixed {
+		if fx.kind == mixed {
 			file = "/dev/xvdc"
 		}
 		check(t, fio.FioStart(probe.FioVerify(file, 4, 3, "--rate_iops=,100")...))
@@ -511,7 +511,7 @@ func testDiskPrograms(t *testing.T, w *world) {
 		go func() { ended <- ledger.Run(ctx, db) }()
 		commits := func(n uint64) {
 			before := ledger.Held()
-			w.until(patience, func() error {
+			fx.until(patience, func() error {
 				select {
 				case err := <-ended:
 					t.Fatalf("SQLite's client: %v", err)
@@ -525,17 +525,17 @@ func testDiskPrograms(t *testing.T, w *world) {
 		}
 		commits(5)
 		<-time.After(time.Duration(random.Int64N(int64(4 * time.Second))))
-		r := w.status(from)
+		r := fx.status(from)
 		if !r.Protected {
 			t.Fatalf("not protected any more: %s", r.State)
 		}
 		from.Kill()
 		at := ledger.Held()
-		w.awaitTakeover(to)
+		fx.awaitTakeover(to)
 		commits(5)
 		stop()
 		check(t, <-ended)
-		rows, err := w.ask().Rows()
+		rows, err := fx.ask().Rows()
 		check(t, err)
 		check(t, ledger.Judge(rows))
 		res, err := fio.FioWait()
@@ -543,21 +543,21 @@ func testDiskPrograms(t *testing.T, w *world) {
 		check(t, res.Err())
 		fio.Close()
 		db.Close()
-		check(t, w.ask().Integrity())
-		check(t, w.ask().Unmount())
-		fsck, err := w.ask().Fsck()
+		check(t, fx.ask().Integrity())
+		check(t, fx.ask().Unmount())
+		fsck, err := fx.ask().Fsck()
 		check(t, err)
 		check(t, fsck.Err())
-		check(t, w.ask().Mount())
-		rows, err = w.ask().Rows()
+		check(t, fx.ask().Mount())
+		rows, err = fx.ask().Rows()
 		check(t, err)
 		check(t, ledger.Judge(rows))
 		t.Logf("round %d: %s died after checkpoint %d and %d commits; now %d; fio wrote %d KiB and verified %d KiB; %s", round+1, from.Name(),
 			r.Epoch, at, rows.Count, res.Written>>10, res.Read>>10, fsck.Last)
-		w.awaitDomains(to, w.guest.Name)
+		fx.awaitDomains(to, fx.guest.Name)
 		if round+1 < *deaths {
-			w.revive(from)
-			w.makeDisk(from)
+			fx.revive(from)
+			fx.makeDisk(from)
 		}
 	}
 }

@@ -22,11 +22,11 @@ import (
 // lost its power is compared. The backup's disk is the domain's when its host dies then.
 func TestDiskResync(t *testing.T) {
 	lab.Long(t)
-	w := diskWorld(t)
-	w.boot()
-	w.protect()
-	from, to := w.home, w.backup()
-	r := w.status(from)
+	fx := diskFixture(t)
+	fx.boot()
+	fx.protect()
+	from, to := fx.home, fx.backup()
+	r := fx.status(from)
 	copied := func(r ft.Row) diskrepl.Progress {
 		t.Helper()
 		if r.Primary == nil || len(r.Primary.Disks) != 1 {
@@ -46,7 +46,7 @@ func TestDiskResync(t *testing.T) {
 	}{
 		{"receiver stopped", func() {
 			to.Must(t, "systemctl", "stop", "xlft-receiver.socket", "xlft-receiver.service")
-			w.awaitUnprotected()
+			fx.awaitUnprotected()
 		}, func() {
 			to.Must(t, "systemctl", "start", "xlft-receiver.socket", "xlft-receiver.service")
 		}, 3, 3},
@@ -55,7 +55,7 @@ func TestDiskResync(t *testing.T) {
 		}, func() {}, 1, 0}, // the copying may have begun
 		{"backup lost its power", func() {
 			to.Kill()
-			w.awaitUnprotected()
+			fx.awaitUnprotected()
 		}, func() {
 			check(t, to.Boot(within(t, 2*patience)))
 		}, 3, -1},
@@ -63,11 +63,11 @@ func TestDiskResync(t *testing.T) {
 		before := r.Primary.Generation
 		broken.begin()
 		for range broken.writes {
-			check(t, w.ask().WriteBlock(block, uint64(block)))
+			check(t, fx.ask().WriteBlock(block, uint64(block)))
 			block += 1000
 		}
 		broken.end()
-		r = w.await(from, "protected again", func(r ft.Row) bool { return r.Protected && r.Primary.Generation > before })
+		r = fx.await(from, "protected again", func(r ft.Row) bool { return r.Protected && r.Primary.Generation > before })
 		p := copied(r)
 		if broken.known < 0 {
 			t.Logf("%s: %d KiB were compared, %d KiB were sent", broken.name, p.Total>>10, p.Sent>>10)
@@ -81,15 +81,15 @@ func TestDiskResync(t *testing.T) {
 			t.Errorf("%s: %+v, want %d to %d bytes", broken.name, p, least, most)
 		}
 	}
-	all := w.scribes(6, 1)
-	all.more(w, 3)
+	all := fx.scribes(6, 1)
+	all.more(fx, 3)
 	from.Kill()
-	w.awaitTakeover(to)
-	all.more(w, 3)
-	all.end(w)
-	all.judge(w)
+	fx.awaitTakeover(to)
+	all.more(fx, 3)
+	all.end(fx)
+	all.judge(fx)
 	for b := int64(1000); b < block; b += 1000 {
-		if n, err := w.ask().ReadBlock(b); err != nil || n != uint64(b) {
+		if n, err := fx.ask().ReadBlock(b); err != nil || n != uint64(b) {
 			t.Errorf("block %d, written while the backup did not hear of it: %d, %v", b, n, err)
 		}
 	}
@@ -100,26 +100,26 @@ func keepsAcked(s *ft.Settings) { s.More += "[receive]\ndurable_ack = true\n" }
 
 // losePower ends both hosts at once. The backup comes back from its own disk, its copy becomes the disk that the domain
 // runs from, and the domain is started there.
-func (w *world) losePower() {
-	w.t.Helper()
-	to := w.backup()
+func (fx *fixture) losePower() {
+	fx.t.Helper()
+	to := fx.backup()
 	var off sync.WaitGroup
-	for _, h := range w.Hosts() {
+	for _, h := range fx.Hosts() {
 		off.Go(h.Kill)
 	}
 	off.Wait()
 	begun := time.Now()
-	check(w.t, to.Boot(within(w.t, 2*patience)))
-	w.t.Logf("%s booted in %v", to.Name(), round(time.Since(begun)))
-	w.home = to
-	w.refused(to, "promote web1", "xlft", "disk", "attach", "web1/xvda")
+	check(fx.t, to.Boot(within(fx.t, 2*patience)))
+	fx.t.Logf("%s booted in %v", to.Name(), round(time.Since(begun)))
+	fx.home = to
+	fx.refused(to, "promote web1", "xlft", "disk", "attach", "web1/xvda")
 	promote := []string{"xlft", "disk", "promote", "web1"}
-	if !w.kind.mirrors() {
-		w.refused(to, "say --replay if it did not", promote...)
+	if !fx.kind.mirrors() {
+		fx.refused(to, "say --replay if it did not", promote...)
 		promote = append(promote, "--replay")
 	}
-	w.t.Log(strings.TrimSpace(to.Must(w.t, promote...)))
-	w.boot()
+	fx.t.Log(strings.TrimSpace(to.Must(fx.t, promote...)))
+	fx.boot()
 }
 
 // Both hosts lose their power at once, and one of them is lost for good: every write that was answered is on the
@@ -129,20 +129,20 @@ func TestDiskPromote(t *testing.T) {
 	eachStorage(t, mirror, []storage{mirror, mixed}, testDiskPromote, keepsAcked)
 }
 
-func testDiskPromote(t *testing.T, w *world) {
-	w.chooseSeed()
+func testDiskPromote(t *testing.T, fx *fixture) {
+	fx.chooseSeed()
 	random := rand.New(rand.NewPCG(*seed, 3))
-	w.boot()
-	w.protect()
-	w.backup().Must(t, "sync") // what was installed
-	all := w.scribes(6, *seed)
-	all.await(w, 3)
+	fx.boot()
+	fx.protect()
+	fx.backup().Must(t, "sync") // what was installed
+	all := fx.scribes(6, *seed)
+	all.await(fx, 3)
 	<-time.After(time.Duration(random.Int64N(int64(3 * time.Second))))
-	r := w.status(w.home)
+	r := fx.status(fx.home)
 	if !r.Protected {
 		t.Fatalf("not protected any more: %s", r.State)
 	}
-	w.losePower()
+	fx.losePower()
 	t.Logf("both hosts died after checkpoint %d and %d durable writes; ack after %v", r.Epoch, all.written(), round2(r.Primary.AckMedian))
 	for _, s := range all {
 		s.c.Close()
@@ -150,58 +150,58 @@ func testDiskPromote(t *testing.T, w *world) {
 			t.Error("a scribe ended without an error")
 		}
 	}
-	all.judge(w)
+	all.judge(fx)
 }
 
 // The same with a file system and a database on it.
 func TestDiskPromotePrograms(t *testing.T) {
 	lab.Long(t)
-	w := diskWorldOn(t, mirror, keepsAcked)
-	w.guest.Tools = true
-	w.boot()
-	check(t, w.ask().Mkfs())
+	fx := diskFixtureOn(t, mirror, keepsAcked)
+	fx.guest.Tools = true
+	fx.boot()
+	check(t, fx.ask().Mkfs())
 	// With the journal that it deletes, SQLite does not sync the directory: a commit outlives a power cut with the next one.
-	check(t, w.ask().Journal("wal"))
-	w.protect()
-	w.backup().Must(t, "sync")
+	check(t, fx.ask().Journal("wal"))
+	fx.protect()
+	fx.backup().Must(t, "sync")
 	var ledger probe.Ledger
-	db := w.dial()
+	db := fx.dial()
 	check(t, db.SetDeadline(time.Now().Add(2*patience)))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- ledger.Run(ctx, db) }()
-	w.until(patience, func() error {
+	fx.until(patience, func() error {
 		if n := ledger.Held(); n < 10 {
 			return fmt.Errorf("%d commits, of 10", n)
 		}
 		return nil
 	})
-	w.losePower()
+	fx.losePower()
 	db.Close()
 	t.Logf("both hosts died after %d commits: %v", ledger.Held(), <-ended)
-	check(t, w.ask().Mount())
-	rows, err := w.ask().Rows()
+	check(t, fx.ask().Mount())
+	rows, err := fx.ask().Rows()
 	check(t, err)
 	check(t, ledger.Judge(rows))
-	check(t, w.ask().Integrity())
-	check(t, w.ask().Unmount())
-	fsck, err := w.ask().Fsck()
+	check(t, fx.ask().Integrity())
+	check(t, fx.ask().Unmount())
+	fsck, err := fx.ask().Fsck()
 	check(t, err)
 	check(t, fsck.Err())
 	t.Logf("%d commits are there; %s", rows.Count, fsck.Last)
 }
 
 // spilled reports whether a backup's journal has anything in its file, which has no name.
-func (w *world) spilled(h *lab.Host) bool {
-	w.t.Helper()
-	out := h.Must(w.t, "sh", "-c", `for f in /proc/$(systemctl show -P MainPID xlft-receiver.service)/fd/*; do
+func (fx *fixture) spilled(h *lab.Host) bool {
+	fx.t.Helper()
+	out := h.Must(fx.t, "sh", "-c", `for f in /proc/$(systemctl show -P MainPID xlft-receiver.service)/fd/*; do
 	case $(readlink $f) in */journal/disk-*) head -c 65536 $f | tr -d '\0' | wc -c; exit ;; esac
 done
 echo "no journal file" >&2
 exit 1`)
 	n, err := strconv.Atoi(strings.TrimSpace(out))
-	check(w.t, err)
+	check(fx.t, err)
 	return n > 0
 }
 
@@ -209,43 +209,43 @@ exit 1`)
 // is on the disk too.
 func TestDiskSpill(t *testing.T) {
 	lab.Long(t)
-	w := diskWorldOn(t, mirror, func(s *ft.Settings) {
+	fx := diskFixtureOn(t, mirror, func(s *ft.Settings) {
 		s.AckTimeout = 3 * time.Minute
 		s.More += "[receive]\ndisk_journal = \"64MiB\"\ndisk_journal_file = \"192MiB\"\n"
 	})
-	w.guest.Tools = true
-	w.boot()
-	w.protect()
-	from, to := w.home, w.backup()
-	all := w.scribes(4, 1)
-	all.await(w, 3)
-	fio := w.dial()
+	fx.guest.Tools = true
+	fx.boot()
+	fx.protect()
+	from, to := fx.home, fx.backup()
+	all := fx.scribes(4, 1)
+	all.await(fx, 3)
+	fio := fx.dial()
 	check(t, fio.SetDeadline(time.Now().Add(3*patience)))
 
 	// A backup acks an epoch when its restore has the one before.
-	w.signal(to, "STOP", "restore-worker")
+	fx.signal(to, "STOP", "restore-worker")
 	started := make(chan error, 1) // the answer is held like all others
 	go func() { started <- fio.FioStart(probe.FioVerify("/dev/xvda", 44, 2, "--offset=16M", "--bs=64k")...) }()
 	begun := time.Now()
-	w.until(patience, func() error {
-		if !w.spilled(to) {
+	fx.until(patience, func() error {
+		if !fx.spilled(to) {
 			return fmt.Errorf("nothing is in the journal's file")
 		}
 		return nil
 	})
-	r := w.status(from)
+	r := fx.status(from)
 	t.Logf("after %v the journal went on in its file; checkpoint %d was the last one", round(time.Since(begun)), r.Epoch)
 	if !r.Protected {
 		t.Fatalf("not protected any more: %s", r.State)
 	}
-	w.signal(to, "CONT", "restore-worker")
+	fx.signal(to, "CONT", "restore-worker")
 	// The next one was under way; the one after it has the most.
-	w.await(from, "a checkpoint that spilled", func(now ft.Row) bool { return now.Epoch >= r.Epoch+2 })
+	fx.await(from, "a checkpoint that spilled", func(now ft.Row) bool { return now.Epoch >= r.Epoch+2 })
 	from.Kill()
-	w.awaitTakeover(to)
-	all.more(w, 3)
-	all.end(w)
-	all.judge(w)
+	fx.awaitTakeover(to)
+	all.more(fx, 3)
+	all.end(fx)
+	all.judge(fx)
 	check(t, <-started)
 	res, err := fio.FioWait()
 	check(t, err)

@@ -17,32 +17,32 @@ func TestHostGoesDown(t *testing.T) {
 	eachStorage(t, mirror, []storage{mirror, shared}, testHostGoesDown)
 }
 
-func testHostGoesDown(t *testing.T, w *world) {
-	from, to := w.home, w.backup()
+func testHostGoesDown(t *testing.T, fx *fixture) {
+	from, to := fx.home, fx.backup()
 	// Xen's own service saves and restores domains. The lab's hosts do without, as a rule.
-	for _, h := range w.Hosts() {
+	for _, h := range fx.Hosts() {
 		h.Must(t, "sh", "-c", "systemctl unmask xendomains.service && systemctl daemon-reload && systemctl start xendomains.service")
 	}
-	w.boot()
-	w.protect()
-	all := w.scribes(6, 1)
-	all.await(w, 3)
-	if r := w.status(from); !r.Protected {
+	fx.boot()
+	fx.protect()
+	all := fx.scribes(6, 1)
+	all.await(fx, 3)
+	if r := fx.status(from); !r.Protected {
 		t.Fatalf("not protected any more: %s", r.State)
 	}
 	from.Run(within(t, soon), "systemctl", "poweroff") // the answer may not come
 	check(t, from.AwaitOff(within(t, patience)))
 	t.Logf("%s is off after %d durable writes", from.Name(), all.written())
-	w.awaitDomains(to)
+	fx.awaitDomains(to)
 	check(t, from.Boot(within(t, 2*patience)))
-	w.until(patience, func() error {
-		if got := w.domains(from); !slices.Equal(got, []string{w.guest.Name}) {
+	fx.until(patience, func() error {
+		if got := fx.domains(from); !slices.Equal(got, []string{fx.guest.Name}) {
 			return fmt.Errorf("host %s runs %q after its boot", from.Name(), got)
 		}
 		return nil
 	})
-	all.more(w, 3)
-	all.end(w)
-	all.judge(w)
-	w.awaitDomains(to)
+	all.more(fx, 3)
+	all.end(fx)
+	all.judge(fx)
+	fx.awaitDomains(to)
 }

@@ -14,13 +14,13 @@ import (
 
 // A host whose certificate is not the pinned one is refused, by either side; nothing changes.
 func TestWrongCertificate(t *testing.T) {
-	w := unprotected(t)
-	a, b := w.home, w.backup()
+	fx := unprotected(t)
+	a, b := fx.home, fx.backup()
 	t.Run("primary", func(t *testing.T) {
 		a.Must(t, "xlft", "keygen", "--dir", "/etc/xlft/other")
-		w.edit(t, a, `[host]`, "[host]\nidentity = \"/etc/xlft/other\"")
+		fx.edit(t, a, `[host]`, "[host]\nidentity = \"/etc/xlft/other\"")
 		before := len(turnedAway(t, b))
-		w.unchanged(t, "does not know this host's certificate", "xl", "ft-start", "--config", edited, w.guest.Name)
+		fx.unchanged(t, "does not know this host's certificate", "xl", "ft-start", "--config", edited, fx.guest.Name)
 		lines := turnedAway(t, b)[before:]
 		t.Logf("log of %s:\n%s", b.Name(), strings.Join(lines, "\n"))
 		if len(lines) != 1 {
@@ -29,8 +29,8 @@ func TestWrongCertificate(t *testing.T) {
 	})
 	t.Run("backup", func(t *testing.T) {
 		print := strings.TrimSpace(b.Must(t, "xlft", "keygen", "--show"))
-		w.edit(t, a, print, "sha256:"+strings.Repeat("ab", 32))
-		w.unchanged(t, print, "xl", "ft-start", "--config", edited, w.guest.Name)
+		fx.edit(t, a, print, "sha256:"+strings.Repeat("ab", 32))
+		fx.unchanged(t, print, "xl", "ft-start", "--config", edited, fx.guest.Name)
 	})
 }
 
@@ -47,7 +47,7 @@ func turnedAway(t *testing.T, h *lab.Host) (lines []string) {
 // edited is a configuration that differs in one place from the host's.
 const edited = "/etc/xlft/edited.toml"
 
-func (w *world) edit(t *testing.T, h *lab.Host, old, replacement string) {
+func (fx *fixture) edit(t *testing.T, h *lab.Host, old, replacement string) {
 	t.Helper()
 	body, err := h.ReadFile(within(t, soon), ft.ConfigPath)
 	check(t, err)
@@ -59,48 +59,48 @@ func (w *world) edit(t *testing.T, h *lab.Host, old, replacement string) {
 }
 
 // unchanged runs a command that must be refused and leave all as it was.
-func (w *world) unchanged(t *testing.T, words string, argv ...string) {
+func (fx *fixture) unchanged(t *testing.T, words string, argv ...string) {
 	t.Helper()
-	defer func(outer *testing.T) { w.t = outer }(w.t)
-	w.t = t
-	a, b := w.domains(w.home), w.domains(w.backup())
-	w.refused(w.home, words, argv...)
-	w.awaitClean(w.home)
-	w.awaitDomains(w.home, a...)
-	w.awaitDomains(w.backup(), b...)
-	units, err := w.home.Run(within(t, soon), "systemctl", "list-units", "--no-legend", "--state=active,activating,deactivating", "xlft@*")
+	defer func(outer *testing.T) { fx.t = outer }(fx.t)
+	fx.t = t
+	a, b := fx.domains(fx.home), fx.domains(fx.backup())
+	fx.refused(fx.home, words, argv...)
+	fx.awaitClean(fx.home)
+	fx.awaitDomains(fx.home, a...)
+	fx.awaitDomains(fx.backup(), b...)
+	units, err := fx.home.Run(within(t, soon), "systemctl", "list-units", "--no-legend", "--state=active,activating,deactivating", "xlft@*")
 	check(t, err)
 	if units = strings.TrimSpace(units); units != "" {
 		t.Errorf("units: %s", units)
 	}
-	w.get()
+	fx.get()
 }
 
 // What an operator may do wrong, or find missing: exit status 1, a clear message, nothing changed.
 func TestErrors(t *testing.T) {
-	w := unprotected(t)
-	a, b := w.home, w.backup()
-	name := w.guest.Name
+	fx := unprotected(t)
+	a, b := fx.home, fx.backup()
+	name := fx.guest.Name
 
 	t.Run("unknown domain", func(t *testing.T) {
-		w.unchanged(t, "xl list", "xl", "ft-start", "nosuch")
-		w.unchanged(t, "nosuch", "xl", "ft-status", "nosuch")
-		w.unchanged(t, "is not protected from this host", "xl", "ft-stop", name)
-		w.unchanged(t, "is not protected from this host", "xl", "ft-failover", name)
+		fx.unchanged(t, "xl list", "xl", "ft-start", "nosuch")
+		fx.unchanged(t, "nosuch", "xl", "ft-status", "nosuch")
+		fx.unchanged(t, "is not protected from this host", "xl", "ft-stop", name)
+		fx.unchanged(t, "is not protected from this host", "xl", "ft-failover", name)
 	})
 	t.Run("unknown key", func(t *testing.T) {
-		w.edit(t, a, "[arbiter]", "[arbiter]\nepoch_mox = \"1s\"")
+		fx.edit(t, a, "[arbiter]", "[arbiter]\nepoch_mox = \"1s\"")
 		line := strings.TrimSpace(a.Must(t, "sh", "-c", "grep -n epoch_mox "+edited+" | cut -d: -f1"))
-		w.unchanged(t, fmt.Sprintf("%s:%s: arbiter.epoch_mox: unknown key", edited, line), "xl", "ft-start", "--config", edited, name)
+		fx.unchanged(t, fmt.Sprintf("%s:%s: arbiter.epoch_mox: unknown key", edited, line), "xl", "ft-start", "--config", edited, name)
 	})
 	t.Run("backup unreachable", func(t *testing.T) {
 		address := fmt.Sprintf("%v:7789", b.IPv4())
-		w.edit(t, a, address, fmt.Sprintf("%v:1", b.IPv4()))
-		w.unchanged(t, "systemctl start xlft-receiver.socket", "xl", "ft-start", "--config", edited, name)
-		w.edit(t, a, address, "10.20.0.99:7789")
-		w.unchanged(t, "network between the hosts", "xl", "ft-start", "--config", edited, name)
+		fx.edit(t, a, address, fmt.Sprintf("%v:1", b.IPv4()))
+		fx.unchanged(t, "systemctl start xlft-receiver.socket", "xl", "ft-start", "--config", edited, name)
+		fx.edit(t, a, address, "10.20.0.99:7789")
+		fx.unchanged(t, "network between the hosts", "xl", "ft-start", "--config", edited, name)
 		check(t, b.CutLAN())
-		w.unchanged(t, "network between the hosts", "xl", "ft-start", name)
+		fx.unchanged(t, "network between the hosts", "xl", "ft-start", name)
 		check(t, b.RestoreLAN())
 	})
 	t.Run("memory at the backup", func(t *testing.T) {
@@ -108,13 +108,13 @@ func TestErrors(t *testing.T) {
 		free := strings.TrimSpace(b.Must(t, "sh", "-c", "xl info free_memory"))
 		fmt.Sscan(free, &big.Memory)
 		big.Memory -= 80
-		w.create(t, b, big)
-		w.unchanged(t, "MiB of memory are needed", "xl", "ft-start", name)
+		fx.create(t, b, big)
+		fx.unchanged(t, "MiB of memory are needed", "xl", "ft-start", name)
 	})
 	t.Run("kernel modules", func(t *testing.T) {
 		for _, module := range []string{"sch_plug", "ifb"} {
 			a.Must(t, "sh", "-c", fmt.Sprintf("rmmod %s && echo 'install %[1]s /bin/false' > /etc/modprobe.d/missing.conf", module))
-			w.unchanged(t, "modprobe "+module, "xl", "ft-start", name)
+			fx.unchanged(t, "modprobe "+module, "xl", "ft-start", name)
 			a.Must(t, "sh", "-c", "rm /etc/modprobe.d/missing.conf; modprobe "+module)
 		}
 	})
@@ -132,19 +132,19 @@ func TestErrors(t *testing.T) {
 			g := lab.NewGuest("odd", 30)
 			kind.edit(&g)
 			a.Must(t, "sh", "-c", "test -e /root/disk || { truncate -s 1M /root/disk; losetup /dev/loop0 /root/disk; }; ip link add xenbr7 type bridge 2>&1 || true")
-			w.create(t, a, g)
-			w.unchanged(t, kind.words, "xl", "ft-start", g.Name)
+			fx.create(t, a, g)
+			fx.unchanged(t, kind.words, "xl", "ft-start", g.Name)
 		})
 	}
 }
 
 // create makes a domain that never runs, for the length of a test.
-func (w *world) create(t *testing.T, h *lab.Host, g lab.Guest) {
+func (fx *fixture) create(t *testing.T, h *lab.Host, g lab.Guest) {
 	t.Helper()
 	check(t, h.WriteFile(within(t, soon), g.ConfigPath(), []byte(g.Render()), 0o644))
 	h.Must(t, "xl", "create", "-p", g.ConfigPath())
 	t.Cleanup(func() {
-		if _, err := h.Run(within(w.t, soon), "xl", "destroy", g.Name); err != nil {
+		if _, err := h.Run(within(fx.t, soon), "xl", "destroy", g.Name); err != nil {
 			t.Error(err)
 		}
 	})

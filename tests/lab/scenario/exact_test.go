@@ -17,8 +17,8 @@ import (
 )
 
 // xvda is where a host has the guest's first disk.
-func (w *world) xvda() string {
-	switch w.kind {
+func (fx *fixture) xvda() string {
+	switch fx.kind {
 	case mirror:
 		return diskPath
 	case volume:
@@ -28,23 +28,23 @@ func (w *world) xvda() string {
 }
 
 // junk puts into some MiBs of a host's disk for the guest what no other one has.
-func (w *world) junk(h *lab.Host, mibs ...int) {
-	w.t.Helper()
+func (fx *fixture) junk(h *lab.Host, mibs ...int) {
+	fx.t.Helper()
 	for _, at := range mibs {
-		h.Must(w.t, "dd", "if=/dev/urandom", "of="+w.xvda(), "bs=1M", "count=1", fmt.Sprint("seek=", at), "iflag=fullblock", "oflag=direct", "conv=notrunc", "status=none")
+		h.Must(fx.t, "dd", "if=/dev/urandom", "of="+fx.xvda(), "bs=1M", "count=1", fmt.Sprint("seek=", at), "iflag=fullblock", "oflag=direct", "conv=notrunc", "status=none")
 	}
 }
 
 // disk returns what a file on a host has, which is a disk. It is read past the host's cache, which knows nothing of what
 // the other host writes.
-func (w *world) disk(h *lab.Host, path string) []byte {
-	w.t.Helper()
-	out, err := h.Run(within(w.t, patience), "sh", "-c", `dd if="$1" bs=1M iflag=direct status=none | gzip -1 -c`, "sh", path)
-	check(w.t, err)
+func (fx *fixture) disk(h *lab.Host, path string) []byte {
+	fx.t.Helper()
+	out, err := h.Run(within(fx.t, patience), "sh", "-c", `dd if="$1" bs=1M iflag=direct status=none | gzip -1 -c`, "sh", path)
+	check(fx.t, err)
 	z, err := gzip.NewReader(strings.NewReader(out))
-	check(w.t, err)
+	check(fx.t, err)
 	disk, err := io.ReadAll(z)
-	check(w.t, err)
+	check(fx.t, err)
 	return disk
 }
 
@@ -77,10 +77,10 @@ type tally struct {
 	err  error
 }
 
-func (w *world) tally() *tally {
-	w.t.Helper()
-	y := &tally{c: w.dial()}
-	check(w.t, y.c.SetDeadline(time.Time{}))
+func (fx *fixture) tally() *tally {
+	fx.t.Helper()
+	y := &tally{c: fx.dial()}
+	check(fx.t, y.c.SetDeadline(time.Time{}))
 	go func() {
 		for {
 			n, err := y.c.PatternMade()
@@ -102,12 +102,12 @@ func (y *tally) told() (uint64, error) {
 	return y.made, y.err
 }
 
-func (y *tally) await(w *world, n uint64) {
-	w.t.Helper()
-	w.until(patience, func() error {
+func (y *tally) await(fx *fixture, n uint64) {
+	fx.t.Helper()
+	fx.until(patience, func() error {
 		got, err := y.told()
 		if err != nil {
-			w.t.Fatal(err)
+			fx.t.Fatal(err)
 		}
 		if got < n {
 			return fmt.Errorf("the guest told of %d writes, of %d", got, n)
@@ -125,43 +125,43 @@ func TestDiskExact(t *testing.T) {
 	eachStorage(t, mirror, []storage{mirror, shared}, testDiskExact)
 }
 
-func testDiskExact(t *testing.T, w *world) {
-	w.chooseSeed()
+func testDiskExact(t *testing.T, fx *fixture) {
+	fx.chooseSeed()
 	random := rand.New(rand.NewPCG(*seed, 0))
-	w.junk(w.A, 0, 20, 40)
-	w.junk(w.B, 0, 30, 50)
-	model := probe.NewModel(w.disk(w.home, w.xvda()), *seed)
-	w.boot()
+	fx.junk(fx.A, 0, 20, 40)
+	fx.junk(fx.B, 0, 30, 50)
+	model := probe.NewModel(fx.disk(fx.home, fx.xvda()), *seed)
+	fx.boot()
 	for death := range *deaths {
-		from, to := w.home, w.backup()
+		from, to := fx.home, fx.backup()
 		to.Must(t, "mv", blockScript, blockScript+".real")
-		check(t, to.WriteFile(within(t, soon), blockScript, []byte(fmt.Sprintf(snapScript, w.xvda())), 0o755))
+		check(t, to.WriteFile(within(t, soon), blockScript, []byte(fmt.Sprintf(snapScript, fx.xvda())), 0o755))
 		// The first copy is made while the guest writes, which takes from the copying much of its host's one processor.
-		check(t, w.ask().StartPattern(*seed, 2))
-		_, err := from.Run(within(t, 2*patience), "xl", "ft-start", w.guest.Name)
+		check(t, fx.ask().StartPattern(*seed, 2))
+		_, err := from.Run(within(t, 2*patience), "xl", "ft-start", fx.guest.Name)
 		check(t, err)
-		before, err := w.ask().StopPattern()
+		before, err := fx.ask().StopPattern()
 		check(t, err)
-		check(t, w.ask().StartPattern(*seed, 1000))
-		y := w.tally()
-		y.await(w, before+10)
+		check(t, fx.ask().StartPattern(*seed, 1000))
+		y := fx.tally()
+		y.await(fx, before+10)
 		<-time.After(time.Duration(random.Int64N(int64(3 * time.Second))))
-		r := w.status(from)
+		r := fx.status(from)
 		if !r.Protected {
 			t.Fatalf("not protected any more: %s", r.State)
 		}
 		from.Kill()
 		told, err := y.told()
 		check(t, err)
-		w.awaitTakeover(to)
-		knows, err := w.ask().PatternMade()
+		fx.awaitTakeover(to)
+		knows, err := fx.ask().PatternMade()
 		check(t, err)
 		to.Must(t, "systemctl", "kill", "--signal=CONT", "xlft-disk@web1.service")
 
 		// The guest counts a write when it was told that it is durable. The one after that may have reached the disk
 		// before the checkpoint, without the guest hearing of it: then its driver asks for it again. No other is under
 		// way.
-		n, err := model.Find(w.disk(to, resumedDisk), knows+1)
+		n, err := model.Find(fx.disk(to, resumedDisk), knows+1)
 		switch {
 		case err != nil:
 			t.Fatalf("the disk that the domain ran on from: %v (the guest knew of %d writes, %d were told of)", err, knows, told)
@@ -172,22 +172,22 @@ func testDiskExact(t *testing.T, w *world) {
 		}
 		t.Logf("death %d: %s died after checkpoint %d; clients were told of %d writes, the guest knew of %d, the disk has exactly %d",
 			death+1, from.Name(), r.Epoch, told, knows, n)
-		y.await(w, n+10)
+		y.await(fx, n+10)
 		y.c.Close()
-		_, err = w.ask().StopPattern()
+		_, err = fx.ask().StopPattern()
 		check(t, err)
-		w.awaitDomains(to, w.guest.Name)
+		fx.awaitDomains(to, fx.guest.Name)
 		if death+1 < *deaths {
-			w.revive(from)
-			w.makeDisk(from)
-			if w.kind.mirrors() {
-				w.junk(from, 0, 25)
+			fx.revive(from)
+			fx.makeDisk(from)
+			if fx.kind.mirrors() {
+				fx.junk(from, 0, 25)
 			}
 		}
 	}
-	all, err := w.ask().PatternMade()
+	all, err := fx.ask().PatternMade()
 	check(t, err)
-	n, err := model.Find(w.disk(w.home, w.xvda()), all)
+	n, err := model.Find(fx.disk(fx.home, fx.xvda()), all)
 	check(t, err)
 	if n != all {
 		t.Errorf("the disk has %d writes at the end, but the guest made %d", n, all)

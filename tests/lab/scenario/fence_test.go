@@ -16,38 +16,38 @@ import (
 // other one, without a lie.
 func TestFence(t *testing.T) {
 	lab.Long(t)
-	w := fresh(t)
+	fx := fresh(t)
 	s := ft.Usual
-	w.fence(&s)
-	w.install(s)
-	w.boot()
+	fx.fence(&s)
+	fx.install(s)
+	fx.boot()
 
 	// An agent that does not do its work is found before it is needed, on either host.
-	w.A.Must(t, "xl", "ft-check", w.guest.Name)
-	for h, who := range map[*lab.Host]string{w.A: "fence agent of B", w.B: "backup: fence agent of A"} {
+	fx.A.Must(t, "xl", "ft-check", fx.guest.Name)
+	for h, who := range map[*lab.Host]string{fx.A: "fence agent of B", fx.B: "backup: fence agent of A"} {
 		h.Must(t, "sh", "-c", `mv "$1" "$1.real" && printf '#!/bin/sh\necho bad password >&2\nexit 1\n' >"$1" && chmod +x "$1"`, "sh", ft.FenceAgent)
-		w.refused(w.A, who+": "+ft.FenceAgent+", action status: exit status 1: bad password", "xl", "ft-check", w.guest.Name)
+		fx.refused(fx.A, who+": "+ft.FenceAgent+", action status: exit status 1: bad password", "xl", "ft-check", fx.guest.Name)
 		h.Must(t, "mv", ft.FenceAgent+".real", ft.FenceAgent)
 	}
-	w.protect()
+	fx.protect()
 
-	w.B.Must(t, "systemctl", "kill", "--signal=KILL", "xlft-receiver.service")
-	w.awaitUnprotected()
-	w.await(w.A, "protected again", isProtected)
-	if off := w.power.Fenced(); len(off) > 0 {
+	fx.B.Must(t, "systemctl", "kill", "--signal=KILL", "xlft-receiver.service")
+	fx.awaitUnprotected()
+	fx.await(fx.A, "protected again", isProtected)
+	if off := fx.power.Fenced(); len(off) > 0 {
 		t.Fatalf("%v was switched off, and had only lost its receiver", off)
 	}
 
-	k := w.talk(10)
-	p := w.pair()
+	k := fx.talk(10)
+	p := fx.pair()
 	p.await(time.Now(), 20)
-	check(t, w.SplitHosts())
-	w.awaitTakeover(w.B)
-	if off := w.power.Fenced(); !slices.Equal(off, []string{"A"}) {
+	check(t, fx.SplitHosts())
+	fx.awaitTakeover(fx.B)
+	if off := fx.power.Fenced(); !slices.Equal(off, []string{"A"}) {
 		t.Errorf("switched off: %v", off)
 	}
 	p.await(time.Now(), 20)
 	p.end()
-	w.oneVoice(k.end(), w.A, w.B)
-	w.awaitDomains(w.B, w.guest.Name)
+	fx.oneVoice(k.end(), fx.A, fx.B)
+	fx.awaitDomains(fx.B, fx.guest.Name)
 }

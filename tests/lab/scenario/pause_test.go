@@ -21,15 +21,15 @@ const (
 )
 
 // stalls returns the guest's longest standstill in each of many spans of a second, sorted, for as long as more says so.
-func (w *world) stalls(more func(n int) bool) []time.Duration {
-	w.t.Helper()
-	_, err := w.ask().Stall()
-	check(w.t, err)
+func (fx *fixture) stalls(more func(n int) bool) []time.Duration {
+	fx.t.Helper()
+	_, err := fx.ask().Stall()
+	check(fx.t, err)
 	var all []time.Duration
 	for more(len(all)) {
 		<-time.After(time.Second)
-		d, err := w.ask().Stall()
-		check(w.t, err)
+		d, err := fx.ask().Stall()
+		check(fx.t, err)
 		all = append(all, d)
 	}
 	slices.Sort(all)
@@ -42,20 +42,20 @@ func middle(sorted []time.Duration) time.Duration { return sorted[len(sorted)/2]
 // there is time for it), and has no wait for the network in it.
 func TestPause(t *testing.T) {
 	const checkpoints = 40
-	w := unprotected(t)
-	check(t, w.ask().Dirty(dirtyRate, workingSet))
-	defer func() { check(t, w.ask().Dirty(0, 0)) }()
+	fx := unprotected(t)
+	check(t, fx.ask().Dirty(dirtyRate, workingSet))
+	defer func() { check(t, fx.ask().Dirty(0, 0)) }()
 
-	idle := w.stalls(func(n int) bool { return n < 5 })
+	idle := fx.stalls(func(n int) bool { return n < 5 })
 	t.Logf("the guest's longest standstill in each second, alone: median %v, worst %v", round(middle(idle)), round(idle[len(idle)-1]))
 	var remus []time.Duration
 	if lab.HasTime() {
-		remus = w.remus(func() []time.Duration { return w.stalls(func(n int) bool { return n < 12 }) })
+		remus = fx.remus(func() []time.Duration { return fx.stalls(func(n int) bool { return n < 12 }) })
 	}
 
-	w.protect()
-	ours := w.stalls(func(n int) bool { return n < 15 })
-	r := w.await(w.home, fmt.Sprint(checkpoints, " checkpoints"), func(r ft.Row) bool {
+	fx.protect()
+	ours := fx.stalls(func(n int) bool { return n < 15 })
+	r := fx.await(fx.home, fmt.Sprint(checkpoints, " checkpoints"), func(r ft.Row) bool {
 		return r.Primary != nil && r.Primary.Checkpoints >= checkpoints
 	})
 	p := r.Primary.PauseMedian
@@ -72,58 +72,58 @@ func TestPause(t *testing.T) {
 		}
 	}
 
-	w.stalledReceiver(ours)
+	fx.stalledReceiver(ours)
 }
 
 // stalledReceiver lets the backup's receiver stop reading, again and again, and looks at the guest's standstills.
-func (w *world) stalledReceiver(normal []time.Duration) {
-	w.t.Helper()
+func (fx *fixture) stalledReceiver(normal []time.Duration) {
+	fx.t.Helper()
 	const stop, times = 2 * time.Second, 5 // shorter than failure_timeout, so that the backup is not lost
-	check(w.t, w.ask().Dirty(10*dirtyRate, workingSet))
+	check(fx.t, fx.ask().Dirty(10*dirtyRate, workingSet))
 	var all []time.Duration
 	for range times {
-		_, err := w.ask().Stall()
-		check(w.t, err)
-		w.signal(w.backup(), "STOP", "receive")
+		_, err := fx.ask().Stall()
+		check(fx.t, err)
+		fx.signal(fx.backup(), "STOP", "receive")
 		<-time.After(stop)
-		w.signal(w.backup(), "CONT", "receive")
-		d, err := w.ask().Stall()
-		check(w.t, err)
+		fx.signal(fx.backup(), "CONT", "receive")
+		d, err := fx.ask().Stall()
+		check(fx.t, err)
 		all = append(all, d)
 	}
 	slices.Sort(all)
 	longest, before := all[len(all)-1], normal[len(normal)-1]
-	w.t.Logf("the backup stopped reading for %v, %d times, with %d pages written a second: the guest's longest standstill was %v (median %v); before %v",
+	fx.t.Logf("the backup stopped reading for %v, %d times, with %d pages written a second: the guest's longest standstill was %v (median %v); before %v",
 		stop, times, 10*dirtyRate, round(longest), round(middle(all)), round(before))
 	if longest > stop*3/4 && longest > 2*before {
-		w.t.Errorf("the guest stood still for %v while the backup did not read; otherwise at most %v", longest, before)
+		fx.t.Errorf("the guest stood still for %v while the backup did not read; otherwise at most %v", longest, before)
 	}
-	if r := w.status(w.home); !r.Protected {
-		w.t.Errorf("protection was lost: %s", r.State)
+	if r := fx.status(fx.home); !r.Protected {
+		fx.t.Errorf("protection was lost: %s", r.State)
 	}
 }
 
 // remus runs f while stock "xl remus" replicates the guest as Debian's build can: unsafe, with nothing held. It returns
 // nil if remus does not get to its checkpoints.
-func (w *world) remus(f func() []time.Duration) []time.Duration {
-	t := w.t
+func (fx *fixture) remus(f func() []time.Duration) []time.Duration {
+	t := fx.t
 	t.Helper()
 	const port = "7790"
 	ctx := within(t, 2*patience)
-	there, err := w.backup().Start(ctx, "socat", "TCP-LISTEN:"+port+",reuseaddr", "EXEC:xl migrate-receive -r")
+	there, err := fx.backup().Start(ctx, "socat", "TCP-LISTEN:"+port+",reuseaddr", "EXEC:xl migrate-receive -r")
 	check(t, err)
 	defer there.Kill()
 	check(t, lab.Await(within(t, soon), func() error {
-		_, err := w.backup().Run(ctx, "sh", "-c", "ss -ltn | grep -q :"+port)
+		_, err := fx.backup().Run(ctx, "sh", "-c", "ss -ltn | grep -q :"+port)
 		return err
 	}))
-	here, err := w.home.Start(ctx, "xl", "remus", "-F", "-n", "-d", "-i", "200", "-s", "", w.guest.Name,
-		fmt.Sprintf("exec socat - TCP:%v:%s", w.backup().IPv4(), port))
+	here, err := fx.home.Start(ctx, "xl", "remus", "-F", "-n", "-d", "-i", "200", "-s", "", fx.guest.Name,
+		fmt.Sprintf("exec socat - TCP:%v:%s", fx.backup().IPv4(), port))
 	check(t, err)
 	defer func() {
 		// The end of the connection ends both sides; the guest runs on here.
-		w.home.Run(ctx, "pkill", "socat")
-		w.backup().Run(ctx, "pkill", "-f", "xl migrate-receive|libxl-save-helper")
+		fx.home.Run(ctx, "pkill", "socat")
+		fx.backup().Run(ctx, "pkill", "-f", "xl migrate-receive|libxl-save-helper")
 		there.Kill()
 		check(t, lab.Await(within(t, patience), func() error {
 			select {
@@ -134,8 +134,8 @@ func (w *world) remus(f func() []time.Duration) []time.Duration {
 			}
 		}))
 		// What is half made there has no name.
-		w.until(patience, func() error {
-			all, err := w.backup().Domains(ctx)
+		fx.until(patience, func() error {
+			all, err := fx.backup().Domains(ctx)
 			if err != nil {
 				return err
 			}
@@ -143,7 +143,7 @@ func (w *world) remus(f func() []time.Duration) []time.Duration {
 			for _, d := range all {
 				if d.ID != 0 {
 					left++
-					w.backup().Run(ctx, "xl", "destroy", fmt.Sprint(d.ID)) // looked at again
+					fx.backup().Run(ctx, "xl", "destroy", fmt.Sprint(d.ID)) // looked at again
 				}
 			}
 			if left > 0 {
@@ -151,7 +151,7 @@ func (w *world) remus(f func() []time.Duration) []time.Duration {
 			}
 			return nil
 		})
-		w.get()
+		fx.get()
 	}()
 	// Its first, live pass does not stop the guest; checkpoints do, one after the other.
 	begun := time.Now()
@@ -167,7 +167,7 @@ func (w *world) remus(f func() []time.Duration) []time.Duration {
 			return nil
 		case <-time.After(time.Second):
 		}
-		d, err := w.ask().Stall()
+		d, err := fx.ask().Stall()
 		check(t, err)
 		if row++; d < 200*time.Millisecond {
 			row = 0

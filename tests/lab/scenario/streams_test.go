@@ -18,7 +18,7 @@ import (
 
 // netbuffer's own tests in a dom0, with the kernel's real plug.
 func TestNetbufferInDom0(t *testing.T) {
-	w := unprotected(t)
+	fx := unprotected(t)
 	tree, err := ft.Tree()
 	check(t, err)
 	binary := filepath.Join(t.TempDir(), "netbuffer.test")
@@ -28,7 +28,7 @@ func TestNetbufferInDom0(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	h := w.backup()
+	h := fx.backup()
 	check(t, h.Copy(within(t, soon), binary, "/root/netbuffer.test", 0o755))
 	out, err := h.Run(within(t, patience), "/root/netbuffer.test", "-test.run", "Lab", "-test.v")
 	for line := range strings.Lines(out) {
@@ -46,9 +46,9 @@ const (
 
 // Streams: what "xl save" wrote is read, from a file and from a pipe, and what we build Xen's own checker accepts.
 func TestStreams(t *testing.T) {
-	w := unprotected(t)
-	h := w.home
-	h.Must(t, "xl", "save", "-c", w.guest.Name, image)
+	fx := unprotected(t)
+	h := fx.home
+	h.Must(t, "xl", "save", "-c", fx.guest.Name, image)
 	file := h.Must(t, "xlft", "inspect", image)
 	pipe := h.Must(t, "sh", "-c", "cat "+image+" | xlft inspect -")
 	lines := strings.Split(strings.TrimSpace(file), "\n")
@@ -59,9 +59,9 @@ func TestStreams(t *testing.T) {
 	}
 	check(t, h.WriteFile(within(t, soon), "/root/cut.save", nil, 0o600))
 	h.Must(t, "sh", "-c", "head -c 100000 "+image+" > /root/cut.save")
-	w.refused(h, "unexpected EOF", "xlft", "inspect", "/root/cut.save")
+	fx.refused(h, "unexpected EOF", "xlft", "inspect", "/root/cut.save")
 
-	w.verifies("xl", image)
+	fx.verifies("xl", image)
 	body, err := h.ReadFile(within(t, patience), image)
 	check(t, err)
 	parts, err := take(body)
@@ -81,18 +81,18 @@ func TestStreams(t *testing.T) {
 		check(t, h.WriteFile(within(t, soon), path, stream, 0o600))
 		t.Logf("%s, %d bytes; xlft inspect: %s", built.name, len(stream), lastLine(h.Must(t, "xlft", "inspect", path)))
 		if built.known {
-			w.verifies(built.format, path)
+			fx.verifies(built.format, path)
 		}
 	}
 }
 
 // verifies runs Xen's own checker of streams.
-func (w *world) verifies(format, path string) {
-	w.t.Helper()
-	out, err := w.home.Run(within(w.t, patience), "sh", "-c", verifier+" -v -f "+format+" -i "+path+" 2>&1")
-	w.t.Logf("verify-stream-v2 -f %s %s: %v; its last line: %s", format, path, err, lastLine(out))
+func (fx *fixture) verifies(format, path string) {
+	fx.t.Helper()
+	out, err := fx.home.Run(within(fx.t, patience), "sh", "-c", verifier+" -v -f "+format+" -i "+path+" 2>&1")
+	fx.t.Logf("verify-stream-v2 -f %s %s: %v; its last line: %s", format, path, err, lastLine(out))
 	if err != nil {
-		w.t.Error(out)
+		fx.t.Error(out)
 	}
 }
 

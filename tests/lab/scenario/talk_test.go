@@ -12,21 +12,21 @@ import (
 
 // A talk is the guest sending numbered frames of every kind while the cables of both hosts are watched.
 type talk struct {
-	w     *world
+	fx    *fixture
 	from  uint64 // number of the last frame before
 	cable *lab.Capture
 }
 
 // talk makes the guest send so many frames of each kind a second.
-func (w *world) talk(rate int) *talk {
-	w.t.Helper()
-	k := &talk{w: w}
+func (fx *fixture) talk(rate int) *talk {
+	fx.t.Helper()
+	k := &talk{fx: fx}
 	var err error
-	k.cable, err = w.Capture(lab.SentBy(w.guest))
-	check(w.t, err)
-	k.from, _, err = w.ask().Chattered()
-	check(w.t, err)
-	check(w.t, w.ask().Chatter(rate))
+	k.cable, err = fx.Capture(lab.SentBy(fx.guest))
+	check(fx.t, err)
+	k.from, _, err = fx.ask().Chattered()
+	check(fx.t, err)
+	check(fx.t, fx.ask().Chatter(rate))
 	return k
 }
 
@@ -47,13 +47,13 @@ type spoken struct {
 
 // end makes the guest stop and returns all that was heard, once its last frame has been.
 func (k *talk) end() heard {
-	k.w.t.Helper()
-	check(k.w.t, k.w.ask().Chatter(0))
+	k.fx.t.Helper()
+	check(k.fx.t, k.fx.ask().Chatter(0))
 	// The answer follows the frames through the same gate, so they are out when it is here.
-	last, since, err := k.w.ask().Chattered()
-	check(k.w.t, err)
+	last, since, err := k.fx.ask().Chattered()
+	check(k.fx.t, err)
 	frames, err := k.cable.Stop()
-	check(k.w.t, err)
+	check(k.fx.t, err)
 	h := heard{frames: frames, from: k.from, to: last, since: since}
 	for _, f := range frames {
 		if p, ok := f.Probe(); ok && p.Seq > h.from {
@@ -65,27 +65,27 @@ func (k *talk) end() heard {
 
 // complete checks that every frame that the guest sent was heard, once, of every kind, and in order. Between kinds the
 // order may change on the way: a host's own queue in front of its cable is fair to all flows.
-func (w *world) complete(h heard) {
-	w.t.Helper()
+func (fx *fixture) complete(h heard) {
+	fx.t.Helper()
 	if n := h.missing(); len(n) > 0 {
-		w.t.Errorf("%d of the guest's frames %d to %d were not heard: %v", len(n), h.from+1, h.to, n[:min(len(n), 10)])
+		fx.t.Errorf("%d of the guest's frames %d to %d were not heard: %v", len(n), h.from+1, h.to, n[:min(len(n), 10)])
 	}
 	kinds, last, wrong := map[probe.Proto]int{}, map[probe.Proto]uint64{}, 0
 	for _, s := range h.probes {
 		kinds[s.Proto]++
 		if s.Seq <= last[s.Proto] {
 			if wrong++; wrong <= 5 {
-				w.t.Errorf("%v frame %d from %s after %d", s.Proto, s.Seq, s.host.Name(), last[s.Proto])
+				fx.t.Errorf("%v frame %d from %s after %d", s.Proto, s.Seq, s.host.Name(), last[s.Proto])
 			}
 		}
 		last[s.Proto] = max(last[s.Proto], s.Seq)
 	}
 	for _, p := range probe.Protos {
 		if kinds[p] == 0 {
-			w.t.Errorf("no %v frame was heard", p)
+			fx.t.Errorf("no %v frame was heard", p)
 		}
 	}
-	w.t.Logf("frames %d to %d: heard %s; %d missing, %d out of order or twice", h.from+1, h.to, countKinds(kinds), len(h.missing()), wrong)
+	fx.t.Logf("frames %d to %d: heard %s; %d missing, %d out of order or twice", h.from+1, h.to, countKinds(kinds), len(h.missing()), wrong)
 }
 
 // missing returns the numbers of the frames that were sent and not heard.
@@ -122,8 +122,8 @@ func (h heard) between(host *lab.Host, from, to time.Time) (frames []lab.Frame) 
 
 // oneVoice checks what was heard of a guest that moved: after its first frame from the new host none came from the old
 // one, and no frame that the old one let out is of a time that the guest at the new one has not lived through.
-func (w *world) oneVoice(h heard, before, after *lab.Host) {
-	w.t.Helper()
+func (fx *fixture) oneVoice(h heard, before, after *lab.Host) {
+	fx.t.Helper()
 	var lastOld, firstNew time.Time
 	for _, f := range h.frames {
 		switch {
@@ -135,11 +135,11 @@ func (w *world) oneVoice(h heard, before, after *lab.Host) {
 	}
 	switch {
 	case lastOld.IsZero() || firstNew.IsZero():
-		w.t.Errorf("heard of %s: %v, of %s: %v", before.Name(), !lastOld.IsZero(), after.Name(), !firstNew.IsZero())
+		fx.t.Errorf("heard of %s: %v, of %s: %v", before.Name(), !lastOld.IsZero(), after.Name(), !firstNew.IsZero())
 	case lastOld.After(firstNew):
-		w.t.Errorf("both spoke: %s until %v after %s began", before.Name(), round(lastOld.Sub(firstNew)), after.Name())
+		fx.t.Errorf("both spoke: %s until %v after %s began", before.Name(), round(lastOld.Sub(firstNew)), after.Name())
 	default:
-		w.t.Logf("%s was silent for %v when %s began to speak", before.Name(), round(firstNew.Sub(lastOld)), after.Name())
+		fx.t.Logf("%s was silent for %v when %s began to speak", before.Name(), round(firstNew.Sub(lastOld)), after.Name())
 	}
 	var old, young uint64 // last number from the old host, first from the new
 	for _, s := range h.probes {
@@ -150,8 +150,8 @@ func (w *world) oneVoice(h heard, before, after *lab.Host) {
 			young = s.Seq
 		}
 	}
-	w.t.Logf("probes: the last from %s is %d, the first from %s is %d", before.Name(), old, after.Name(), young)
+	fx.t.Logf("probes: the last from %s is %d, the first from %s is %d", before.Name(), old, after.Name(), young)
 	if young != 0 && young <= old {
-		w.t.Errorf("frames %d to %d left %s before their epoch was acked: the guest sent them again from %s", young, old, before.Name(), after.Name())
+		fx.t.Errorf("frames %d to %d left %s before their epoch was acked: the guest sent them again from %s", young, old, before.Name(), after.Name())
 	}
 }

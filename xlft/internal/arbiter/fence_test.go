@@ -17,7 +17,7 @@ import (
 	"xlft/xlft/wire"
 )
 
-// agent writes a fence agent that notes what it is told, and does as script says.
+// agent writes a fence agent that records its input and then runs script.
 func agent(t *testing.T, script string) (f config.Fence, told func() string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -89,8 +89,8 @@ func TestClaim(t *testing.T) {
 	}
 }
 
-// Many domains lose the same host at once: it is fenced once. One that lost it
-// later has it fenced again.
+// When many domains lose the same host at once, the host is fenced once. A
+// domain that loses it later has it fenced again.
 func TestOncePerHost(t *testing.T) {
 	f, told := agent(t, "sleep 0.2")
 	a := fenceBy(f)
@@ -126,7 +126,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// The delay lets the other host be first.
+// The delay lets the other host fence first.
 func TestDelay(t *testing.T) {
 	f, told := agent(t, "exit 0")
 	f.Delay = time.Hour

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -13,16 +12,22 @@ import (
 	"xlft/diskrepl/blockfile"
 	"xlft/xlft"
 	"xlft/xlft/backup"
-	"xlft/xlft/config"
+	"xlft/xlft/internal/disktest"
 	"xlft/xlft/wire"
 )
 
-// A dying session has a copy with a journal on stable storage, and ends with
-// the host's power.
+// A hostDir is a host's directory, with what a test of promotion does to it.
+type hostDir struct{ *disktest.HostDir }
+
+func newHostDir(t *testing.T, fill byte) hostDir {
+	t.Helper()
+	return hostDir{disktest.New(t, fill)}
+}
+
+// A dying session has a copy with a journal on stable storage, and ends with a
+// power cut.
 type dying struct {
 	t       *testing.T
-	p       *place
-	vdev    string
 	copies  *Copies
 	copy    backup.DiskCopy
 	m       *diskrepl.Mirror
@@ -31,24 +36,24 @@ type dying struct {
 	conn    net.Conn
 }
 
-// protect makes a first copy of primary's disk.
-func (p *place) protect(primary *place, vdev string) *dying {
-	t := p.t
+// protect makes the first copy of primary's disk.
+func (h hostDir) protect(primary hostDir, vdev string) *dying {
+	t := h.T
 	t.Helper()
-	d := &dying{t: t, p: p, vdev: vdev, copies: &Copies{Config: p.conf, Store: p.store}}
-	offer := wire.Disk{VDev: vdev, Size: size, Shared: p.conf.For("web1").Disks[vdev].Shared}
+	d := &dying{t: t, copies: &Copies{Config: h.Conf, Store: h.Store}}
+	offer := wire.Disk{VDev: vdev, Size: disktest.Size, Shared: h.Conf.For("web1").Disks[vdev].Shared}
 	var err error
 	if d.copy, err = d.copies.Open("web1", offer); err != nil {
 		t.Fatal(err)
 	}
-	here, err := blockfile.Open(filepath.Join(primary.dir, vdev), false)
+	here, err := blockfile.Open(filepath.Join(primary.Dir, vdev), false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { here.Close() })
 	a, b := net.Pipe()
 	d.conn, d.m, d.replica = a, diskrepl.NewMirror(here), diskrepl.NewReplica(d.copy, b)
-	if offer.Shared { // of what the primary sends only this matters here
+	if offer.Shared { // only the journal matters here
 		d.replica = diskrepl.NewReplica(unwritten{d.copy}, b)
 	}
 	if err := d.copy.Begin(xlft.Inconsistent); err != nil {
@@ -70,7 +75,7 @@ func (p *place) protect(primary *place, vdev string) *dying {
 	return d
 }
 
-// unwritten storage gets nothing before it is promoted.
+// unwritten storage takes no writes before it is promoted.
 type unwritten struct{ backup.DiskCopy }
 
 func (unwritten) WriteAt([]byte, int64, bool) error { return nil }
@@ -100,82 +105,68 @@ func (d *dying) commit(epoch uint64) {
 	}
 }
 
-// die leaves what is on stable storage.
+// die ends the session, and leaves what is on stable storage.
 func (d *dying) die() {
 	d.conn.Close()
 	d.replica.Close()
 	d.copy.Close()
 }
 
-// more gives a place another disk.
-func (p *place) more(vdev string, fill byte, shared bool) {
-	p.t.Helper()
-	path := filepath.Join(p.dir, vdev)
-	if err := os.WriteFile(path, bytes.Repeat([]byte{fill}, size), 0o600); err != nil {
-		p.t.Fatal(err)
-	}
-	p.conf.Domains["web1"].Disks[vdev] = config.Disk{VDev: vdev, Path: path, Shared: shared}
+func (h hostDir) at(vdev string, off int64, n int) string {
+	h.T.Helper()
+	return string(h.Image(vdev)[off : off+int64(n)])
 }
 
-func (p *place) at(vdev string, off int64, n int) string {
-	p.t.Helper()
-	b, err := os.ReadFile(filepath.Join(p.dir, vdev))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return string(b[off : off+int64(n)])
-}
-
-func (p *place) states(vdevs ...string) (states []xlft.DiskState) {
+func (h hostDir) states(vdevs ...string) (states []xlft.DiskState) {
 	for _, v := range vdevs {
-		r, err := p.store.LoadDisk("web1", v)
+		r, err := h.Store.LoadDisk("web1", v)
 		if err != nil {
-			p.t.Fatal(err)
+			h.T.Fatal(err)
 		}
 		states = append(states, r.State)
 	}
 	return states
 }
 
-// A copy is made the domain's disk if it is consistent, and brought to the
-// newest one that its journal has.
+// A consistent copy is brought to the newest epoch in its journal and becomes
+// the domain's disk.
 func TestPromote(t *testing.T) {
-	p, primary := newPlace(t, 'b'), newPlace(t, 'a')
-	p.conf.DurableAck = true
-	c := &Copies{Config: p.conf, Store: p.store}
+	h, primary := newHostDir(t, 'b'), newHostDir(t, 'a')
+	h.Conf.DurableAck = true
+	c := &Copies{Config: h.Conf, Store: h.Store}
 	refusedWith := func(st xlft.DiskState, words string) {
 		t.Helper()
-		if err := p.store.SaveDisk("web1", "xvda", xlft.DiskRecord{State: st}); err != nil {
+		if err := h.Store.SaveDisk("web1", "xvda", xlft.DiskRecord{State: st}); err != nil {
 			t.Fatal(err)
 		}
 		for _, vdev := range []string{"", "xvda"} {
 			_, err := c.Promote("web1", vdev, AskShared)
-			refused(t, string(st), err, words)
+			disktest.Refused(t, string(st), err, words)
 			if st == xlft.Outdated {
-				break // is promoted the first time
+				break // Promote succeeds the first time
 			}
 		}
 	}
 	refusedWith(xlft.Inconsistent, "never completed")
 	refusedWith(xlft.UpToDate, "already")
 	_, err := c.Promote("web1", "xvdz", AskShared)
-	refused(t, "unknown", err, "[domain.web1.disk.xvdz]")
+	disktest.Refused(t, "unknown", err, "[domain.web1.disk.xvdz]")
 	_, err = c.Promote("web2", "", AskShared)
-	refused(t, "unknown domain", err, "[domain.web2.disk.")
+	disktest.Refused(t, "unknown domain", err, "[domain.web2.disk.")
 	refusedWith(xlft.Outdated, "")
 
-	// A session, whose host dies with an epoch acked and not taken in.
-	d := p.protect(primary, "xvda")
+	// A session whose host dies with an epoch acked and not yet applied.
+	d := h.protect(primary, "xvda")
 	d.write("acked", 4711)
-	want := primary.image()
+	want := primary.Image("xvda")
 	d.seal(2)
 	d.write("never sealed", 8000)
 	_, err = c.Promote("web1", "", AskShared)
-	refused(t, "in a session", err, "in use")
+	disktest.Refused(t, "in a session", err, "in use")
 	d.die()
 
 	// Nothing comes over the next session's connection.
-	again, err := c.Open("web1", wire.Disk{VDev: "xvda", Size: size})
+	again, err := c.Open("web1", wire.Disk{VDev: "xvda", Size: disktest.Size})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,10 +176,10 @@ func TestPromote(t *testing.T) {
 	if err != nil || fmt.Sprint(done) != "[{xvda 2}]" {
 		t.Errorf("%v, %v", done, err)
 	}
-	if !bytes.Equal(p.image(), want) {
+	if !bytes.Equal(h.Image("xvda"), want) {
 		t.Error("the disk is not that of the epoch that was acked")
 	}
-	if st := p.states("xvda"); st[0] != xlft.UpToDate {
+	if st := h.states("xvda"); st[0] != xlft.UpToDate {
 		t.Errorf("%v", st)
 	}
 	if left, err := c.durable("web1", "xvda").Any(); left || err != nil {
@@ -196,15 +187,15 @@ func TestPromote(t *testing.T) {
 	}
 }
 
-// Disks of one domain are brought to one epoch, though the host died when one
-// of them had a newer one that was never acked, and the other had not taken in
-// all that was.
+// The disks of a domain are brought to one epoch, though the host died when one
+// disk had a newer epoch that was never acked, and the other had not yet
+// applied all acked epochs.
 func TestPromoteTogether(t *testing.T) {
-	p, primary := newPlace(t, 'b'), newPlace(t, 'a')
-	p.conf.DurableAck = true
-	p.more("xvdb", 'b', false)
-	primary.more("xvdb", 'a', false)
-	a, b := p.protect(primary, "xvda"), p.protect(primary, "xvdb")
+	h, primary := newHostDir(t, 'b'), newHostDir(t, 'a')
+	h.Conf.DurableAck = true
+	h.AddDisk("xvdb", 'b', false)
+	primary.AddDisk("xvdb", 'a', false)
+	a, b := h.protect(primary, "xvda"), h.protect(primary, "xvdb")
 	for e := uint64(2); e <= 3; e++ {
 		for _, d := range []*dying{a, b} {
 			d.write(fmt.Sprint("epoch ", e), 100)
@@ -226,24 +217,25 @@ func TestPromoteTogether(t *testing.T) {
 		t.Errorf("%v, %v", done, err)
 	}
 	for _, vdev := range []string{"xvda", "xvdb"} {
-		if got := p.at(vdev, 100, 7); got != "epoch 3" {
+		if got := h.at(vdev, 100, 7); got != "epoch 3" {
 			t.Errorf("%s has %q", vdev, got)
 		}
 	}
-	if st := fmt.Sprint(p.states("xvda", "xvdb")); st != "[up-to-date up-to-date]" {
+	if st := fmt.Sprint(h.states("xvda", "xvdb")); st != "[up-to-date up-to-date]" {
 		t.Error(st)
 	}
 
-	// Two that can't be brought together stay as they are, unless each is asked
-	// for alone.
+	// Disks that can't be brought to one epoch stay as they are, unless each is
+	// promoted alone.
 	for v, e := range map[string]uint64{"xvda": 7, "xvdb": 9} {
-		if err := p.store.SaveDisk("web1", v, xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.SyncPoint{Session: "s", Epoch: e}}); err != nil {
+		r := xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.SyncPoint{Session: "s", Epoch: e}}
+		if err := h.Store.SaveDisk("web1", v, r); err != nil {
 			t.Fatal(err)
 		}
 	}
 	_, err = c.Promote("web1", "", AskShared)
-	refused(t, "two checkpoints", err, "one by one")
-	if st := fmt.Sprint(p.states("xvda", "xvdb")); st != "[consistent consistent]" {
+	disktest.Refused(t, "two checkpoints", err, "one by one")
+	if st := fmt.Sprint(h.states("xvda", "xvdb")); st != "[consistent consistent]" {
 		t.Error(st)
 	}
 	for _, v := range []string{"xvda", "xvdb"} {
@@ -253,32 +245,32 @@ func TestPromoteTogether(t *testing.T) {
 	}
 }
 
-// A journal of storage that another host wrote to as well is written to it only
-// if somebody says so.
+// The journal of shared storage, to which another host wrote too, is replayed
+// only if the operator asks for it.
 func TestPromoteShared(t *testing.T) {
 	for how, want := range map[SharedJournal]string{ReplayShared: "acked", DiscardShared: "bbbbb"} {
-		p, primary := newPlace(t, 'b'), newPlace(t, 'a')
-		p.conf.DurableAck = true
-		p.more("xvdb", 'b', true)
-		primary.more("xvdb", 'a', true)
-		mirrored, d := p.protect(primary, "xvda"), p.protect(primary, "xvdb")
+		h, primary := newHostDir(t, 'b'), newHostDir(t, 'a')
+		h.Conf.DurableAck = true
+		h.AddDisk("xvdb", 'b', true)
+		primary.AddDisk("xvdb", 'a', true)
+		mirrored, d := h.protect(primary, "xvda"), h.protect(primary, "xvdb")
 		for _, d := range []*dying{mirrored, d} {
 			d.write("acked", 4711)
 			d.seal(2)
 			d.die()
 		}
 		_, err := d.copies.Promote("web1", "", AskShared)
-		refused(t, "a journal of shared storage", err, "--replay")
-		if got := p.at("xvdb", 4711, 5); got != "bbbbb" || p.states("xvdb")[0] != xlft.Consistent {
-			t.Errorf("refused, and the disk has %q, %v", got, p.states("xvdb"))
+		disktest.Refused(t, "a journal of shared storage", err, "--replay")
+		if got := h.at("xvdb", 4711, 5); got != "bbbbb" || h.states("xvdb")[0] != xlft.Consistent {
+			t.Errorf("refused, and the disk has %q, %v", got, h.states("xvdb"))
 		}
 		if _, err := d.copies.Promote("web1", "", how); err != nil {
 			t.Error(err)
 		}
-		if got := p.at("xvdb", 4711, 5); got != want {
+		if got := h.at("xvdb", 4711, 5); got != want {
 			t.Errorf("the disk has %q, want %q", got, want)
 		}
-		if got := p.at("xvda", 4711, 5); got != "acked" {
+		if got := h.at("xvda", 4711, 5); got != "acked" {
 			t.Errorf("the mirrored disk has %q", got)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,75 +19,48 @@ import (
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskcopy"
-	"xlft/xlft/internal/store"
+	"xlft/xlft/internal/disktest"
 	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
-const size = 4 << 20
+// A hostDir is a host's directory, from which a disk server serves.
+type hostDir struct{ *disktest.HostDir }
 
-// A place is a host's directory: a disk, a state, sockets.
-type place struct {
-	t     *testing.T
-	dir   string
-	store store.Dir
-	conf  *config.Config
-}
-
-func newPlace(t *testing.T, fill byte) *place {
+func newHostDir(t *testing.T, fill byte) hostDir {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "disk") // a socket's name is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	p := &place{t: t, dir: dir, store: store.Dir(filepath.Join(dir, "state"))}
-	path := filepath.Join(dir, "xvda")
-	if err := os.WriteFile(path, bytes.Repeat([]byte{fill}, size), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p.conf = &config.Config{RunDir: dir, StateDir: filepath.Join(dir, "state"), DiskJournal: 64 << 20, Domains: map[string]config.Domain{
-		"web1": {Name: "web1", Disks: map[string]config.Disk{"xvda": {VDev: "xvda", Path: path}}},
-	}}
-	return p
+	return hostDir{disktest.New(t, fill)}
 }
 
-func (p *place) image() []byte {
-	p.t.Helper()
-	b, err := os.ReadFile(filepath.Join(p.dir, "xvda"))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return b
-}
+func (h hostDir) image() []byte { return h.Image("xvda") }
 
-// serve starts the domain's disk server, which reaches its peer by dial.
-func (p *place) serve(dial wire.Dialer) (s *Server, stop func()) {
-	p.t.Helper()
-	s = New(p.conf.For("web1"), zap.NewNop())
+// serve starts the domain's disk server, which connects to its peer with dial.
+func (h hostDir) serve(dial wire.Dialer) (s *Server, stop func()) {
+	h.T.Helper()
+	s = New(h.Conf.For("web1"), zap.NewNop())
 	s.Software = "test"
 	s.State = func(vdev string) (xlft.DiskState, error) {
-		r, err := p.store.LoadDisk("web1", vdev)
+		r, err := h.Store.LoadDisk("web1", vdev)
 		return r.State, err
 	}
-	s.DirtyDir = DirtyDirOf(p.dir, "web1")
+	s.DirtyDir = DirtyDirOf(h.Dir, "web1")
 	s.Dial = func(peer string) (wire.Dialer, error) {
 		if peer != "B" {
 			return nil, errors.New("no such peer")
 		}
 		return dial, nil
 	}
-	s.HeldDir = HeldDirOf(p.dir, "web1")
+	s.HeldDir = HeldDirOf(h.Dir, "web1")
 	if err := s.Recover(); err != nil {
-		p.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	commands, err := control.Listen(CommandSocket(p.dir, "web1"))
+	commands, err := control.Listen(CommandSocket(h.Dir, "web1"))
 	if err != nil {
-		p.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	clients, err := control.Listen(ClientSocket(p.dir, "web1"))
+	clients, err := control.Listen(ClientSocket(h.Dir, "web1"))
 	if err != nil {
-		p.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -96,25 +68,25 @@ func (p *place) serve(dial wire.Dialer) (s *Server, stop func()) {
 	return s, func() {
 		cancel()
 		if err := <-done; err != nil {
-			p.t.Error(err)
+			h.T.Error(err)
 		}
 		s.Close()
 	}
 }
 
-// The server ends because the last disk is detached, and the answer to that
-// request still comes: a hotplug script that gets none fails.
+// The server ends when the last disk is detached. The answer to that request
+// still comes: without it the hotplug script would fail.
 func TestLastDetachIsAnswered(t *testing.T) {
-	p := newPlace(t, 'a')
+	h := newHostDir(t, 'a')
 	for range 300 {
-		s, stop := p.serve(nil)
+		s, stop := h.serve(nil)
 		over := make(chan struct{})
 		go func() {
 			<-s.Idle()
 			stop()
 			close(over)
 		}()
-		c := NewClient(CommandSocket(p.dir, "web1"), "", nil)
+		c := NewClient(CommandSocket(h.Dir, "web1"), "", nil)
 		if err := c.Open(t.Context(), "xvda"); err != nil {
 			t.Fatal(err)
 		}
@@ -125,10 +97,11 @@ func TestLastDetachIsAnswered(t *testing.T) {
 	}
 }
 
-// A rig is two places with a network between them, and a session that protects a domain from A to B.
+// A rig is two hosts with a network between them, and a session that protects a
+// domain from A to B.
 type rig struct {
 	t        *testing.T
-	a, b     *place
+	a, b     hostDir
 	hostB    *simxen.Host
 	receiver *backup.Receiver
 	copies   *diskcopy.Copies
@@ -151,15 +124,15 @@ func newRig(t *testing.T, epoch time.Duration, journal uint64) *rig {
 
 func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *rig {
 	t.Helper()
-	r := &rig{t: t, a: newPlace(t, 'a'), b: newPlace(t, 'b'), ended: make(chan error, 1)}
+	r := &rig{t: t, a: newHostDir(t, 'a'), b: newHostDir(t, 'b'), ended: make(chan error, 1)}
 	if shared {
-		for _, p := range []*place{r.a, r.b} {
-			d := p.conf.Domains["web1"].Disks
-			d["xvda"] = config.Disk{VDev: "xvda", Path: filepath.Join(r.a.dir, "xvda"), Direct: true, Shared: true}
+		for _, h := range []hostDir{r.a, r.b} {
+			d := h.Conf.Domains["web1"].Disks
+			d["xvda"] = config.Disk{VDev: "xvda", Path: filepath.Join(r.a.Dir, "xvda"), Direct: true, Shared: true}
 		}
 	}
-	// Half of it in a file.
-	r.b.conf.DiskJournal, r.b.conf.DiskJournalFile = journal/2, journal/2
+	// Half of the journal is in a file.
+	r.b.Conf.DiskJournal, r.b.Conf.DiskJournalFile = journal/2, journal/2
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -176,28 +149,28 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 		}
 		return c, err
 	}
-	w, n := simxen.NewWorld(1), simxen.NewNet(0)
-	w.NoDisks = true // the session replicates r's, which the domain does not use
-	hostA, hostB := simxen.NewHost(w, n, "A"), simxen.NewHost(w, n, "B")
+	out, n := simxen.NewOutside(1), simxen.NewNet(0)
+	out.NoDisks = true // the session replicates the rig's disk, which the domain does not use
+	hostA, hostB := simxen.NewHost(out, n, "A"), simxen.NewHost(out, n, "B")
 	pa, pb := hostA.Spawn(), hostB.Spawn()
 	r.hostB, r.pa = hostB, pa
-	r.copies = &diskcopy.Copies{Config: r.b.conf, Store: r.b.store}
+	r.copies = &diskcopy.Copies{Config: r.b.Conf, Store: r.b.Store}
 	r.receiver = &backup.Receiver{
-		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(r.b.store), Log: zap.NewNop(), Disks: r.copies,
+		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(r.b.Store), Log: zap.NewNop(), Disks: r.copies,
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	received := make(chan error, 1)
 	go func() { received <- r.receiver.Serve(ctx, l) }()
 	r.server, r.stop = r.a.serve(r.dial)
-	r.client = NewClient(CommandSocket(r.a.dir, "web1"), "B", []wire.Disk{{VDev: "xvda", Size: size, Shared: shared}})
+	r.client = NewClient(CommandSocket(r.a.Dir, "web1"), "B", []wire.Disk{{VDev: "xvda", Size: disktest.Size, Shared: shared}})
 	domain := hostA.Boot("web1", 8)
 	r.session = &primary.Session{
 		Domain: "web1", Software: "test", Instance: "1", Peer: "B",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: 32, Disks: r.client.order.Disks},
 		Settings: primary.Settings{EpochMax: epoch, FailureTimeout: 10 * time.Second, AckTimeout: 10 * time.Second,
 			SuspendTimeout: time.Second, RetryDelay: 50 * time.Millisecond, SpoolLimit: 1 << 20},
-		Guest: pa.Guest(domain), Gates: xlft.Gates{Net: pa.Gate(domain), Disks: r.client}, Arbiter: xlft.None{}, Store: pa.Store(r.a.store),
+		Guest: pa.Guest(domain), Gates: xlft.Gates{Net: pa.Gate(domain), Disks: r.client}, Arbiter: xlft.None{}, Store: pa.Store(r.a.Store),
 		Dial: r.dial, Log: zap.NewNop(),
 	}
 	t.Cleanup(func() {
@@ -244,7 +217,7 @@ func (r *rig) await(what string, ok func(primary.Status) bool) {
 	}
 }
 
-// cut ends the network between the two for good.
+// cut cuts the network between the two hosts for good.
 func (r *rig) cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -254,42 +227,36 @@ func (r *rig) cut() {
 	}
 }
 
-// state is what B's copy of the disk is good for.
+// state returns the recorded state of B's copy of the disk.
 func (r *rig) state() xlft.DiskState {
 	r.t.Helper()
-	st, err := r.b.store.LoadDisk("web1", "xvda")
+	st, err := r.b.Store.LoadDisk("web1", "xvda")
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	return st.State
 }
 
-// refused checks an error's words; no words: there must be none.
-func refused(t *testing.T, what string, err error, words string) {
-	t.Helper()
-	if words == "" && err != nil || words != "" && (err == nil || !strings.Contains(err.Error(), words)) {
-		t.Errorf("%s: %v, want %q", what, err, words)
-	}
-}
-
-// A disk goes through a session's life: refused where it is not known, copied,
+// A disk in the life of a session: refused where it is not configured, copied,
 // written to while checkpoints are taken, taken over as it was at a checkpoint,
-// and then the other host's.
+// and then served by the other host.
 func TestSession(t *testing.T) {
 	r := newRig(t, 20*time.Millisecond, 64<<20)
 	ctx := t.Context()
-	refused(t, "open of an unknown disk", r.client.Open(ctx, "xvdb"), "[domain.web1.disk.xvdb]")
-	refused(t, "seal without a session", r.client.Seal(1), "not being replicated")
-	refused(t, "check of an unknown disk", r.copies.Check("web1", wire.Disk{VDev: "xvdz", Size: size}), "[domain.web1.disk.xvdz]")
-	refused(t, "check of another size", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: size + 1}), "has 4194304 bytes, the primary's has 4194305")
-	refused(t, "check", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: size}), "")
+	disktest.Refused(t, "open of an unknown disk", r.client.Open(ctx, "xvdb"), "[domain.web1.disk.xvdb]")
+	disktest.Refused(t, "seal without a session", r.client.Seal(1), "not being replicated")
+	disktest.Refused(t, "check of an unknown disk", r.copies.Check("web1", wire.Disk{VDev: "xvdz", Size: disktest.Size}),
+		"[domain.web1.disk.xvdz]")
+	disktest.Refused(t, "check of another size", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: disktest.Size + 1}),
+		"has 4194304 bytes, the primary's has 4194305")
+	disktest.Refused(t, "check", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: disktest.Size}), "")
 
 	r.protect()
 	if st := r.state(); st == xlft.UpToDate {
 		t.Errorf("the copy is %q", st)
 	}
-	_, err := r.copies.Open("web1", wire.Disk{VDev: "xvda", Size: size})
-	refused(t, "the copy, opened a second time", err, "in use")
+	_, err := r.copies.Open("web1", wire.Disk{VDev: "xvda", Size: disktest.Size})
+	disktest.Refused(t, "the copy, opened a second time", err, "in use")
 	if err := r.server.open["xvda"].repl.WriteAt([]byte("written"), 12345, true); err != nil {
 		t.Fatal(err)
 	}
@@ -304,8 +271,7 @@ func TestSession(t *testing.T) {
 		t.Errorf("the copy is %q", st)
 	}
 
-	// The disk server gives the disk away: protection ends, and comes back with
-	// the disk.
+	// The disk is detached: protection ends, and comes back with the disk.
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)
 	}
@@ -323,10 +289,10 @@ func TestSession(t *testing.T) {
 	r.await("protected again", func(st primary.Status) bool { return st.Protected })
 	more(1)
 
-	// A copy is nothing to run from; after the takeover it is.
+	// A copy is not served before the takeover.
 	other, stopOther := r.b.serve(nil)
 	defer stopOther()
-	refused(t, "the backup's server opens the copy", other.Open("xvda"), "does not run from it")
+	disktest.Refused(t, "the backup's server opens the copy", other.Open("xvda"), "does not run from it")
 	r.cut()
 	patience := time.After(20 * time.Second)
 	for r.hostB.Domain("web1") == nil {
@@ -339,17 +305,16 @@ func TestSession(t *testing.T) {
 	if !bytes.Equal(r.b.image(), want) {
 		t.Error("the backup's disk is not the primary's")
 	}
-	refused(t, "after the takeover", other.Open("xvda"), "")
+	disktest.Refused(t, "after the takeover", other.Open("xvda"), "")
 }
 
-// A journal that fills up ends epochs early, long before their time, and never
-// drops a write.
+// A journal that fills up ends epochs early and never loses a write.
 func TestFullJournal(t *testing.T) {
 	r := newRig(t, time.Hour, 128<<10)
 	r.protect()
 	m := r.server.open["xvda"].repl
 	b := make([]byte, 16<<10)
-	for off := int64(0); off < size; off += int64(len(b)) {
+	for off := int64(0); off < disktest.Size; off += int64(len(b)) {
 		for i := range b {
 			b[i] = byte(off>>14) + byte(i)
 		}
@@ -358,8 +323,8 @@ func TestFullJournal(t *testing.T) {
 		}
 	}
 	n := r.session.Status().Checkpoints
-	if n < size/(128<<10) {
-		t.Errorf("%d checkpoints for %d bytes through a journal of %d", n, size, 128<<10)
+	if n < disktest.Size/(128<<10) {
+		t.Errorf("%d checkpoints for %d bytes through a journal of %d", n, disktest.Size, 128<<10)
 	}
 	if _, err := r.session.Failover(t.Context()); err != nil {
 		t.Fatal(err)
@@ -372,13 +337,14 @@ func TestFullJournal(t *testing.T) {
 	}
 }
 
-// Storage that both hosts see has what the domain wrote when its epoch is
-// acked, and not before; the server's end, in the middle of a session or at its
-// end, loses nothing of it.
+// Shared storage gets the domain's writes when their epoch is acked, and not
+// before. When the disk server ends, during a session or after it, no write is
+// lost.
 func TestSharedStorage(t *testing.T) {
 	r := newRigOn(t, time.Hour, 64<<20, true)
 	ctx := t.Context()
-	refused(t, "check as a mirror", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: size}), `its storage is "mirror" there and "shared" here`)
+	disktest.Refused(t, "check as a mirror", r.copies.Check("web1", wire.Disk{VDev: "xvda", Size: disktest.Size}),
+		`its storage is "mirror" there and "shared" here`)
 	r.protect()
 	if st := r.state(); st != xlft.Consistent {
 		t.Errorf("the backup's disk is %q", st)
@@ -406,8 +372,9 @@ func TestSharedStorage(t *testing.T) {
 		t.Errorf("status %+v, %v", st, err)
 	}
 
-	// The server dies; the one after it holds on until the protector, who hears
-	// of it, is alone. Without a user for the disk it then ends.
+	// The server dies. Its successor holds the writes until the protector, which
+	// learns of it, runs unprotected; without a user of the disk the successor
+	// then ends.
 	r.stop()
 	for {
 		r.server, r.stop = r.a.serve(r.dial)
@@ -430,8 +397,8 @@ func TestSharedStorage(t *testing.T) {
 		t.Error("the storage lacks what was held when the server died")
 	}
 
-	// A server that ends when all may go waits for that: its host may be going
-	// down.
+	// A server that is stopped after ReleaseAll first writes what it holds: its
+	// host may be going down.
 	at := r.session.Status().Generation
 	write("host goes down", 4096)
 	if err := r.client.ReleaseAll(); err != nil {
@@ -447,8 +414,8 @@ func TestSharedStorage(t *testing.T) {
 	}
 	r.await("protected once more", func(st primary.Status) bool { return st.Protected && st.Generation > at })
 
-	// The disk is taken away while the last epoch is held: it goes to the
-	// storage when the protector says so.
+	// The disk is detached while the last epoch is held: the writes go to the
+	// storage when the protector releases them.
 	write("last", 99999)
 	if err := r.client.Detach(ctx, "xvda"); err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ func TestRows(t *testing.T) {
 		{Domain: "mail", Peer: "beta", State: backup.Syncing},
 	})
 	for domain, o := range map[string]xlft.Ownership{
-		"web1":   {Role: xlft.HostPrimary, Exposed: true, Peer: "beta"}, // its daemon counts
+		"web1":   {Role: xlft.HostPrimary, Exposed: true, Peer: "beta"}, // its daemon's status counts
 		"dead":   {Role: xlft.HostPrimary, Exposed: true, Peer: "beta", Generation: 3},
 		"idle":   {Role: xlft.HostPrimary, Peer: "beta"}, // was protected once
 		"moved":  {Role: xlft.HostYielded, Peer: "beta"},

@@ -44,14 +44,14 @@ func main() {
 	defer stop()
 	err := labctl(ctx, os.Args[1:])
 	var command *lab.CommandError
-	var world *exec.ExitError
+	var exit *exec.ExitError
 	switch {
 	case errors.Is(err, errUsage):
 		log.Fatal(usage)
 	case errors.As(err, &command) && command.Status.Code > 0:
 		os.Exit(command.Status.Code)
-	case errors.As(err, &world) && world.ExitCode() > 0:
-		os.Exit(world.ExitCode())
+	case errors.As(err, &exit) && exit.ExitCode() > 0:
+		os.Exit(exit.ExitCode())
 	case err != nil:
 		log.Fatal(err)
 	}
