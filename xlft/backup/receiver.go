@@ -99,7 +99,7 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeted func()) {
 		return
 	}
 	greeted()
-	unwatch() // a session says farewell before it closes
+	unwatch() // a session tells its primary before it closes
 	peer := r.PeerName(raw)
 	log := r.Log.With(zap.String("peer", peer))
 	switch h.Kind {
@@ -324,7 +324,8 @@ func (r *Receiver) join(c *wire.Conn, session, peer string) error {
 	return nil
 }
 
-// joinDisk does the same for the connection of a disk.
+// joinDisk hands the connection of a disk to its session, and keeps the
+// connection until the end.
 func (r *Receiver) joinDisk(ctx context.Context, c *wire.Conn, session, peer string) error {
 	s := r.sessionByID(session, peer)
 	if s == nil {

@@ -63,7 +63,7 @@ func newSession(r *Receiver, o wire.Offer, peer string) *session {
 	return s
 }
 
-// run is the session from its admission to its end.
+// run carries the session from its admission to its end.
 func (s *session) run(ctx context.Context) (err error) {
 	defer close(s.done)
 	defer func() { s.setState(Destroyed) }() // frees whoever waits for a state
@@ -215,8 +215,8 @@ func codeOf(why error) wire.Code {
 	return wire.CodeReplica
 }
 
-// send takes the outcome of a send on the control connection. If it failed, so
-// does Receive, whose error is the one that counts.
+// send takes the outcome of a send on the control connection. If the send failed
+// Receive fails too, and the error of Receive is the one that counts.
 func (s *session) send(err error) {
 	if err != nil {
 		s.log.Info("the primary can't be told", zap.Error(err))
@@ -230,7 +230,7 @@ func (s *session) post(ctx context.Context, ev Event) {
 	}
 }
 
-// ask hands the loop an event from outside of it.
+// ask gives the loop an event from outside of the session.
 func (s *session) ask(ctx context.Context, ev Event) {
 	select {
 	case s.events <- ev:

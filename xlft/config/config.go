@@ -49,7 +49,7 @@ type Peer struct {
 	Fence       *Fence // nil if it can't be fenced
 }
 
-// Fence is how a peer's power is taken: by an agent of ClusterLabs' kind.
+// Fence is how a peer is powered off: by a fence agent as ClusterLabs has them.
 type Fence struct {
 	Agent   string // path of a program
 	Options map[string]string

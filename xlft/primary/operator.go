@@ -16,7 +16,7 @@ func (s *Session) Result() (Outcome, error) { return s.exit.Outcome, s.exit.Err 
 
 // A request is what an operator, or a watchdog, asks of the loop.
 type request struct {
-	ev     Event      // nil: to be answered, no more
+	ev     Event      // nil: only to be answered
 	answer chan error // has room for one
 }
 
@@ -83,8 +83,8 @@ func (s *Session) serve(ctx context.Context, r request) {
 	s.step(ctx, r.ev)
 }
 
-// answerFailovers tells operators that the switch-over they asked for does not
-// happen. One that does is told by the session's end.
+// answerFailovers answers operators whose switch-over does not happen. A
+// switch-over that happens ends the session, which answers them too.
 func (s *Session) answerFailovers() {
 	st := s.m.State()
 	if st == Protected || st == HandingOver || st == Ended {

@@ -21,7 +21,7 @@ type Settings struct {
 	AckTimeout     time.Duration // an ack that takes longer counts as a loss
 	SuspendTimeout time.Duration // how long the domain may take to suspend
 	RetryDelay     time.Duration // before the backup, or the arbiter, is called again
-	Compress       bool          // what is sent, if the backup can read it
+	Compress       bool          // compress checkpoints, if the backup can read that
 	SpoolLimit     int64         // bytes of a checkpoint held in memory here
 }
 
@@ -55,14 +55,14 @@ type Session struct {
 	done     chan struct{} // closed at the end of Run
 	once     sync.Once
 
-	// Below: the loop's alone, but that exit may be read after done.
+	// The loop's alone; exit may be read once done is closed.
 	m         Machine
 	ownership xlft.Ownership
 	exit      *Exit
 	link      *link
 	save      *save
 	retry     <-chan time.Time
-	limit     *limit       // of what is waited for; nil: of nothing
+	limit     *limit       // of the present wait; nil if there is none
 	failovers []chan error // operators who wait for a switch-over
 	trigger   trigger
 
@@ -152,7 +152,7 @@ func (s *Session) Run(ctx context.Context) (err error) {
 
 func (s *Session) spawn(f func()) { s.wg.Go(f) }
 
-// post hands an event to the loop.
+// post gives the loop an event.
 func (s *Session) post(ctx context.Context, ev Event) {
 	select {
 	case s.events <- ev:
@@ -167,7 +167,7 @@ type linked struct {
 	from *link
 }
 
-// saved does the same for a save.
+// saved marks an event of a save, for the same reason.
 type saved struct {
 	Event
 	from *save
@@ -273,8 +273,8 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case SyncDisks:
 		s.beginSession(ctx)
 	case BeginSave:
-		// From the first byte on, a successor of this process must ask before
-		// it lets anything out.
+		// Recorded first: from the first byte on, a successor of this process
+		// must ask before it releases anything.
 		s.ownership.Exposed = true
 		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 			s.save = nil
@@ -375,7 +375,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 	}
 }
 
-// within bounds what is waited for from now on, instead of what was before.
+// within sets the limit of the wait that begins now, and ends the one before.
 func (s *Session) within(wait time.Duration, what string, progress *spool) {
 	s.limit.stop()
 	s.limit = newLimit(wait, what, progress)
@@ -386,7 +386,7 @@ func (s *Session) postLater(ctx context.Context, ev Event) {
 	s.spawn(func() { s.post(ctx, ev) })
 }
 
-// fail ends the save: something went wrong that makes protection untrue.
+// fail ends the save, after an error that makes protection untrue.
 func (s *Session) fail(ctx context.Context, err error) {
 	s.Log.Error("protection failed", zap.Error(err))
 	if s.save != nil {
@@ -423,8 +423,8 @@ func (s *Session) destroy() {
 	}
 }
 
-// resumeLeftover lets a domain run that an earlier, dead protector left
-// suspended.
+// resumeLeftover resumes a domain that an earlier protector left suspended when
+// it died.
 func (s *Session) resumeLeftover() {
 	if s.save != nil {
 		return
@@ -514,7 +514,7 @@ func (s *Session) claim(ctx context.Context, gen uint64, handed bool) {
 	s.post(ctx, Arbitrated{v})
 }
 
-// watchGuest notices the domain's own end.
+// watchGuest looks for the domain's own end.
 func (s *Session) watchGuest(ctx context.Context) {
 	t := time.NewTicker(guestPoll)
 	defer t.Stop()
@@ -536,5 +536,5 @@ func (s *Session) watchGuest(ctx context.Context) {
 	}
 }
 
-// guestPoll is how often the domain's own end is looked for.
+// guestPoll is the time between two looks for the domain's own end.
 const guestPoll = time.Second

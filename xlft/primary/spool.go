@@ -15,11 +15,11 @@ import (
 // never waits for the network. It follows the stream and knows where a
 // checkpoint ends.
 //
-// While the domain runs (the first, live pass) it holds back the writer at
-// liveLimit, and the first pass is never wholly in memory. While the domain is
-// suspended it takes up to limit bytes; a larger checkpoint goes to the wire
-// before it is whole, and the pause then does contain the network (counted as
-// overflow). Its end goes only when all of the capture is done.
+// While the domain runs (the first, live pass) the spool holds the writer back at
+// liveLimit, so that the first pass is never wholly in memory. While the domain
+// is suspended the spool takes up to limit bytes. A larger checkpoint goes to
+// the wire before it is whole: then the pause does contain the network, and the
+// checkpoint counts as an overflow. Its end goes only when the capture is done.
 type spool struct {
 	limit int64
 
@@ -29,10 +29,10 @@ type spool struct {
 	size     int64 // bytes in queue
 	peak     int64
 	live     bool
-	opened   uint64    // epochs up to this one may be sent, but for their ends
-	whole    uint64    // of epochs up to this one the end too
+	opened   uint64    // epochs up to this one may be sent, without their ends
+	whole    uint64    // epochs up to this one may be sent with their ends
 	epoch    uint64    // being written
-	moved    time.Time // when a piece came or went last
+	moved    time.Time // when a piece last came or went
 	overflow uint64
 	err      error // ends both sides
 	free     [][]byte
@@ -45,10 +45,10 @@ type piece struct {
 	stats savestream.Stats
 }
 
-// liveLimit is what waits for the wire at most while the domain runs.
+// liveLimit is how many bytes wait for the wire at most while the domain runs.
 const liveLimit = 8 << 20
 
-// freeMax is how much memory is kept for the next epoch.
+// freeMax is how many bytes of buffers are kept for the next epoch.
 const freeMax = 64 << 20
 
 func newSpool(limit int64) *spool {
@@ -57,7 +57,7 @@ func newSpool(limit int64) *spool {
 	return s
 }
 
-// errSpoolClosed ends a spool that has no reader any more.
+// errSpoolClosed ends a spool whose reader has gone away.
 var errSpoolClosed = errors.New("nobody reads the checkpoint")
 
 // ReadFrom takes the stream from r until its end, which may come after any
@@ -209,8 +209,8 @@ func (s *spool) fail(err error) {
 	s.cond.Broadcast()
 }
 
-// lastMove returns when a piece came or went last; it stands still when the
-// capture, or its way to the backup, does.
+// lastMove returns when a piece last came or went: long ago if the capture, or
+// the way to the backup, stands still.
 func (s *spool) lastMove() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -56,7 +56,7 @@ func (a *app) attachDisk(ctx context.Context, arg string, socket bool) (string, 
 		if !errors.Is(err, control.ErrDown) {
 			return where, err
 		}
-		// The one that ran has just come to its end: the next try starts another.
+		// The server that ran has just ended: the next try starts another.
 		select {
 		case <-ctx.Done():
 			return "", ctx.Err()

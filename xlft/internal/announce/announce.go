@@ -1,9 +1,9 @@
-// Package announce tells a network where an Ethernet address lives now, after
-// its owner moved to this host.
+// Package announce tells a network that an Ethernet address has moved to this
+// host.
 //
-// The one rule a caller must know: the frames leave through the bridge, so
-// that switches outside learn the way; the domain's own gratuitous ARP, which
-// it sends on resume, tells its neighbours the rest.
+// The one rule a caller must know: the frames leave through the bridge, so that
+// switches outside learn the new way. The domain's own gratuitous ARP, which it
+// sends when it resumes, tells its neighbours.
 package announce
 
 import (

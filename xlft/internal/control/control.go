@@ -1,8 +1,8 @@
 // Package control is how the commands talk to the running daemons of the same
 // host: HTTP with JSON on a unix socket per daemon.
 //
-// The one rule a caller must know: who may open the socket may do everything;
-// it is root's (mode 0600).
+// The one rule a caller must know: whoever may open the socket may do
+// everything, so the socket is root's (mode 0600).
 package control
 
 import (
@@ -30,7 +30,7 @@ func Socket(dir, name string) string { return filepath.Join(dir, url.PathEscape(
 // no "/" in one.
 const Receiver = "/receiver"
 
-// Names returns whose sockets are in dir, domains only.
+// Names returns the domains whose sockets are in dir.
 func Names(dir string) ([]string, error) {
 	es, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -58,7 +58,7 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("open control socket: %s is in use", path)
 	}
 	os.Remove(path)
-	// The mask makes the socket root's from its first moment.
+	// With this mask the socket is root's from the moment it exists.
 	old := syscall.Umask(0o177)
 	l, err := net.Listen("unix", path)
 	syscall.Umask(old)
@@ -90,8 +90,8 @@ type failure struct {
 	Error string `json:"error"`
 }
 
-// ErrEnding is a daemon's answer when it has ended its work and is about to go.
-// Who asked gets ErrDown.
+// ErrEnding is the answer of a daemon that has ended its work and is about to
+// exit. The client gets ErrDown.
 var ErrEnding = errors.New("about to end")
 
 // ErrDown: no daemon listens there, or one that is about to end.
@@ -113,8 +113,9 @@ func NewClient(path string) *Client {
 // Forget closes connections that are not in use: the daemon may be another one.
 func (c *Client) Forget() { c.http.CloseIdleConnections() }
 
-// Open asks, and returns the answer as it comes. in is sent unless it is nil.
-// The caller reads the answer to its end, or cancels ctx, and closes it.
+// Open sends a request, with in as JSON unless it is nil, and returns the body of
+// the answer as it arrives. The caller reads it to its end, or cancels ctx, and
+// closes it.
 func (c *Client) Open(ctx context.Context, method, what string, in any) (io.ReadCloser, error) {
 	var body io.Reader
 	if in != nil {
@@ -149,7 +150,7 @@ func (c *Client) Open(ctx context.Context, method, what string, in any) (io.Read
 	return nil, errors.New(f.Error)
 }
 
-// Call asks, and decodes the answer into out unless that is nil.
+// Call sends a request and decodes the answer into out, unless out is nil.
 func (c *Client) Call(ctx context.Context, method, what string, in, out any) error {
 	body, err := c.Open(ctx, method, what, in)
 	if err != nil {
@@ -163,7 +164,7 @@ func (c *Client) Call(ctx context.Context, method, what string, in, out any) err
 	return json.NewDecoder(body).Decode(out)
 }
 
-// Call asks the daemon behind the socket at path once.
+// Call sends one request to the daemon behind the socket at path.
 func Call(ctx context.Context, path, method, what string, in, out any) error {
 	c := NewClient(path)
 	defer c.Forget()

@@ -3,7 +3,7 @@
 // their primary is lost.
 //
 // The one rule a caller must know: a copy's record on stable storage is never
-// better than the copy. A copy is recorded as a replica only when its disk has
+// better than the copy. A copy is recorded as consistent only when its disk has
 // that state on stable storage, or can be brought to it by its journal.
 package diskcopy
 
@@ -82,7 +82,7 @@ func (c *diskCopy) Durable() diskrepl.EpochStore {
 }
 
 // Begin records the copy's state and then removes its old journal, in this
-// order: a copy that is recorded as a replica may need its journal to be
+// order: a copy that is recorded as consistent may need its journal to be
 // consistent.
 func (c *diskCopy) Begin(st xlft.DiskState) error {
 	if err := c.Record(xlft.DiskRecord{State: st}); err != nil {

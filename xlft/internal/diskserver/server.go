@@ -123,7 +123,7 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 		return nil, err
 	}
 	if st != "" && st != xlft.UpToDate {
-		return nil, fmt.Errorf("%s is a copy (%s) that another host keeps or kept here: the domain does not run from it. If that host is lost for good and the copy is a \"replica\", \"xlft disk promote %s\" makes it the disk", conf.Path, st, s.Config.Name)
+		return nil, fmt.Errorf("%s is a copy (%s) that another host keeps or kept here: the domain does not run from it. If that host is lost for good and the copy is \"consistent\", \"xlft disk promote %s\" makes it the disk", conf.Path, st, s.Config.Name)
 	}
 	f, err := openConfigured(conf)
 	if err != nil {

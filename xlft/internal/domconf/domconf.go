@@ -1,8 +1,8 @@
 // Package domconf reads, from libxl's JSON of a domain's configuration, what
 // decides whether the domain can be protected.
 //
-// The one rule a caller must know: it looks at the configuration only; what
-// the hosts have, the caller knows.
+// The one rule a caller must know: the package looks at the configuration only.
+// Whether the hosts have what the domain needs is the caller's to find out.
 package domconf
 
 import (
@@ -117,7 +117,7 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 				"Run it as a PVH domain (type=\"pvh\").")
 		}
 	case "hvm":
-		// Each has a device model: one without is a PVH domain, in Xen's words too.
+		// Every HVM domain has a device model: libxl calls one without it PVH.
 		add("it is an HVM domain with a device model (QEMU), whose state is not copied yet",
 			"Run it as a PVH domain (type=\"pvh\").")
 	default:
@@ -131,7 +131,7 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 					"A disk with script=block-xlft is named after its domain and its virtual device.")
 			}
 		case d.ReadWrite == 0:
-			// Nothing is written to it; that the backup has it, the backup looks.
+			// Nothing is written to it; the backup checks that it has the same.
 		case d.byQEMU():
 			add(fmt.Sprintf("disk %s (%s) would not be copied: QEMU serves it, and reaches xlft's disks neither by a hotplug script nor by their socket", d.VDev, d.Target),
 				"Make it raw and give it to xlft with script=block-xlft instead of backendtype=qdisk, as docs/disks.md says.")

@@ -1,7 +1,8 @@
-// Package store keeps, in one small file a domain, who owns it.
+// Package store keeps a host's records: in one small file for each domain who
+// owns the domain, and in one for each disk what this host's copy is.
 //
-// The one rule a caller must know: when Save has returned, the record is on
-// the disk, whole; before, the earlier one is.
+// The one rule a caller must know: when Save has returned, the whole record is
+// on stable storage. Until then the earlier record is.
 package store
 
 import (
@@ -49,7 +50,7 @@ func (d Dir) Save(domain string, r xlft.Ownership) error {
 	return nil
 }
 
-// save replaces a file, for good.
+// save replaces a file, and returns when the new one is on stable storage.
 func (d Dir) save(path string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -88,8 +89,8 @@ func (d Dir) diskPath(domain, vdev string) string {
 	return filepath.Join(string(d), "disks", url.PathEscape(domain)+","+url.PathEscape(vdev)+suffix)
 }
 
-// LoadDisk returns what this host's copy of a disk is; nothing is known of a
-// state "".
+// LoadDisk returns what this host's copy of a disk is; the zero record if nothing
+// is known of it.
 func (d Dir) LoadDisk(domain, vdev string) (r xlft.DiskRecord, err error) {
 	b, err := os.ReadFile(d.diskPath(domain, vdev))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -104,7 +105,7 @@ func (d Dir) LoadDisk(domain, vdev string) (r xlft.DiskRecord, err error) {
 	return r, nil
 }
 
-// SaveDisk records that.
+// SaveDisk records what this host's copy of a disk is.
 func (d Dir) SaveDisk(domain, vdev string, r xlft.DiskRecord) error {
 	if err := d.save(d.diskPath(domain, vdev), r); err != nil {
 		return fmt.Errorf("record the state of disk %s of %s: %w", vdev, domain, err)

@@ -38,13 +38,13 @@ const (
 // finish it, beyond the caller's patience: cancelling is no longer possible.
 const ackGrace = 30 * time.Second
 
-// Guest is an xlft.Guest on this host: a domain of this host that can be saved.
+// Guest is a domain of this host as an xlft.Guest.
 type Guest struct {
 	h *Host
 	d Domain
 }
 
-// Guest gives a domain as xlft.Session wants it.
+// Guest returns a domain as an xlft.Guest.
 func (h *Host) Guest(d Domain) *Guest { return &Guest{h, d} }
 
 func (g *Guest) id() C.uint32_t { return C.uint32_t(g.d.ID) }

@@ -51,7 +51,7 @@ func Open() (*Host, error) {
 	return h, nil
 }
 
-// Close lets go of everything.
+// Close closes libxl, libxc and xenstore.
 func (h *Host) Close() {
 	if h.xl != nil {
 		h.xl.Close()
@@ -213,8 +213,8 @@ func (h *Host) state(domid uint32) (state C.int, reason int, err error) {
 	return state, int(r), nil
 }
 
-// xsSwap writes to a xenstore node what it shall hold instead of old, if it
-// holds that. It returns what the node held; a node that is not there holds "".
+// xsSwap writes value to a xenstore node if the node holds old. It returns what
+// the node held; a node that does not exist holds "".
 func (h *Host) xsSwap(path, old, value string) (was string, err error) {
 	cp, cv := C.CString(path), C.CString(value)
 	defer C.free(unsafe.Pointer(cp))
