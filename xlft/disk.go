@@ -9,8 +9,8 @@ import (
 // DiskRecord is what a host remembers of its copy of a disk.
 type DiskRecord struct {
 	State DiskState `json:"state"`
-	// Mark is the checkpoint that a Consistent copy is of, if that is known.
-	Mark diskrepl.SyncPoint `json:"mark,omitzero"`
+	// SyncPoint is the checkpoint that a Consistent copy is of, if that is known.
+	SyncPoint diskrepl.SyncPoint `json:"mark,omitzero"`
 }
 
 // DiskState is what a host's copy of a disk is good for, in DRBD's words. The

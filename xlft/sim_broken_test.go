@@ -92,7 +92,7 @@ func (c *boastfulCopy) WriteAt(p []byte, off int64, fua bool) error {
 }
 
 func (c *boastfulCopy) Record(r xlft.DiskRecord) error {
-	if r.Mark.Epoch > 0 && c.old != nil {
+	if r.SyncPoint.Epoch > 0 && c.old != nil {
 		c.DiskCopy.WriteAt(c.old, c.off, true)
 	}
 	return c.DiskCopy.Record(r)

@@ -33,7 +33,7 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 		return nil, fmt.Errorf("simxen: %s runs from it", domain)
 	}
 	p.users++
-	c := backup.DiskCopy(&platterCopy{Platter: p, proc: h.P, was: xlft.DiskRecord{State: p.state, Mark: p.mark}})
+	c := backup.DiskCopy(&platterCopy{Platter: p, proc: h.P, was: xlft.DiskRecord{State: p.state, SyncPoint: p.mark}})
 	h.P.onKill(func() { c.Close() })
 	if h.Broken != nil {
 		return h.Broken(c), nil
@@ -99,11 +99,11 @@ func (c *platterCopy) Record(r xlft.DiskRecord) error {
 	now := c.proc.h.outside.session()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state, c.mark = r.State, r.Mark
-	if c.session = r.Mark.Session; c.session == "" {
+	c.state, c.mark = r.State, r.SyncPoint
+	if c.session = r.SyncPoint.Session; c.session == "" {
 		c.session = now
 	}
-	if r.State == xlft.UpToDate || r.Mark.Epoch > 0 {
+	if r.State == xlft.UpToDate || r.SyncPoint.Epoch > 0 {
 		c.journal.clear()
 	}
 	return nil

@@ -32,7 +32,7 @@ type DiskCopy interface {
 	// Begin comes before the first write of a session. The copy is recorded in
 	// that state, and its journal on stable storage is cleared.
 	Begin(xlft.DiskState) error
-	// Record records durably what the copy is. A record with a Mark, or of a
+	// Record records durably what the copy is. A record with a SyncPoint, or of a
 	// disk that is UpToDate, makes the journal on stable storage needless, and
 	// clears it.
 	Record(xlft.DiskRecord) error
@@ -114,7 +114,7 @@ func (s *session) joinDisk(c *wire.Conn) error {
 	}
 	ready := wire.DiskReady{Journal: memory + file}
 	if was := d.copy.Was(); was.State == xlft.Consistent && !d.Shared {
-		ready.MarkSession, ready.MarkEpoch = was.Mark.Session, was.Mark.Epoch
+		ready.MarkSession, ready.MarkEpoch = was.SyncPoint.Session, was.SyncPoint.Epoch
 	}
 	if err := c.WriteJSON(wire.TypeDiskReady, 0, ready); err != nil {
 		repl.Close()
@@ -245,7 +245,7 @@ func (s *session) leave(d *disk, repl *diskrepl.Replica) error {
 	if err := d.copy.Flush(); err != nil {
 		return err
 	}
-	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.SyncPoint{Session: s.id, Epoch: epoch}})
+	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, SyncPoint: diskrepl.SyncPoint{Session: s.id, Epoch: epoch}})
 }
 
 // closeDisks closes the copies as they are.

@@ -67,7 +67,7 @@ func TestClaim(t *testing.T) {
 		{"handed over, backup", "exit 0", xlft.Backup, "beta", true, nil, true, "", ""},
 		{"handed over, primary", "exit 0", xlft.Primary, "beta", true, none, false, "was handed over", ""},
 		{"primary, peer silent", "exit 0", xlft.Primary, "beta", false, silent, true, "", off},
-		{"primary, peer has dropped it", "exit 0", xlft.Primary, "beta", false, none, true, "", ""},
+		{"primary, peer has destroyed it", "exit 0", xlft.Primary, "beta", false, none, true, "", ""},
 		{"primary, peer runs it", "exit 0", xlft.Primary, "beta", false, runs, false, "", ""},
 		{"primary, peer claims it too", "exit 0", xlft.Primary, "beta", false, waits, true, "", off},
 	} {

@@ -100,7 +100,7 @@ func (c *Copies) record(domain, vdev string, r xlft.DiskRecord) error {
 	if err := c.Store.SaveDisk(domain, vdev, r); err != nil {
 		return err
 	}
-	if r.State == xlft.UpToDate || r.Mark.Epoch > 0 {
+	if r.State == xlft.UpToDate || r.SyncPoint.Epoch > 0 {
 		return c.durable(domain, vdev).Clear()
 	}
 	return nil

@@ -133,7 +133,7 @@ func (p *promotion) look(shared SharedJournal) error {
 	if p.record.State != xlft.Consistent {
 		return nil
 	}
-	p.newest = p.record.Mark.Epoch
+	p.newest = p.record.SyncPoint.Epoch
 	p.discard = p.Shared && shared == DiscardShared
 	left, err := p.journal.Any()
 	if err != nil || !left || p.discard {
@@ -172,7 +172,7 @@ func common(all []*promotion) (epoch uint64, err error) {
 		if at == 0 {
 			at = p.newest + 1
 		}
-		mark := p.record.Mark.Session
+		mark := p.record.SyncPoint.Session
 		if at > epoch+1 || mark != "" && session != "" && mark != session {
 			return 0, fmt.Errorf("disk %s is of another checkpoint than the others, and can't be brought to theirs: promote one by one (DOMAIN/VDEV) to take them as they are", p.VDev)
 		}

@@ -228,7 +228,7 @@ func TestPromoteTogether(t *testing.T) {
 	// Disks that can't be brought to one epoch stay as they are, unless each is
 	// promoted alone.
 	for v, e := range map[string]uint64{"xvda": 7, "xvdb": 9} {
-		r := xlft.DiskRecord{State: xlft.Consistent, Mark: diskrepl.SyncPoint{Session: "s", Epoch: e}}
+		r := xlft.DiskRecord{State: xlft.Consistent, SyncPoint: diskrepl.SyncPoint{Session: "s", Epoch: e}}
 		if err := h.Store.SaveDisk("web1", v, r); err != nil {
 			t.Fatal(err)
 		}
