@@ -266,7 +266,8 @@ func (s *Session) do(ctx context.Context, a Action) {
 		gen := s.ownership.Generation
 		s.spawn(func() { s.connect(ctx, gen) })
 	case AskOwner:
-		s.spawn(func() { s.askOwner(ctx) })
+		gen := s.ownership.Generation
+		s.spawn(func() { s.askOwner(ctx, gen) })
 	case Claim:
 		gen := s.ownership.Generation
 		s.spawn(func() { s.claim(ctx, gen, a.Handed) })
@@ -487,18 +488,18 @@ func (s *Session) beginSession(ctx context.Context) {
 	})
 }
 
-func (s *Session) askOwner(ctx context.Context) {
+func (s *Session) askOwner(ctx context.Context, gen uint64) {
 	ask, cancel := context.WithTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
 	err := wire.Ask(ask, s.Dial, s.Software, wire.TypeOwner,
-		wire.OwnerQuery{Domain: s.Domain, Generation: s.ownership.Generation, Reclaim: true}, wire.TypeOwnerResult, &r)
+		wire.OwnerQuery{Domain: s.Domain, Generation: gen, Reclaim: true}, wire.TypeOwnerResult, &r)
 	role := r.Role
 	switch {
 	case err != nil:
 		s.Log.Warn("the backup can't say who owns the domain", zap.Error(err))
 		role = ""
-	case role == wire.RoleRunning && r.Generation < s.ownership.Generation:
+	case role == wire.RoleRunning && r.Generation < gen:
 		role = wire.RoleNone // an earlier owner of the domain
 	}
 	s.post(ctx, Owner{role})
