@@ -261,6 +261,14 @@ func (s *sim) now() (primary, backup *simxen.Process, session *primary.Session) 
 	return s.primary, s.backup, s.session
 }
 
+// replicas returns what the present receiver holds.
+func (s *sim) replicas() []backup.Status {
+	s.mu.Lock()
+	r := s.receiver
+	s.mu.Unlock()
+	return r.Replicas()
+}
+
 func (s *sim) tell(format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	s.log.Info("--- " + line)
@@ -317,22 +325,21 @@ func (s *sim) look(stop <-chan struct{}) {
 			return
 		case <-t.C:
 		}
-		s.mu.Lock()
-		said := false
-		if !s.a.Down() && !s.primary.Dead() {
-			st := s.session.Status()
-			said = st.Protected
-			if !said || st.Epoch != s.epoch {
-				s.epoch, s.fresh = st.Epoch, time.Now()
-			}
+		// Not with s.mu held: a gate's lock may be held while time passes, and
+		// the simulation's time stands still while a goroutine waits for a mutex.
+		primary, backupProcess, session := s.now()
+		st := session.Status()
+		said := !s.a.Down() && !primary.Dead() && st.Protected
+		if !said || st.Epoch != s.epoch {
+			s.epoch, s.fresh = st.Epoch, time.Now()
 		}
 		// The limits of suspend and ack bound the age of the newest checkpoint.
 		if age := time.Since(s.fresh); said && age > simSuspend+s.ackTimeout()+2*simEpoch+3*s.a.Slow {
 			s.outside.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
 		}
 		able := false
-		if !s.b.Down() && !s.backup.Dead() {
-			for _, st := range s.receiver.Replicas() {
+		if !s.b.Down() && !backupProcess.Dead() {
+			for _, st := range s.replicas() {
 				able = able || st.State == backup.Ready || st.State == backup.Claiming || st.State == backup.TakingOver
 			}
 			if d := s.b.Domain(simDomain); d != nil && d.Runs() {
@@ -347,7 +354,6 @@ func (s *sim) look(stop <-chan struct{}) {
 		case time.Since(s.unhappy) > 2*simSilence+3*s.a.Slow: // A finishes its present call first
 			s.outside.Violate("P6", "\"protected\" is said, but nobody could take over, for %v", time.Since(s.unhappy))
 		}
-		s.mu.Unlock()
 	}
 }
 

@@ -19,13 +19,13 @@ type epoch struct {
 // two are in memory at a time.
 type feeder struct {
 	to   Replica
-	next chan *epoch // whole epochs on their way; has room for one
+	next chan *epoch  // whole epochs on their way; has room for one
+	free wire.Buffers // of epochs that were fed
 
 	mu     sync.Mutex
 	cond   *sync.Cond
 	fed    uint64 // newest epoch that the restore has
 	closed bool
-	free   [][]byte // buffers of epochs that were fed
 }
 
 func newFeeder(to Replica) *feeder {
@@ -71,7 +71,7 @@ func (f *feeder) run(ctx context.Context) error {
 					return fmt.Errorf("epoch %d: %w", e.number, err)
 				}
 			}
-			f.recycle(e.pieces)
+			f.free.Put(e.pieces...)
 			if err := f.mark(e.number); err != nil {
 				return fmt.Errorf("epoch %d: %w", e.number, err)
 			}
@@ -96,26 +96,4 @@ func (f *feeder) close() {
 	defer f.mu.Unlock()
 	f.closed = true
 	f.cond.Broadcast()
-}
-
-// keptBuffers is how much memory is kept for the next epoch, in bytes.
-const keptBuffers = 64 << 20
-
-// buffer returns a buffer for a frame's body, or nil.
-func (f *feeder) buffer() []byte {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if n := len(f.free); n > 0 {
-		b := f.free[n-1]
-		f.free = f.free[:n-1]
-		return b
-	}
-	return nil
-}
-
-func (f *feeder) recycle(bs [][]byte) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	room := keptBuffers/wire.DataBody - len(f.free)
-	f.free = append(f.free, bs[:min(room, len(bs))]...)
 }

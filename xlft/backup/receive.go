@@ -129,7 +129,7 @@ func (s *session) receiveEpoch(c *wire.Conn, scan *savestream.Scanner, number ui
 				return bad("larger than %d bytes: see checkpoint_memory in the config", s.r.EpochLimit)
 			}
 			e.pieces = append(e.pieces, f.Body)
-			c.TakeBody(s.feeder.buffer())
+			c.TakeBody(s.feeder.free.Get())
 		case wire.TypeEpochEnd:
 			want, err := f.EpochEnd()
 			if err != nil {

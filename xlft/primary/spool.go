@@ -22,6 +22,7 @@ import (
 // checkpoint counts as an overflow. Its end goes only when the capture is done.
 type spool struct {
 	limit int64
+	free  wire.Buffers
 
 	mu       sync.Mutex
 	cond     *sync.Cond // broadcast on any change below
@@ -35,7 +36,6 @@ type spool struct {
 	moved    time.Time // when a piece last came or went
 	overflow uint64
 	err      error // ends both sides
-	free     [][]byte
 }
 
 // A piece is some bytes of an epoch. The last one has the epoch's counts.
@@ -47,9 +47,6 @@ type piece struct {
 
 // liveLimit is how many bytes wait for the wire at most while the domain runs.
 const liveLimit = 8 << 20
-
-// freeMax is how many bytes of buffers are kept for the next epoch.
-const freeMax = 64 << 20
 
 func newSpool(limit int64) *spool {
 	s := &spool{limit: limit, live: true, epoch: 1, opened: 1}
@@ -107,25 +104,16 @@ func (s *spool) writing() uint64 {
 	return s.epoch
 }
 
+// buffer returns a buffer to be filled.
 func (s *spool) buffer() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.free); n > 0 {
-		b := s.free[n-1]
-		s.free = s.free[:n-1]
-		return b
+	if b := s.free.Get(); b != nil {
+		return b[:cap(b)]
 	}
 	return make([]byte, wire.DataBody)
 }
 
 // recycle takes back what next gave out.
-func (s *spool) recycle(b []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.free)*wire.DataBody < freeMax {
-		s.free = append(s.free, b[:cap(b)])
-	}
-}
+func (s *spool) recycle(b []byte) { s.free.Put(b) }
 
 func (s *spool) push(p piece) error {
 	n := int64(len(p.data))
@@ -205,7 +193,8 @@ func (s *spool) fail(err error) {
 	if s.err == nil {
 		s.err = err
 	}
-	s.queue, s.size, s.free = nil, 0, nil
+	s.queue, s.size = nil, 0
+	s.free.Clear()
 	s.cond.Broadcast()
 }
 
