@@ -1,0 +1,111 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"xlft/diskrepl"
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/overview"
+	"xlft/xlft/primary"
+)
+
+func TestPrintRow(t *testing.T) {
+	st := primary.Status{
+		State: primary.Syncing, Arbiter: "fence", Epoch: 7, Checkpoints: 6, PagesSent: 1200, BytesSent: 5 << 20,
+		SyncBytes: 64 << 20, SyncTotal: 128 << 20, HeldBytes: 2048, HeldLimit: 8192, LastError: "silent for 1s",
+		PauseMedian: primary.Downtime{Suspend: time.Millisecond, Total: 3 * time.Millisecond},
+		Disks: []xlft.DiskProgress{
+			{VDev: "xvda", Progress: diskrepl.Progress{Synced: true}},
+			{VDev: "xvdb", Progress: diskrepl.Progress{Known: true, Compared: 10 << 20, Total: 40 << 20}},
+			{VDev: "xvdc", Progress: diskrepl.Progress{Compared: 10 << 20, Total: 40 << 20, Sent: 3 << 20}},
+		},
+	}
+	var b strings.Builder
+	if err := printRow(&b, overview.Row{Domain: "web1", Role: overview.Primary, Peer: "beta", State: "syncing", Generation: 3, Primary: &st}); err != nil {
+		t.Fatal(err)
+	}
+	const want = `Domain:            web1
+Role of this host:  primary
+Peer:              beta
+Protected:         no
+State:             syncing
+Generation:        3
+Arbiter:           fence
+Newest epoch:      7, acked never
+Checkpoints:       6, 1200 pages, 5 MiB sent
+Pause:             median 3ms, worst 0s
+  of the median:   suspend 1ms, seal 0s, capture 0s, resume 0s
+Ack after resume:  median 0s
+Per checkpoint:    median 0 KiB
+Output held:       2 of 8 KiB
+Disk xvda:         in sync
+Disk xvdb:         sending what was written since, 10 of 40 MiB
+Disk xvdc:         copying, 10 of 40 MiB compared, 3 MiB differed
+First copy:        64 of about 128 MiB
+Last error:        silent for 1s
+`
+	if got := b.String(); squeeze(got) != squeeze(want) {
+		t.Errorf("printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// squeeze makes one space of each run of spaces.
+func squeeze(s string) string {
+	var lines []string
+	for l := range strings.Lines(s) {
+		lines = append(lines, strings.Join(strings.Fields(l), " "))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// On anything but a terminal the progress is a line for each state; the disk
+// that is furthest behind holds the rest up.
+func TestProgress(t *testing.T) {
+	var b strings.Builder
+	bar := newBar(&b, "web1")
+	disk := func(compared int64) []xlft.DiskProgress {
+		return []xlft.DiskProgress{{VDev: "xvda", Progress: diskrepl.Progress{Compared: compared, Total: 100}}}
+	}
+	bar.show(primary.Status{State: primary.Connecting})
+	bar.show(primary.Status{State: primary.Syncing, Disks: disk(10), SyncTotal: 100})
+	bar.show(primary.Status{State: primary.Syncing, Disks: disk(20), SyncTotal: 100})
+	bar.show(primary.Status{State: primary.Syncing, SyncBytes: 50, SyncTotal: 100})
+	bar.end("protected by beta")
+	const want = "web1: connecting\nweb1: syncing, disk xvda\nweb1: syncing\nweb1: protected by beta\n"
+	if got := b.String(); got != want {
+		t.Errorf("printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// The unit of a domain finds the backup that ft-start was given, whatever the
+// domain's name: both name the file by systemd's escaping.
+func TestOverrideBackup(t *testing.T) {
+	unit, err := os.ReadFile("../../../conf/systemd/xlft@.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "\nEnvironmentFile=-/run/xlft/%i.env\n"; !strings.Contains(string(unit), want) {
+		t.Errorf("xlft@.service has no line %q", want)
+	}
+	beta, gamma := config.Peer{Name: "beta"}, config.Peer{Name: "gamma"}
+	c := &config.Config{RunDir: filepath.Join(t.TempDir(), "run"), Default: config.Domain{Backup: "beta"}}
+	for domain, name := range map[string]string{"web1": "web1.env", "web-1": `web\x2d1.env`, "web 1": `web\x201.env`} {
+		if err := overrideBackup(c, domain, gamma); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(filepath.Join(c.RunDir, name)); string(b) != "XLFT_BACKUP=gamma\n" {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+		if err := overrideBackup(c, domain, beta); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, _ := os.ReadDir(c.RunDir); len(left) > 0 {
+		t.Errorf("an earlier override is left: %v", left)
+	}
+}

@@ -1,0 +1,113 @@
+package protector
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft"
+	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/diskserver"
+	"xlft/xlft/internal/store"
+	"xlft/xlft/primary"
+	"xlft/xlft/wire"
+)
+
+// still is a guest that runs and a gate that holds nothing.
+type still struct {
+	xlft.Guest
+	xlft.Gate
+}
+
+func (still) State() (xlft.GuestState, string, error) { return xlft.GuestRuns, "", nil }
+func (still) Held() (held, limit uint64, err error)   { return 0, 0, nil }
+func (still) ReleaseAll() error                       { return nil }
+func (still) Close() error                            { return nil }
+
+// A client is told how a session ended, and that there is none any more.
+func TestAPI(t *testing.T) {
+	run := t.TempDir()
+	calls := make(chan struct{})
+	s := &primary.Session{
+		Domain: "web1", Peer: "beta", Guest: still{}, Gates: xlft.Gates{Net: still{}}, Arbiter: xlft.None{},
+		Store: store.Dir(t.TempDir()), Log: zap.NewNop(),
+		Settings: primary.Settings{EpochMax: time.Second, RetryDelay: time.Hour},
+		Dial: func(ctx context.Context) (_ net.Conn, err error) {
+			close(calls)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+	}
+	stop, err := serve(run, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Run(context.Background())
+	<-calls // it connects, and goes on doing so
+	c := NewClient(run, "web1")
+	if st, err := c.Status(t.Context()); err != nil || st.State != primary.Connecting || st.Peer != "beta" {
+		t.Errorf("status %+v, %v", st, err)
+	}
+	if _, err := c.Failover(t.Context()); err == nil || err.Error() != "web1 is not protected now (connecting)" {
+		t.Errorf("failover: %v", err)
+	}
+	if o, err := c.Stop(t.Context()); err != nil || o != primary.Stopped {
+		t.Errorf("stop: %q, %v", o, err)
+	}
+	stop()
+	if _, err := c.Stop(t.Context()); !errors.Is(err, control.ErrDown) {
+		t.Errorf("a second stop: %v", err)
+	}
+}
+
+// A domain has one protector.
+func TestLock(t *testing.T) {
+	run := t.TempDir()
+	l, err := lock(run, "web1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock(run, "web1"); !errors.Is(err, ErrAlready) {
+		t.Errorf("a second protector: %v", err)
+	}
+	if other, err := lock(run, "web2"); err != nil {
+		t.Error(err)
+	} else {
+		other.Close()
+	}
+	l.Close()
+	if l, err = lock(run, "web1"); err != nil {
+		t.Errorf("after the first one's end: %v", err)
+	}
+	l.Close()
+}
+
+func TestLeaveError(t *testing.T) {
+	run := t.TempDir()
+	LeaveError(run, "web/1", errors.New("why"))
+	if got := LastError(run, "web/1"); got != "why" {
+		t.Errorf("%q", got)
+	}
+	LeaveError(run, "web/1", nil)
+	if got := LastError(run, "web/1"); got != "" {
+		t.Errorf("an earlier reason is left: %q", got)
+	}
+}
+
+// The copies here are known as outdated, whatever becomes of the disk server,
+// which is down here.
+func TestDiscardOutdates(t *testing.T) {
+	records := store.Dir(t.TempDir())
+	ds := []wire.Disk{{VDev: "xvda", Shared: false}, {VDev: "xvdb", Shared: false}}
+	d := &disks{diskserver.NewClient(diskserver.CommandSocket(t.TempDir(), "web1"), "beta", ds), func() error { return outdate(records, "web1", ds) }}
+	d.Discard()
+	for _, v := range []string{"xvda", "xvdb"} {
+		if r, err := records.LoadDisk("web1", v); err != nil || r.State != xlft.Outdated {
+			t.Errorf("%s is %+v, %v", v, r, err)
+		}
+	}
+}
