@@ -161,13 +161,13 @@ func (s *sim) arb(p *simxen.Process, to string) xlft.Arbiter {
 		for _, h := range []*simxen.Host{s.a, s.b} {
 			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
 		}
-		a = &arbiter.Fence{
+		a = p.Claims(&arbiter.Fence{
 			Peers: peers, AskTimeout: 2 * simSilence, Agent: p.FenceAgent(s.arbiter, s.a, s.b), Log: s.log.Named("fence"),
 			Ask: func(ctx context.Context, _ string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
 				err = wire.Ask(ctx, p.Dial(to), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
 				return r, err
 			},
-		}
+		})
 	}
 	if s.v.arbiter != nil {
 		return s.v.arbiter(a)
@@ -317,10 +317,14 @@ func (s *sim) look(stop <-chan struct{}) {
 			return
 		case <-t.C:
 		}
+		// Without the lock: Status may wait for a call of the gate, and the clock
+		// would stand still if this goroutine held a mutex that another waits for.
 		s.mu.Lock()
+		protector, session, receiving, receiver := s.primary, s.session, s.backup, s.receiver
+		s.mu.Unlock()
 		said := false
-		if !s.a.Down() && !s.primary.Dead() {
-			st := s.session.Status()
+		if !s.a.Down() && !protector.Dead() {
+			st := session.Status()
 			said = st.Protected
 			if !said || st.Epoch != s.epoch {
 				s.epoch, s.fresh = st.Epoch, time.Now()
@@ -331,8 +335,8 @@ func (s *sim) look(stop <-chan struct{}) {
 			s.outside.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
 		}
 		able := false
-		if !s.b.Down() && !s.backup.Dead() {
-			for _, st := range s.receiver.Replicas() {
+		if !s.b.Down() && !receiving.Dead() {
+			for _, st := range receiver.Replicas() {
 				able = able || st.State == backup.Ready || st.State == backup.Claiming || st.State == backup.TakingOver
 			}
 			if d := s.b.Domain(simDomain); d != nil && d.Runs() {
@@ -347,7 +351,6 @@ func (s *sim) look(stop <-chan struct{}) {
 		case time.Since(s.unhappy) > 2*simSilence+3*s.a.Slow: // A finishes its present call first
 			s.outside.Violate("P6", "\"protected\" is said, but nobody could take over, for %v", time.Since(s.unhappy))
 		}
-		s.mu.Unlock()
 	}
 }
 
