@@ -161,13 +161,13 @@ func (s *sim) arb(p *simxen.Process, to string) xlft.Arbiter {
 		for _, h := range []*simxen.Host{s.a, s.b} {
 			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
 		}
-		a = &arbiter.Fence{
+		a = p.Claims(&arbiter.Fence{
 			Peers: peers, AskTimeout: 2 * simSilence, Agent: p.FenceAgent(s.arbiter, s.a, s.b), Log: s.log.Named("fence"),
 			Ask: func(ctx context.Context, _ string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
 				err = wire.Ask(ctx, p.Dial(to), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
 				return r, err
 			},
-		}
+		})
 	}
 	if s.v.arbiter != nil {
 		return s.v.arbiter(a)
@@ -261,14 +261,6 @@ func (s *sim) now() (primary, backup *simxen.Process, session *primary.Session) 
 	return s.primary, s.backup, s.session
 }
 
-// replicas returns what the present receiver holds.
-func (s *sim) replicas() []backup.Status {
-	s.mu.Lock()
-	r := s.receiver
-	s.mu.Unlock()
-	return r.Replicas()
-}
-
 func (s *sim) tell(format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	s.log.Info("--- " + line)
@@ -325,21 +317,26 @@ func (s *sim) look(stop <-chan struct{}) {
 			return
 		case <-t.C:
 		}
-		// Not with s.mu held: a gate's lock may be held while time passes, and
-		// the simulation's time stands still while a goroutine waits for a mutex.
-		primary, backupProcess, session := s.now()
-		st := session.Status()
-		said := !s.a.Down() && !primary.Dead() && st.Protected
-		if !said || st.Epoch != s.epoch {
-			s.epoch, s.fresh = st.Epoch, time.Now()
+		// Without the lock: Status may wait for a call of the gate, and the clock
+		// would stand still if this goroutine held a mutex that another waits for.
+		s.mu.Lock()
+		protector, session, receiving, receiver := s.primary, s.session, s.backup, s.receiver
+		s.mu.Unlock()
+		said := false
+		if !s.a.Down() && !protector.Dead() {
+			st := session.Status()
+			said = st.Protected
+			if !said || st.Epoch != s.epoch {
+				s.epoch, s.fresh = st.Epoch, time.Now()
+			}
 		}
 		// The limits of suspend and ack bound the age of the newest checkpoint.
 		if age := time.Since(s.fresh); said && age > simSuspend+s.ackTimeout()+2*simEpoch+3*s.a.Slow {
 			s.outside.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
 		}
 		able := false
-		if !s.b.Down() && !backupProcess.Dead() {
-			for _, st := range s.replicas() {
+		if !s.b.Down() && !receiving.Dead() {
+			for _, st := range receiver.Replicas() {
 				able = able || st.State == backup.Ready || st.State == backup.Claiming || st.State == backup.TakingOver
 			}
 			if d := s.b.Domain(simDomain); d != nil && d.Runs() {

@@ -1,11 +1,9 @@
 //go:build linux
 
-// Diskbench measures the disk server beside others that serve the same file:
-// fio's nbd engine, one connection on a unix socket, all in one run and in
-// turns, and prints a table of medians and ratios. With "xlft, protected" every
-// write also goes to a second process, over TLS on the loopback, by epochs. With
-// "qemu mirror" QEMU does what it has for that: each write is answered when the
-// second process has it, over TLS too.
+// Diskbench measures the disk server beside others that serve the same file: fio's nbd engine, one connection on a unix
+// socket, all in one run and in turns, and prints a table of medians and ratios. With "xlft, protected" every write
+// also goes to a second process, over TLS on the loopback, by epochs. With "qemu mirror" QEMU does the same in its own
+// way: each write is answered when the second process has it, over TLS too.
 package main
 
 import (
@@ -107,7 +105,7 @@ func main() {
 	}
 }
 
-// A figure is what one measurement says.
+// A figure is the result of one measurement.
 type figure struct {
 	mbs float64 // MB/s
 	cpu float64 // server's processor seconds per GiB
@@ -216,7 +214,8 @@ func (c contender) measure(work, file, spare string, into map[string][]figure) e
 		if err != nil {
 			return err
 		}
-		into[j.name] = append(into[j.name], figure{float64(bytes) / took.Seconds() / 1e6, (after - before).Seconds() / (float64(bytes) / (1 << 30))})
+		into[j.name] = append(into[j.name], figure{float64(bytes) / took.Seconds() / 1e6,
+			(after - before).Seconds() / (float64(bytes) / (1 << 30))})
 	}
 	return nil
 }
@@ -259,7 +258,7 @@ func command(stderr io.Writer, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// listens waits until something does.
+// listens waits until a server listens.
 func listens(network, address string) error {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		c, err := net.Dial(network, address)
@@ -273,8 +272,8 @@ func listens(network, address string) error {
 	}
 }
 
-// cpuTime is what a process and its children that have ended have used. The
-// backup is a child that has not: it is another host's processor.
+// cpuTime is what a process and its children that have ended have used. The backup is a child that has not: it is
+// another host's processor.
 func cpuTime(pid int) (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -340,8 +339,7 @@ func print(cs []contender, all map[string]map[string][]figure) {
 	ratio("protected / mirror", func(j string) float64 { return mbs("xlft, protected", j) / mbs(mirror, j) })
 }
 
-// serve serves a file; with a spare file it replicates to a process that has
-// that.
+// serve serves a file; with a spare file it replicates to a process that has that.
 func serve(socket, file string, spare []string) error {
 	f, err := blockfile.Open(file, *direct)
 	if err != nil {

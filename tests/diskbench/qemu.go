@@ -19,8 +19,8 @@ import (
 	"syscall"
 )
 
-// qemuMirror serves a file by QEMU, which writes synchronously to a spare one
-// that another process has, over TLS with a shared key.
+// qemuMirror serves a file by QEMU, which writes synchronously to a spare one that another process has, over TLS with a
+// shared key.
 func qemuMirror(socket, file, spare string, direct bool) error {
 	work, err := os.MkdirTemp("", "diskbench-")
 	if err != nil {
@@ -37,7 +37,8 @@ func qemuMirror(socket, file, spare string, direct bool) error {
 		return err
 	}
 	creds := "tls-creds-psk,id=tls0,dir=" + work + ",endpoint="
-	backup, err := start("qemu-nbd", "--object", creds+"server", "--tls-creds", "tls0", "-f", "raw", "-b", "127.0.0.1", "-p", port, "-x", "spare", "-t", spare)
+	backup, err := start("qemu-nbd", "--object", creds+"server", "--tls-creds", "tls0", "-f", "raw", "-b", "127.0.0.1", "-p", port,
+		"-x", "spare", "-t", spare)
 	if err != nil {
 		return err
 	}
@@ -47,7 +48,8 @@ func qemuMirror(socket, file, spare string, direct bool) error {
 	}
 	monitor, served := filepath.Join(work, "monitor"), filepath.Join(work, "socket")
 	server, err := start("qemu-storage-daemon", "--object", creds+"client,username=qemu",
-		"--blockdev", fmt.Sprintf("driver=file,node-name=file,filename=%s,cache.direct=%s", file, map[bool]string{false: "off", true: "on"}[direct]),
+		"--blockdev", fmt.Sprintf("driver=file,node-name=file,filename=%s,cache.direct=%s", file,
+			map[bool]string{false: "off", true: "on"}[direct]),
 		"--blockdev", "driver=raw,node-name=disk,file=file",
 		"--blockdev", "driver=nbd,node-name=spare,server.type=inet,server.host=127.0.0.1,server.port="+port+",export=spare,tls-creds=tls0",
 		"--nbd-server", "addr.type=unix,max-connections=8,addr.path="+served,
@@ -75,8 +77,7 @@ func qemuMirror(socket, file, spare string, direct bool) error {
 	return nil
 }
 
-// start starts a program. What it says is kept: of connections that end, QEMU
-// complains.
+// start starts a program. Its output is kept and not shown: QEMU complains about connections that end.
 func start(name string, args ...string) (*exec.Cmd, error) {
 	cmd := command(new(bytes.Buffer), name, args...)
 	return cmd, cmd.Start()

@@ -16,7 +16,7 @@ import (
 	"xlft/tests/lab/agent"
 )
 
-// A lab that one process keeps up can be used by others: state says where it is.
+// A lab that one process keeps up can be used by other processes: state says where the lab is.
 type state struct {
 	PID       int               `json:"pid"`
 	Namespace string            `json:"namespace"` // a file for nsenter --net=
@@ -61,8 +61,8 @@ func (l *Lab) Publish() (namespace string, err error) {
 	return s.Namespace, nil
 }
 
-// Attach returns the published lab. It runs commands, copies files, dials, captures and cuts cables there; the life
-// of the hosts is in the hands of the process that published it.
+// Attach returns the published lab. It runs commands, copies files, dials, captures and cuts cables there; only the
+// process that published the lab starts and kills its hosts.
 func Attach() (*Lab, error) {
 	name, err := stateFile()
 	if err != nil {

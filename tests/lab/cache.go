@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A cache holds what is built once: an entry is a directory KIND-KEY, whose key stands for all that it was made from.
-// An entry is whole or not there. Beside it lies KIND-KEY.lock, held shared by whoever uses the entry and alone by
-// whoever builds or removes it.
+// A cache holds what is built once: an entry is a directory KIND-KEY, whose key stands for everything that the entry
+// was made from. An entry is complete or absent. Beside it lies KIND-KEY.lock, held shared by users of the entry and
+// exclusively by the process that builds or removes it.
 type cache struct{ dir string }
 
 // openCache returns the cache in XLFT_LAB_CACHE, or in xlft-lab under XDG_CACHE_HOME or /var/cache.
@@ -57,8 +57,8 @@ func (e *entry) release() {
 	}
 }
 
-// get returns the entry of that kind and key. If there is none, build makes it in the directory it is given, while
-// other processes that want the same one wait.
+// get returns the entry of that kind and key. If there is none, build makes it in the given directory, while other
+// processes that want the same entry wait.
 func (c cache) get(ctx context.Context, kind, key string, build func(dir string) error) (*entry, error) {
 	name := kind + "-" + key
 	final := filepath.Join(c.dir, name)
@@ -90,7 +90,7 @@ func (c cache) build(ctx context.Context, name string, build func(dir string) er
 		return nil // somebody else built it meanwhile
 	}
 	tmp := filepath.Join(c.dir, ".building-"+name)
-	if err := os.RemoveAll(tmp); err != nil { // the rest of a build that was cut short
+	if err := os.RemoveAll(tmp); err != nil { // left by a build that was interrupted
 		return err
 	}
 	if err := os.Mkdir(tmp, 0o755); err != nil {
@@ -193,7 +193,7 @@ func lockFile(ctx context.Context, name string, how int) (*os.File, error) {
 	return file, err
 }
 
-// tryLock takes a lock alone, or returns nil if somebody holds it.
+// tryLock takes a lock exclusively, or returns nil if another process holds it.
 func tryLock(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

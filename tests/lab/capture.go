@@ -22,7 +22,7 @@ import (
 type Frame struct {
 	Time time.Time // by the kernel's clock, when the frame passed the cable
 	Host *Host
-	Sent bool   // by the host or a guest on it; otherwise it goes there
+	Sent bool   // sent by the host or a guest on it, and not sent to them
 	Data []byte // from the destination's address on, VLAN tag included; its first 2 KiB
 }
 
@@ -35,13 +35,13 @@ func (f Frame) Dst() net.HardwareAddr { return net.HardwareAddr(f.Data[:6]) }
 // Probe returns the guest's probe in the frame, if it is one.
 func (f Frame) Probe() (probe.Probe, bool) { return probe.Parse(f.Data) }
 
-// Probes wants the guests' probes that a host sent.
+// Probes selects the guests' probes that a host sent.
 func Probes(f Frame) bool {
 	_, ok := f.Probe()
 	return ok && f.Sent
 }
 
-// SentBy wants what the guest sent, by its hardware address, from whichever host.
+// SentBy selects the frames that the guest sent, by its hardware address, from either host.
 func SentBy(g Guest) func(Frame) bool {
 	return func(f Frame) bool { return f.Sent && f.Src().String() == g.MAC }
 }
@@ -58,7 +58,7 @@ type Capture struct {
 	err    error
 }
 
-// Capture starts to collect the frames that want wants; a nil want wants all. Stop it.
+// Capture starts to collect the frames that want selects; a nil want selects all. The caller must Stop it.
 func (l *Lab) Capture(want func(Frame) bool) (*Capture, error) {
 	c := &Capture{over: make(chan struct{})}
 	for _, h := range l.Hosts() {
@@ -75,7 +75,7 @@ func (l *Lab) Capture(want func(Frame) bool) (*Capture, error) {
 	return c, nil
 }
 
-// Frames returns what was collected so far, in the order of time.
+// Frames returns the frames collected so far, in the order of time.
 func (c *Capture) Frames() []Frame {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,7 +84,7 @@ func (c *Capture) Frames() []Frame {
 	return frames
 }
 
-// Stop ends the capture and returns all of it. An error says that it is not complete.
+// Stop ends the capture and returns all frames. An error means that frames are missing.
 func (c *Capture) Stop() ([]Frame, error) {
 	for _, tap := range c.taps {
 		dropped, err := tap.dropped()

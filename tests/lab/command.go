@@ -17,7 +17,7 @@ import (
 	"xlft/tests/lab/agent"
 )
 
-// A CommandError says how a command on a host ended, if it did not end well.
+// A CommandError says how a command on a host failed.
 type CommandError struct {
 	Host   string
 	Args   []string
@@ -132,13 +132,13 @@ func (h *Host) Run(ctx context.Context, argv ...string) (string, error) {
 	return h.RunInput(ctx, nil, argv...)
 }
 
-// RunInput is Run with something for the command's standard input.
+// RunInput is Run with the command's standard input.
 func (h *Host) RunInput(ctx context.Context, input []byte, argv ...string) (string, error) {
 	p, err := h.Start(ctx, argv...)
 	if err != nil {
 		return "", err
 	}
-	// A command that ends early takes no input; its end is what counts, and Wait has that.
+	// A command that ends early takes no input. Its exit status counts, which Wait returns.
 	if _, err := p.Write(input); err == nil {
 		p.CloseInput()
 	}
@@ -168,7 +168,7 @@ func (h *Host) Copy(ctx context.Context, local, remote string, mode os.FileMode)
 	return h.WriteFile(ctx, remote, body, mode)
 }
 
-// WriteFile writes a file on the host, and the directories above it. It replaces the file whole.
+// WriteFile writes a file on the host, and the directories above it. It replaces the whole file.
 func (h *Host) WriteFile(ctx context.Context, path string, body []byte, mode os.FileMode) error {
 	const script = `set -e; mkdir -p "$(dirname "$1")"; cat > "$1.new"; chmod "$2" "$1.new"; mv "$1.new" "$1"`
 	_, err := h.RunInput(ctx, body, "sh", "-c", script, "write", path, strconv.FormatUint(uint64(mode.Perm()), 8))

@@ -22,8 +22,8 @@ type source struct{ uri, suite string }
 
 func (s source) String() string { return "deb " + s.uri + " " + s.suite + " main" }
 
-// debianSources returns where this machine's apt gets bookworm, its updates and its security fixes from; Debian's
-// own archive stands in for what apt does not have. The first source is the main one.
+// debianSources returns where this machine's apt gets bookworm, its updates and its security fixes from; Debian's own
+// archive provides what apt does not have. The first source is the main one.
 func debianSources(etcApt string) []source {
 	var found []source
 	files, _ := filepath.Glob(filepath.Join(etcApt, "sources.list.d", "*")) // the pattern is a good one

@@ -16,8 +16,7 @@ import (
 // and the disk with the programs for [Guest].Tools (tools.img).
 const GuestDir = "/var/lib/xlft-lab"
 
-// guestOptions leave out of the guest's boot what takes long and finds nothing: the search for an AGP bridge, serial
-// ports and so on.
+// guestOptions skip slow probes during the guest's boot that find nothing: for an AGP bridge, serial ports and so on.
 const guestOptions = "console=hvc0 quiet mitigations=off iommu=off 8250.nr_uarts=0 apparmor=0"
 
 // A Guest describes a Linux PVH guest that runs tests/lab/workload.
@@ -185,8 +184,8 @@ func (h *Host) Domid(ctx context.Context, name string) (int, error) {
 	return id, nil
 }
 
-// GuestConsole returns what the guest has printed on this host. The log of a restored domain is named after what it
-// was called when its console came up, which may be "NAME--incoming".
+// GuestConsole returns what the guest has printed on this host. The log of a restored domain has the name that the
+// domain had when its console came up, which may be "NAME--incoming".
 func (h *Host) GuestConsole(ctx context.Context, name string) (string, error) {
 	return h.Run(ctx, "cat", "/var/log/xen/console/guest-"+name+".log")
 }

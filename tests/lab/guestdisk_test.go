@@ -34,7 +34,7 @@ func bootWithDisk(t *testing.T) diskTest {
 	return diskTest{t, l, c}
 }
 
-// step does what can't fail and shows how long it took.
+// step runs a step that must not fail, and logs how long it took.
 func (d diskTest) step(what string, f func() error) {
 	d.Helper()
 	begin := time.Now()
@@ -106,7 +106,7 @@ func TestLabGuestPrograms(t *testing.T) {
 	d.step("rows", func() error { return d.judge(&ledger) })
 	d.step("integrity", c.Integrity)
 
-	// Both go on where they were when the guest moves to another domain, as they do at a takeover.
+	// Both continue when the guest moves to another domain, as at a takeover.
 	check(t, c.FioStart(probe.FioVerify("fio", 8, 2)...))
 	d.finds("two fios", c.FioStart("--version"), probe.ErrRefused)
 	ctx, stop := context.WithCancel(t.Context())
@@ -160,7 +160,8 @@ func TestLabGuestRowsDamaged(t *testing.T) {
 	check(t, d.judge(&ledger))
 	for _, s := range []struct{ what, damage, repair string }{
 		{"half a transaction", "UPDATE total SET rows = rows - 1", "UPDATE total SET rows = rows + 1"},
-		{"half a row", "UPDATE rows SET body = substr(body, 1, 128) WHERE n = 5", "UPDATE rows SET body = '" + probe.RowBody(5) + "' WHERE n = 5"},
+		{"half a row", "UPDATE rows SET body = substr(body, 1, 128) WHERE n = 5",
+			"UPDATE rows SET body = '" + probe.RowBody(5) + "' WHERE n = 5"},
 		{"a row lost", "CREATE TABLE lost AS SELECT * FROM rows WHERE n = 7; DELETE FROM rows WHERE n = 7",
 			"UPDATE total SET rows = rows - 1; INSERT INTO rows SELECT * FROM lost; DROP TABLE lost"},
 		{"the last row lost", "DELETE FROM rows WHERE n = 40", "UPDATE total SET rows = rows - 1; INSERT INTO rows VALUES (40, '" + probe.RowBody(40) + "')"},
@@ -189,7 +190,7 @@ func TestLabGuestRowsDamaged(t *testing.T) {
 		for block in $blocks; do dd if=/dev/urandom of=%[1]s bs=$size seek=$block count=1 conv=notrunc; done`, dataImage))
 	d.finds("rows.db overwritten", c.Integrity(), probe.ErrUnsound)
 	check(t, c.Unmount())
-	check(t, d.fsck().Err()) // a file's content is not its business
+	check(t, d.fsck().Err()) // fsck does not check file contents
 	d.l.A.Must(t, "sh", "-ec", fmt.Sprintf(`
 		size=$(dumpe2fs -h %[1]s 2>&1 | sed -n 's/^Block size: *//p')
 		inodes=$(dumpe2fs -g %[1]s 2>&1 | grep '^0:' | cut -d: -f7)
@@ -211,7 +212,7 @@ func TestLabGuestFioDamaged(t *testing.T) {
 	}
 	d.finds("no arguments", d.fio().Err(), probe.ErrUnsound)
 
-	// A disk that loses what it said is written goes back to the pass before.
+	// A disk that loses acknowledged writes goes back to the pass before.
 	check(t, d.c.FioStart(probe.FioVerify(disk, 1, 2, "--rate_iops=,40")...))
 	written := func(n uint64) {
 		t.Helper()

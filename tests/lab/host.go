@@ -18,7 +18,7 @@ import (
 	"xlft/tests/lab/agent"
 )
 
-// ErrDown says that the host is not running.
+// ErrDown means that the host is not running.
 var ErrDown = errors.New("host is down")
 
 var errAttached = errors.New("the process that keeps the lab up has the life of its hosts")
@@ -33,7 +33,7 @@ type Host struct {
 
 	attached bool // another process has the host's QEMU
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	qemu  *qemu      // nil while the host is down
 	conns map[net.Conn]struct{}
 }
@@ -60,7 +60,7 @@ func (h *Host) PID() int {
 	return h.qemu.pid()
 }
 
-// Kill ends the host at once, as a power cut does: no FIN, no RST, no flush. It is no error if it is down.
+// Kill ends the host at once, as a power cut does: no FIN, no RST, no flush. Killing a host that is down is no error.
 func (h *Host) Kill() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -68,14 +68,14 @@ func (h *Host) Kill() {
 		h.qemu.kill()
 		h.qemu = nil
 	}
-	// Nobody would tell whoever waits for a command there.
+	// Otherwise callers that wait for a command on this host would wait for ever.
 	for conn := range h.conns {
 		conn.Close()
 	}
 	clear(h.conns)
 }
 
-// Revive restores the host from its snapshot, killing it first if it runs. It remembers nothing of its former life.
+// Revive restores the host from its snapshot, killing it first if it runs. Nothing of its former state is left.
 func (h *Host) Revive(ctx context.Context) error {
 	if h.attached {
 		return errAttached
@@ -100,14 +100,15 @@ func (h *Host) Revive(ctx context.Context) error {
 	return h.net.forget()
 }
 
-// Boot starts a killed host from its disk as it was left, which takes as long as a boot takes. What its kernel had
+// Boot starts a killed host from its disk as it was left, which takes as long as a boot takes. Data that its kernel had
 // not written by then is lost.
 func (h *Host) Boot(ctx context.Context) error {
 	if h.attached {
 		return errAttached
 	}
 	h.Kill()
-	q, err := startQEMU(h.net.ns, machine{hostSpec: h.hostSpec, image: h.img, disk: filepath.Join(h.dir, "disk.qcow2"), san: sanOf(h.dir), dir: h.dir})
+	q, err := startQEMU(h.net.ns, machine{hostSpec: h.hostSpec, image: h.img, disk: filepath.Join(h.dir, "disk.qcow2"),
+		san: sanOf(h.dir), dir: h.dir})
 	if err != nil {
 		return err
 	}
@@ -135,11 +136,11 @@ func (h *Host) AwaitOff(ctx context.Context) error {
 			return fmt.Errorf("host %s is not off: %w", h.name, context.Cause(ctx))
 		}
 	}
-	h.Kill() // ends what still waits for it
+	h.Kill() // ends the calls that still wait for the host
 	return nil
 }
 
-// Pause stops the host as if it hung: it keeps its connections and says nothing. Its clock jumps when it resumes.
+// Pause stops the host as if it hung: its connections stay and it sends nothing. Its clock jumps when it resumes.
 func (h *Host) Pause() error { return h.signal(syscall.SIGSTOP) }
 
 // Resume lets a paused host run on.

@@ -153,7 +153,7 @@ func prepareTools(ctx context.Context, c cache, base *entry, logf func(string, .
 	})
 }
 
-// confine gives a script mounts and process ids of its own: what it mounts and whom it starts end with it.
+// confine gives a script its own mount and pid namespaces: its mounts and its processes end with it.
 func confine(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID
 }

@@ -12,7 +12,7 @@ import (
 	"os"
 )
 
-// A keyer sums up what a cached thing is made from.
+// A keyer computes the key of a cache entry from everything that the entry is made from.
 type keyer struct {
 	h   hash.Hash
 	err error // the first one

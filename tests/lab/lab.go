@@ -25,11 +25,11 @@ type Lab struct {
 	net       *network
 	img       image
 	run       *entry
-	published string // file that tells others of it
+	published string // file by which other processes find the lab
 }
 
 // Prepare makes this machine ready: it installs the packages that are missing, and builds the hosts' image and their
-// snapshots where the cache has none. It needs root. The first time takes some minutes; logf says what it is at.
+// snapshots where the cache has none. It needs root. The first time takes some minutes; logf reports progress.
 func Prepare(ctx context.Context, logf func(format string, args ...any)) error {
 	l, err := Open(ctx, logf)
 	if err != nil {
@@ -206,9 +206,9 @@ func (l *Lab) Exec(cmd *exec.Cmd) error {
 var shared struct {
 	turn sync.Mutex // held by the test that has the hosts
 
-	mu  sync.Mutex // guards what follows: the end of the process may come at any time
+	mu  sync.Mutex // guards the fields below: the process may end at any time
 	lab *Lab
-	err error // why there is none
+	err error // why there is no lab
 }
 
 // Main runs the tests of a package that uses the lab: call it from TestMain. It takes the lab down at the end, also
@@ -226,8 +226,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// openShared opens the lab the first time. It runs in the turn of one test; the lock is free meanwhile, since the
-// end of the process need not wait for a build: QEMU and builds end with it by themselves.
+// openShared opens the lab the first time. It runs in the turn of one test, without the lock, so that the process can
+// end during a build: QEMU and builds end with the process by themselves.
 func openShared() (*Lab, error) {
 	shared.mu.Lock()
 	l, err := shared.lab, shared.err
@@ -276,7 +276,7 @@ func Long(t testing.TB) {
 	}
 }
 
-// HasTime reports whether what takes long is to be done.
+// HasTime reports whether tests that take long are wanted.
 func HasTime() bool { return os.Getenv("XLFT_LAB_LONG") != "" }
 
 // Continue gives the test both hosts as the test before it left them.
@@ -305,7 +305,7 @@ func take(t testing.TB) *Lab {
 	return l
 }
 
-// report says what the hosts' consoles showed last, and keeps all of it in XLFT_LAB_LOGS if that is set.
+// report logs the end of the hosts' consoles, and saves the consoles in XLFT_LAB_LOGS if that is set.
 func (l *Lab) report(t testing.TB) {
 	for _, h := range l.Hosts() {
 		if body, err := os.ReadFile(h.Console()); err == nil {

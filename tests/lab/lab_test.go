@@ -114,7 +114,8 @@ func TestLabCommands(t *testing.T) {
 func TestLabLibraries(t *testing.T) {
 	l := lab.Start(t)
 	out := l.A.Must(t, "ldconfig", "-p")
-	for _, lib := range []string{"libxenlight", "libxlutil", "libxenctrl", "libxenguest", "libxenstore", "libxenevtchn", "libxentoollog", "libyajl"} {
+	for _, lib := range []string{"libxenlight", "libxlutil", "libxenctrl", "libxenguest", "libxenstore", "libxenevtchn",
+		"libxentoollog", "libyajl"} {
 		if !strings.Contains(out, lib+".so") {
 			t.Errorf("no %s on the host", lib)
 		}

@@ -26,7 +26,7 @@ func newNamespace() (*namespace, error) {
 	return startNamespace(func() error { return unix.Unshare(unix.CLONE_NEWNET) })
 }
 
-// startNamespace starts the thread, which goes where it belongs by move.
+// startNamespace starts the thread, which enters the namespace by move.
 func startNamespace(move func() error) (*namespace, error) {
 	ns := &namespace{jobs: make(chan func()), over: make(chan struct{})}
 	ready := make(chan error)

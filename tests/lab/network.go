@@ -29,7 +29,7 @@ const (
 	lanBits6   = 64
 )
 
-// A hostSpec is what tells one host from another: its name and addresses.
+// A hostSpec is what distinguishes a host: its name and its addresses.
 type hostSpec struct {
 	name       string
 	lan4, lan6 netip.Addr
@@ -108,7 +108,7 @@ func (n *network) addBridge(name string, mac net.HardwareAddr, addrs ...netip.Pr
 	if err := n.nl.LinkAdd(br); err != nil {
 		return fmt.Errorf("add bridge %s: %w", name, err)
 	}
-	// The test host says nothing on the LAN that a test did not ask for.
+	// The test host sends nothing on the LAN that a test did not ask for.
 	for _, set := range []string{"accept_ra=0", "accept_dad=0", "router_solicitations=0"} {
 		if err := sysctl6(name, set); err != nil {
 			return err
@@ -165,7 +165,7 @@ func (n *network) setUp(name string, up bool) error {
 	return nil
 }
 
-// forget drops what the test process believes of LAN neighbours that did not answer, so that it asks again at once.
+// forget removes the test process's entries for LAN neighbours that did not answer, so that it asks again at once.
 func (n *network) forget() error {
 	br, err := n.nl.LinkByName(lanBridge)
 	if err != nil {

@@ -9,20 +9,18 @@ import (
 	"sync"
 )
 
-// PowerAddress is where a host reaches the power switch that ServePower serves,
-// on the network that no test cuts.
+// PowerAddress is where a host reaches the power switch of ServePower, on the network that no test cuts.
 const PowerAddress = "10.21.0.1:16992"
 
-// A Power is the switch of both hosts, as a board management controller has it:
-// hosts use it to fence each other.
+// A Power is the power switch of both hosts, like a baseboard management controller's: hosts use it to fence each
+// other.
 type Power struct {
 	mu  sync.Mutex
 	off []string
 }
 
-// ServePower serves POST /off/NAME, which kills a host and answers when it is
-// dead, and POST /status/NAME, which answers 200 if the host is up and 410 if
-// not. It ends with ctx.
+// ServePower serves POST /off/NAME, which kills a host and answers when it is dead, and POST /status/NAME, which
+// answers 200 if the host is up and 410 if not. It ends with ctx.
 func (l *Lab) ServePower(ctx context.Context) (*Power, error) {
 	ln, err := l.Listen(ctx, "tcp", PowerAddress)
 	if err != nil {
@@ -65,8 +63,7 @@ func (p *Power) Fenced() []string {
 	return append([]string(nil), p.off...)
 }
 
-// FenceAgent is a program for a host that works the switch, in the calling
-// convention of ClusterLabs' fence agents.
+// FenceAgent is a program for a host that operates the switch, in the calling convention of ClusterLabs' fence agents.
 const FenceAgent = `#!/bin/bash
 while IFS== read -r key value; do
 	case $key in action) action=$value ;; plug) plug=$value ;; esac

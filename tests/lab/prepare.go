@@ -14,10 +14,10 @@ import (
 	"syscall"
 )
 
-// ErrUnable says that this machine can't run the lab. Its message has the reason.
+// ErrUnable means that this machine can't run the lab. Its message has the reason.
 var ErrUnable = errors.New("this machine can't run the lab")
 
-// A need is a file that the lab wants on this machine, and the package that has it.
+// A need is a file that the lab needs on this machine, and the package that has it.
 type need struct {
 	pkg     string
 	present func() bool
@@ -114,7 +114,7 @@ func missingPackages() []string {
 	return missing
 }
 
-// aptInstall installs packages, with a fresh list of what there is only if the one at hand does not do.
+// aptInstall installs packages. It updates apt's lists only if the present ones do not suffice.
 func aptInstall(ctx context.Context, packages []string) error {
 	install := append([]string{"apt-get", "-qy", "--no-install-recommends", "install"}, packages...)
 	if run(ctx, install...) == nil {
@@ -126,7 +126,7 @@ func aptInstall(ctx context.Context, packages []string) error {
 	return run(ctx, install...)
 }
 
-// run runs a program that asks nothing, and that dies with this process. The error has the end of what it printed.
+// run runs a non-interactive program that dies with this process. The error has the end of its output.
 func run(ctx context.Context, argv ...string) error {
 	return runIn(ctx, nil, argv...)
 }

@@ -93,7 +93,7 @@ type qemu struct {
 	gone chan struct{} // closed when the process has been reaped
 }
 
-// startQEMU starts the machine on the namespace's thread: it dies with that, however this process ends.
+// startQEMU starts the machine on the namespace's thread: QEMU dies with that thread, however this process ends.
 func startQEMU(ns *namespace, m machine) (*qemu, error) {
 	log, err := os.OpenFile(filepath.Join(m.dir, "qemu.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -148,7 +148,7 @@ func qemuVersion(ctx context.Context) (string, error) {
 	return line, nil
 }
 
-// checkQEMU refuses versions that are known not to do.
+// checkQEMU refuses versions that are known not to work.
 func checkQEMU(version string) error {
 	var major, minor int
 	if _, err := fmt.Sscanf(version, "QEMU emulator version %d.%d", &major, &minor); err != nil {

@@ -7,17 +7,16 @@ import (
 	"path/filepath"
 )
 
-// SAN is the disk that both hosts see, as each of them calls it. It outlives
-// them; Reset empties it.
+// SAN is the name on either host of the disk that both hosts see. The disk outlives the hosts; Reset empties it.
 const SAN = "/dev/vdb"
 
-// sanSize is its length in bytes.
+// sanSize is the disk's length in bytes.
 const sanSize = 64 << 20
 
-// sanOf returns the file behind it, for a host whose directory is dir.
+// sanOf returns the file behind the disk, for a host whose directory is dir.
 func sanOf(dir string) string { return filepath.Join(filepath.Dir(dir), "san") }
 
-// emptySAN makes the file anew.
+// emptySAN creates the file, or replaces it by an empty one.
 func emptySAN(name string) error {
 	f, err := os.Create(name)
 	if err != nil {

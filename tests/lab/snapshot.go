@@ -48,7 +48,7 @@ func prepareSnapshot(ctx context.Context, c cache, n *network, img image, spec h
 	return snapshot{e}, err
 }
 
-// snapshotKey covers what QEMU is told and what it is given to boot; paths are part of neither.
+// snapshotKey covers QEMU's arguments and what QEMU boots, without paths.
 func snapshotKey(version string, img image, spec hostSpec) (string, error) {
 	neutral := machine{
 		hostSpec: spec, image: image{xen: "xen", kernel: "kernel", initramfs: "initramfs"},
@@ -79,7 +79,7 @@ func cpuModel() (string, error) {
 	return "", nil
 }
 
-// warmUp leaves in the snapshot what the first test would otherwise wait for.
+// warmUp puts into the snapshot what the first test would otherwise wait for.
 const warmUp = `set -e
 state=$(systemctl is-system-running --wait) || { echo "systemd: $state"; systemctl --failed --no-legend; exit 1; } >&2
 xl create -q -p /var/lib/xlft-lab/linux.cfg
@@ -137,7 +137,8 @@ func takeSnapshot(ctx context.Context, n *network, img image, spec hostSpec, s s
 
 // restore starts a host from its snapshot in dir, with a new overlay as its disk.
 func (s snapshot) restore(ctx context.Context, n *network, img image, spec hostSpec, dir string) (*qemu, error) {
-	m := machine{hostSpec: spec, image: img, disk: filepath.Join(dir, "disk.qcow2"), san: sanOf(dir), memory: s.memory(), frozen: true, dir: dir}
+	m := machine{hostSpec: spec, image: img, disk: filepath.Join(dir, "disk.qcow2"), san: sanOf(dir), memory: s.memory(), frozen: true,
+		dir: dir}
 	if err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", s.disk(), m.disk); err != nil {
 		return nil, err
 	}
@@ -162,7 +163,7 @@ func (s snapshot) load(ctx context.Context, q *qemu, m machine) error {
 	if err := mon.ignoreShared(); err != nil {
 		return err
 	}
-	// No announcement by QEMU itself: the LAN carries what hosts and guests say.
+	// QEMU itself announces nothing: the LAN carries only the frames of hosts and guests.
 	if _, err := mon.do("migrate-set-parameters", map[string]any{"announce-rounds": 0}); err != nil {
 		return err
 	}

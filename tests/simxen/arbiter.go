@@ -47,6 +47,22 @@ func (a *Arbiter) Owner(domain string, generation uint64) xlft.Side {
 // Arbiter returns a as the process reaches it.
 func (p *Process) Arbiter(a *Arbiter) xlft.Arbiter { return &claims{p, a} }
 
+// Claims returns an arbiter as the process reaches it. A claim of a dead process is granted at once: nothing that follows
+// has an effect, and a session that waits for an answer would never end.
+func (p *Process) Claims(a xlft.Arbiter) xlft.Arbiter { return whileAlive{a, p} }
+
+type whileAlive struct {
+	xlft.Arbiter
+	p *Process
+}
+
+func (w whileAlive) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
+	if w.p.Dead() {
+		return true, nil
+	}
+	return w.Arbiter.Claim(ctx, c)
+}
+
 type claims struct {
 	p *Process
 	a *Arbiter

@@ -1,7 +1,7 @@
-// Package story plays the stories that the machines' tests are told in.
+// Package story plays the stories that are the machines' tests.
 //
-// A story is a file of commands, each followed by "----", the state that it
-// led to and the actions, as in etcd-io/raft's interaction tests:
+// A story is a file of commands, each followed by "----", the state that it led to and the actions, as in
+// etcd-io/raft's interaction tests:
 //
 //	# why this story is told
 //	acked 1
@@ -22,8 +22,8 @@ import (
 
 var rewrite = flag.Bool("rewrite", false, "rewrite the stories in testdata with what the machines do; read them before committing")
 
-// Run plays every story in testdata. newTeller returns what carries out one command,
-// given as its words, on a new machine, and returns what came of it: see Step.
+// Run plays every story in testdata. newTeller returns, for a new machine, the function that carries out one command,
+// given as its words, and returns the result: see Step.
 func Run(t *testing.T, newTeller func() func(words []string) string) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -83,8 +83,7 @@ func Number(words []string, i int) uint64 {
 	return n
 }
 
-// Step gives a machine an event and returns, as text, its state afterwards and
-// the actions.
+// Step gives a machine an event and returns, as text, its state afterwards and the actions.
 func Step[S fmt.Stringer, E, A any](m interface{ State() S }, ev E, step func(E) []A) string {
 	acts := step(ev)
 	var b strings.Builder

@@ -94,7 +94,7 @@ func TestDaemonLeftBehind(t *testing.T) {
 	}
 }
 
-// A client that goes away takes the command with it: the child would answer a TERM it never gets.
+// When a client goes away the command is killed: the child would answer a TERM, which never comes.
 func TestLostClientKills(t *testing.T) {
 	pid := make(chan string, 1)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

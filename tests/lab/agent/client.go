@@ -101,7 +101,7 @@ func (p *Process) Close() error { return p.conn.Close() }
 // Done is closed when the command has ended or its host is lost.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Wait waits until the command has ended. The error says that its end is not known.
+// Wait waits until the command has ended. An error means that the command's end is not known.
 func (p *Process) Wait() (Status, error) {
 	<-p.done
 	return p.status, p.err

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Serve runs what the connections of l ask for, until Accept fails.
+// Serve runs the commands that connections of l ask for, until Accept fails.
 func Serve(l net.Listener) error {
 	for {
 		conn, err := l.Accept()
@@ -51,7 +51,7 @@ func run(conn io.Reader, out *frameWriter, req Request) Status {
 	cmd.Stdout = out.of(Stdout)
 	cmd.Stderr = out.of(Stderr)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// A daemon the command leaves behind may hold the pipes; the command is over all the same.
+	// A daemon that the command leaves behind may hold the pipes open; the command has ended all the same.
 	cmd.WaitDelay = time.Second
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -73,7 +73,7 @@ func feed(conn io.Reader, stdin io.WriteCloser, pid int, ended <-chan struct{}) 
 	for {
 		kind, body, err := readFrame(conn)
 		select {
-		case <-ended: // pid may belong to somebody else by now
+		case <-ended: // pid may belong to another process by now
 			return
 		default:
 		}
@@ -82,7 +82,7 @@ func feed(conn io.Reader, stdin io.WriteCloser, pid int, ended <-chan struct{}) 
 			syscall.Kill(-pid, syscall.SIGKILL)
 			return
 		case kind == Stdin:
-			stdin.Write(body) // a command that closed its input is its own business
+			stdin.Write(body) // a command may close its input
 		case kind == StdinEnd:
 			stdin.Close()
 		case kind == Signal && len(body) == 1:

@@ -1,10 +1,8 @@
 //go:build linux
 
-// Package ft puts xlft on the lab's hosts and drives it as an operator would,
-// through xl and systemd.
+// Package ft installs xlft on the lab's hosts and drives it as an operator does, through xl and systemd.
 //
-// The one rule a caller must know: it holds nothing of its own; what is true
-// of a host, it asks the host.
+// The one rule a caller must know: the package keeps no state. It asks the host each time.
 package ft
 
 import (
@@ -31,12 +29,12 @@ type Settings struct {
 	FailureTimeout time.Duration
 	AckTimeout     time.Duration
 	NetBuffer      string
-	Fence          bool   // the hosts fence each other; nobody accepts a split brain
+	Fence          bool   // the hosts fence each other, and no split brain is accepted
 	More           string // more tables for the configuration of both hosts
 }
 
-// Usual is what scenarios use unless they say otherwise. The failure timeout
-// is longer than a user's: emulated hosts share two processors.
+// Usual is what scenarios use unless they say otherwise. The failure timeout is longer than a user's: emulated hosts
+// share two processors.
 var Usual = Settings{EpochMax: 400 * time.Millisecond, FailureTimeout: 6 * time.Second, AckTimeout: 60 * time.Second, NetBuffer: "64MiB"}
 
 // Tree is the top of the source tree that this program was started in.
@@ -53,8 +51,8 @@ func Tree() (string, error) {
 	return "", errors.New("ft: not inside the source tree")
 }
 
-// Install puts xlft on both hosts as "make install" does, gives each an
-// identity and a configuration that names the other, and starts the receivers.
+// Install puts xlft on both hosts as "make install" does, gives each an identity and a configuration that names the
+// other, and starts the receivers.
 func Install(ctx context.Context, l *lab.Lab, s Settings) error {
 	tar, err := pack(ctx)
 	if err != nil {
@@ -88,15 +86,13 @@ func Install(ctx context.Context, l *lab.Lab, s Settings) error {
 	return nil
 }
 
-// Save returns what tells an installation on a host from any other: its
-// configuration and its identity.
+// Save returns what is particular to a host's installation: its configuration and its identity.
 func Save(ctx context.Context, h *lab.Host) ([]byte, error) {
 	out, err := h.Run(ctx, "tar", "-C", "/etc", "-cf", "-", "xlft")
 	return []byte(out), err
 }
 
-// Reinstall puts xlft on a host that has forgotten everything, with what Save
-// returned before.
+// Reinstall puts xlft on a host that has forgotten everything, with what Save returned before.
 func Reinstall(ctx context.Context, h *lab.Host, saved []byte) error {
 	tar, err := pack(ctx)
 	if err != nil {
@@ -133,7 +129,7 @@ func pack(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(stage)
-	if err := os.Chmod(stage, 0o755); err != nil { // the host's / gets the mode of this one
+	if err := os.Chmod(stage, 0o755); err != nil { // the host's / gets this directory's mode
 		return nil, err
 	}
 	mk := exec.CommandContext(ctx, "make", "-s", "install", "DESTDIR="+stage)
@@ -164,16 +160,15 @@ systemctl start xlft-receiver.socket xlft-receiver.service`
 	return err
 }
 
-// FenceAgent is the lab's fence agent on a host; it is kept with the
-// configuration.
+// FenceAgent is the lab's fence agent on a host; it is kept with the configuration.
 const FenceAgent = "/etc/xlft/fence_lab"
 
-// arbiter is the tables of the configuration that say who decides.
+// arbiter returns the configuration's tables for the arbiter.
 func (s Settings) arbiter(p *lab.Host) string {
 	if !s.Fence {
 		return "[arbiter]\ntype = \"none\"\naccept_split_brain = true\n"
 	}
-	// A is slower, so that B is first if only the network between them breaks.
+	// A waits longer, so that B fences first if only the network between the hosts breaks.
 	delay := "0s"
 	if p.Name() == "B" {
 		delay = "8s"
@@ -216,7 +211,7 @@ type Row struct {
 	Backup    *backup.Status  `json:"backup"`
 }
 
-// Status asks a host about a domain. That it is unprotected is no error.
+// Status asks a host about a domain. An unprotected domain is no error.
 func Status(ctx context.Context, h *lab.Host, domain string) (Row, error) {
 	var r Row
 	out, err := h.Run(ctx, "xl", "ft-status", "--json", domain)
@@ -230,8 +225,8 @@ func Status(ctx context.Context, h *lab.Host, domain string) (Row, error) {
 	return r, nil
 }
 
-// Await waits until the status of a domain on a host is as ok wants it. It
-// asks less and less often: a command costs an emulated host much of a second.
+// Await waits until ok accepts the status of a domain on a host. It asks less and less often: a command takes an
+// emulated host a large part of a second.
 func Await(ctx context.Context, h *lab.Host, domain string, what string, ok func(Row) bool) (Row, error) {
 	const shortest, longest = 300 * time.Millisecond, 4 * time.Second
 	for pause := shortest; ; pause = min(pause*3/2, longest) {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// ErrRefused says that the guest answered a command with an error.
+// ErrRefused means that the guest answered a command with an error.
 var ErrRefused = errors.New("refused by the guest")
 
 // A State is what the guest's service answers: how many numbers it took, and their checksum.
@@ -61,8 +61,8 @@ func (c *Client) Chattered() (last, since uint64, err error) {
 	return last, since, nil
 }
 
-// Stall returns the longest time the guest stood still since the last call, as far as it can tell by its own clock. It
-// begins to look with the first call.
+// Stall returns the longest time for which the guest stood still since the last call, by the guest's own clock. The
+// first call starts the measurement.
 func (c *Client) Stall() (time.Duration, error) {
 	line, err := c.do("stall")
 	if err != nil {
@@ -75,14 +75,14 @@ func (c *Client) Stall() (time.Duration, error) {
 	return time.Duration(us) * time.Microsecond, nil
 }
 
-// WriteBlock writes n to a 4 KiB block of the guest's first disk. It returns when the guest was told that the write
-// is durable.
+// WriteBlock writes n to a 4 KiB block of the guest's first disk. It returns when the disk has acknowledged the write
+// as durable.
 func (c *Client) WriteBlock(block int64, n uint64) error {
 	_, err := c.do("write %d %d", block, n)
 	return err
 }
 
-// ReadBlock returns the number in a block of the guest's first disk, read from the disk and no cache.
+// ReadBlock returns the number in a block of the guest's first disk, read from the disk and not from a cache.
 func (c *Client) ReadBlock(block int64) (uint64, error) {
 	line, err := c.do("read %d", block)
 	if err != nil {

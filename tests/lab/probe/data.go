@@ -32,7 +32,7 @@ func (c *Client) Unmount() error {
 	return err
 }
 
-// ErrUnsound says that a program found damage on the guest's disk.
+// ErrUnsound means that a program found damage on the guest's disk.
 var ErrUnsound = errors.New("the guest's disk is damaged")
 
 // A Fsck is how e2fsck ended.
@@ -116,7 +116,7 @@ type FioResult struct {
 	Complaint     string // its first
 }
 
-// Err is nil if fio found nothing wrong. It may not have looked: see Read.
+// Err is nil if fio found nothing wrong. Read says whether fio verified anything.
 func (r FioResult) Err() error {
 	if r.Status == 0 && r.Code == 0 && r.Errors == 0 {
 		return nil
@@ -142,8 +142,8 @@ func (c *Client) FioWait() (FioResult, error) {
 	return r, nil
 }
 
-// Commit has SQLite insert row n on the disk, one transaction with synchronous=FULL. It returns when SQLite has said that
-// it is committed. Command: commit N. Answer: N.
+// Commit has SQLite insert row n on the disk, one transaction with synchronous=FULL. It returns when SQLite has said
+// that it is committed. Command: commit N. Answer: N.
 func (c *Client) Commit(n uint64) error {
 	line, err := c.do("commit %d", n)
 	if err != nil {

@@ -55,7 +55,7 @@ func (l *Ledger) Run(ctx context.Context, c *Client) error {
 	return nil
 }
 
-// ErrLedger says that the guest's disk does not hold what was committed.
+// ErrLedger means that the guest's disk does not hold what was committed.
 var ErrLedger = errors.New("the guest's disk does not hold the rows that were committed")
 
 // Judge says whether the guest's rows are those acknowledged and none else, except that the one commit without an

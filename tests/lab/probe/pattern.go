@@ -13,7 +13,7 @@ import (
 const Sector = 512
 
 // A Pattern is an endless sequence of writes to a disk of a known size, numbered from 1. Each one depends on the seed
-// and its number alone, so whoever knows how many were made knows every byte of the disk.
+// and its number alone, so the number of writes determines every byte of the disk.
 type Pattern struct {
 	Seed uint64
 	Size int64 // of the disk
@@ -63,7 +63,7 @@ func NewModel(image []byte, seed uint64) *Model {
 // Made returns how many writes the model has.
 func (m *Model) Made() uint64 { return m.made }
 
-// ErrInexact says that a disk does not hold what a number of writes makes of it.
+// ErrInexact means that a disk is not what any number of writes makes of it.
 var ErrInexact = errors.New("the disk is not as writes made one after the other leave it")
 
 // Find makes writes until the model is, byte for byte, the disk that it is shown, and returns how many there are then
@@ -116,7 +116,7 @@ func differing(a, b []byte) (n int) {
 	return n
 }
 
-// explain says of the first sectors that differ whose they are and whose they should be.
+// explain says which write the first differing sectors are of, and which write they should be of.
 func (m *Model) explain(disk []byte, most uint64) string {
 	const examples = 8
 	var all []string
@@ -137,7 +137,7 @@ func (m *Model) explain(disk []byte, most uint64) string {
 // origin says where a sector's content comes from.
 func (m *Model) origin(sector []byte, at int64, most uint64) string {
 	k := binary.LittleEndian.Uint64(sector)
-	// A few more than anybody counted may have been made.
+	// A few more writes than were counted may have been made.
 	if k > 0 && k <= most+1000 {
 		off, body := m.pattern.Write(k)
 		if i := at - off; i >= 0 && i < int64(len(body)) && bytes.Equal(body[i:i+Sector], sector) {

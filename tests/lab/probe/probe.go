@@ -1,6 +1,5 @@
-// Package probe is what the lab's guest and a test outside say to each other: the line protocol of the guest's TCP
-// service, the checksum it keeps, and the numbered frames it sends on request. The guest's side of it is
-// tests/lab/workload.
+// Package probe is the protocol between the lab's guest and a test: the line protocol of the guest's TCP service, the
+// checksum it keeps, and the numbered frames it sends on request. The guest's side of it is tests/lab/workload.
 package probe
 
 import (

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A Reply is one that a client got: for its number, the guest's state after it.
+// A Reply is an answer that a client got: the guest's state after it took a number.
 type Reply struct {
 	N    uint64
 	At   time.Time
@@ -132,7 +132,7 @@ func LongestGap(replies []Reply) time.Duration {
 	return gap
 }
 
-// ErrUntrue says that a reply that a client got is not true of the guest's state.
+// ErrUntrue means that a client's reply contradicts the guest's state.
 var ErrUntrue = errors.New("a reply turned out untrue")
 
 // Judge returns how many replies, of all clients that the guest had since it was in state start, are not true of its
@@ -147,7 +147,8 @@ func Judge(start, end State, replies ...[]Reply) (untrue int, err error) {
 	wrong := func(r Reply, why string) {
 		untrue++
 		if err == nil {
-			err = fmt.Errorf("%w: to %d, at %v, the guest said %d %d: %s", ErrUntrue, r.N, r.At.Format("15:04:05.000"), r.Says.Count, r.Says.Sum, why)
+			err = fmt.Errorf("%w: to %d, at %v, the guest said %d %d: %s",
+				ErrUntrue, r.N, r.At.Format("15:04:05.000"), r.Says.Count, r.Says.Sum, why)
 		}
 	}
 	last := start

@@ -14,14 +14,14 @@ import (
 	"xlft/tests/lab/probe"
 )
 
-// A backup that lives and acks nothing: no packet of an unacked epoch leaves, of any kind.
+// A backup that is alive and acks nothing: no packet of any kind leaves from an unacked epoch.
 func TestOutputHeld(t *testing.T) {
 	const hold = 6 * time.Second
 	fx := protected(t)
 	k := fx.talk(20)
 
-	// A backup acks an epoch when its restore has the one before, so a restore that stands still ends the acks. The
-	// heartbeats go on.
+	// A backup acks an epoch when its restore has the previous epoch, so a stopped restore ends the acks. The heartbeats
+	// continue.
 	fx.signal(fx.backup(), "STOP", "restore-worker")
 	stopped := time.Now()
 	var epoch uint64
@@ -71,7 +71,8 @@ func (fx *fixture) vifSent() uint64 {
 	return n
 }
 
-// The receiver restarts, or is killed: the domain runs on, unprotected and saying so, and is synced again by itself.
+// The receiver restarts, or is killed: the domain runs on and is reported as unprotected, and is synced again without
+// an operator.
 func TestReceiverRestarted(t *testing.T) {
 	fx := protected(t)
 	for _, how := range []struct{ name, command string }{
@@ -120,8 +121,8 @@ func TestAlreadyProtected(t *testing.T) {
 	}
 }
 
-// ft-stop: the domain runs on, nothing is left of the protection, no packet is lost or out of order. The replica goes
-// without having been built to its end, and an ft-start right behind finds the way free.
+// ft-stop: the domain runs on, nothing is left of the protection, no packet is lost or out of order. The replica is
+// destroyed before its restore is complete, and an ft-start right afterwards succeeds.
 func TestStop(t *testing.T) {
 	fx := protected(t)
 	vifs := func() string { return fx.backup().Must(t, "sh", "-c", "dmesg | grep vif || :") }

@@ -32,7 +32,7 @@ type storage string
 
 const (
 	mirror storage = "mirror" // each host has its own copy
-	volume storage = "volume" // the same, on a logical volume, past the page cache
+	volume storage = "volume" // the same on a logical volume, with direct I/O
 	shared storage = "shared" // both hosts see the lab's SAN, and fence each other
 	mixed  storage = "mixed"  // xvda is shared, and there is a mirrored xvdc
 )
@@ -52,7 +52,7 @@ func eachStorage(t *testing.T, usual storage, kinds []storage, test func(*testin
 	}
 }
 
-// diskFixture gives fresh hosts with xlft, and a disk for the guest on both.
+// diskFixture returns fresh hosts with xlft, and a disk for the guest on both.
 func diskFixture(t *testing.T) *fixture {
 	t.Helper()
 	return diskFixtureOn(t, mirror)
@@ -86,7 +86,7 @@ func diskFixtureOn(t *testing.T, kind storage, set ...func(*ft.Settings)) *fixtu
 	return fx
 }
 
-// fence has the hosts fence each other.
+// fence makes the hosts fence each other.
 func (fx *fixture) fence(s *ft.Settings) {
 	fx.t.Helper()
 	s.Fence = true
@@ -95,7 +95,7 @@ func (fx *fixture) fence(s *ft.Settings) {
 	check(fx.t, err)
 }
 
-// makeDisk gives a host an empty disk for the guest, unless it sees the other one's.
+// makeDisk creates an empty disk for the guest on a host, unless the disk is shared.
 func (fx *fixture) makeDisk(h *lab.Host) {
 	fx.t.Helper()
 	if fx.kind == shared {
@@ -113,8 +113,8 @@ vgcreate -q -s 1M "$2" "$dev"; lvcreate -q -y -L "$1M" -n "$3" "$2"`, "sh", fmt.
 	h.Must(fx.t, "sh", "-c", `mkdir -p "${1%/*}" && truncate -s "$2M" "$1"`, "sh", diskPath, fmt.Sprint(size))
 }
 
-// A disk is a block device of the host with a file system, and then a domain's, that comes and goes while the domain
-// runs.
+// A disk is used by the host, which makes a file system on it, and then by a domain, where it is attached and detached
+// while the domain runs.
 func TestDiskAttach(t *testing.T) {
 	fx := diskFixture(t)
 	h := fx.home
@@ -156,15 +156,15 @@ mount "$1" /mnt; cmp /usr/bin/tcpdump /mnt/tcpdump; umount /mnt`, "sh", dev)
 		t.Errorf("block 7 of the file has %s", got)
 	}
 
-	// What can't be attached is refused with the reason.
+	// A disk that can't be attached is refused with the reason.
 	fx.refused(h, "[domain.web1.disk.xvdz]", "xlft", "disk", "attach", "web1/xvdz")
 	h.Must(t, "mv", diskPath, diskPath+".away")
 	fx.refused(h, "no such file", "xlft", "disk", "attach", "web1/xvda")
 	h.Must(t, "mv", diskPath+".away", diskPath)
 }
 
-// A scribe is a client that has the guest write blocks of its own, one after the other, and knows what it was told is
-// durable. It goes on over its connection when the guest's host dies.
+// A scribe is a client that makes the guest write blocks, one after the other, and knows which writes were acknowledged
+// as durable. When the guest's host dies the scribe continues over the same connection.
 type scribe struct {
 	c    *probe.Client
 	stop chan struct{}
@@ -173,7 +173,7 @@ type scribe struct {
 	mu     sync.Mutex
 	acked  map[int64]uint64
 	count  int
-	newest asked // it may have no answer yet
+	newest asked // newest write, perhaps without an answer yet
 }
 
 // asked is a write.
@@ -263,7 +263,7 @@ func (all scribes) written() (n int) {
 	return n
 }
 
-// end has them end in order.
+// end ends all scribes in order.
 func (all scribes) end(fx *fixture) {
 	fx.t.Helper()
 	for i, s := range all {
@@ -275,7 +275,8 @@ func (all scribes) end(fx *fixture) {
 	}
 }
 
-// judge has the guest read all that was answered as durable. Of a write without an answer the disk may know or not.
+// judge makes the guest read every block that was acknowledged as durable. A write without an answer may be on the disk
+// or not.
 func (all scribes) judge(fx *fixture) {
 	fx.t.Helper()
 	checked := 0
@@ -292,8 +293,9 @@ func (all scribes) judge(fx *fixture) {
 	fx.t.Logf("%d blocks are as was answered", checked)
 }
 
-// The host dies while the guest writes to its disk: every write that was answered as durable is there, none is torn, on
-// a disk that was an empty file before. Then the other way round, with the disk of the host that came back copied anew.
+// The host dies while the guest writes to its disk: the backup's disk, which was an empty file before, has every write
+// that was acknowledged as durable, and no torn write. Then the same in the other direction, after a new copy to the
+// disk of the host that came back.
 func TestDiskTakeover(t *testing.T) {
 	lab.Long(t)
 	eachStorage(t, mirror, []storage{mirror, shared, volume}, testDiskTakeover)
@@ -336,8 +338,8 @@ func testDiskTakeover(t *testing.T, fx *fixture) {
 	}
 }
 
-// The disk server is killed, and restarted, under a protected guest that writes: no write fails, none that was answered
-// is lost, and the protection comes back by itself.
+// The disk server is killed, and restarted, under a protected guest that writes: no write fails, no acknowledged write
+// is lost, and protection is restored automatically.
 func TestDiskServerDies(t *testing.T) {
 	lab.Long(t)
 	eachStorage(t, mirror, []storage{mirror, shared}, testDiskServerDies)
@@ -386,8 +388,8 @@ func testDiskServerDies(t *testing.T, fx *fixture) {
 
 // Kemari's own measure: how much slower a guest writes for being protected, with O_SYNC and with an fsync after each
 // write. Kemari lost 90 % and 69 % when it synchronised on every event, and 44 % on the second with its protocol. xlft
-// answers a write when this host's disk has it; what the guest loses is the time for which checkpoints stop it and the
-// processor that copying takes.
+// answers a write when this host's disk has it; the guest loses the time of the checkpoints' pauses and the processor
+// time of the copying.
 func TestDiskKemari(t *testing.T) {
 	lab.Long(t)
 	const seconds = 15
@@ -411,8 +413,8 @@ func TestDiskKemari(t *testing.T) {
 		return rates
 	}
 	alone := measure()
-	// Checkpoints are most of what it costs: with fewer of them less is lost, and answers to clients come later. A write
-	// to a disk does not wait for one, so the last figure is about what the mirror alone costs.
+	// Checkpoints cause most of the loss: with fewer checkpoints less is lost, and answers to clients come later. A disk
+	// write does not wait for a checkpoint, so the last figure is about the cost of the mirror alone.
 	for i, epoch := range []time.Duration{ft.Usual.EpochMax, 2 * time.Second, 20 * time.Second} {
 		if i > 0 {
 			fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)
@@ -425,13 +427,14 @@ func TestDiskKemari(t *testing.T) {
 			t.Fatalf("not protected: %s", r.State)
 		}
 		p := r.Primary
-		t.Logf("epoch_max %v: %d checkpoints; pause median %v, ack after %v", epoch, p.Checkpoints, round(p.PauseMedian.Total), round(p.AckMedian))
+		t.Logf("epoch_max %v: %d checkpoints; pause median %v, ack after %v",
+			epoch, p.Checkpoints, round(p.PauseMedian.Total), round(p.AckMedian))
 		for i, m := range modes {
 			t.Logf("%s: alone %.0f KiB/s, protected %.0f KiB/s: %.0f %% less", m.name, alone[i], with[i], 100*(1-with[i]/alone[i]))
 		}
 	}
 
-	// The disk moves with the domain, and the copy that stays is known as old.
+	// The disk moves with the domain, and the copy that stays is recorded as outdated.
 	from, to := fx.home, fx.backup()
 	t.Log(strings.TrimSpace(from.Must(t, "xl", "ft-failover", fx.guest.Name)))
 	fx.home = to
@@ -443,8 +446,8 @@ func TestDiskKemari(t *testing.T) {
 	fx.refused(from, "outdated", "xlft", "disk", "attach", "web1/xvda")
 }
 
-// What stands in the way of a copy is said before anything is changed, and an error of the backup's disk ends the
-// protection loudly, and nothing else.
+// Reasons against a copy are reported before anything is changed. An error of the backup's disk ends the protection,
+// with a report, and has no other effect.
 func TestDiskErrors(t *testing.T) {
 	lab.Long(t)
 	fx := diskFixture(t)
@@ -480,9 +483,9 @@ func TestDiskErrors(t *testing.T) {
 	fx.complete(k.end())
 }
 
-// The host dies while the guest runs fio and SQLite on an ext4 file system: fio goes on and verifies all that it wrote,
-// no commit that a client was told of is missing and none is there by half, and the file system is clean. Each host that
-// dies comes back with an empty disk.
+// The host dies while the guest runs fio and SQLite on an ext4 file system: fio continues and verifies everything that
+// it wrote, no acknowledged commit is missing, no commit is torn, and the file system is clean. Each host that dies
+// comes back with an empty disk.
 func TestDiskPrograms(t *testing.T) {
 	eachStorage(t, mixed, []storage{mirror, shared, mixed}, testDiskPrograms)
 }

@@ -18,8 +18,8 @@ import (
 	"xlft/tests/lab/probe"
 )
 
-// After what both hosts lived through nothing is compared: what was written meanwhile is sent. The copy of a backup that
-// lost its power is compared. The backup's disk is the domain's when its host dies then.
+// After an interruption that both hosts survived nothing is compared: only the writes since then are sent. The copy of
+// a backup that lost its power is compared. If the primary's host then dies, the backup's disk is the domain's.
 func TestDiskResync(t *testing.T) {
 	lab.Long(t)
 	fx := diskFixture(t)
@@ -41,8 +41,8 @@ func TestDiskResync(t *testing.T) {
 	for _, broken := range []struct {
 		name       string
 		begin, end func()
-		writes     int64 // in between, each to a chunk of its own
-		known      int64 // of them, at least; -1: nothing is known, all is compared
+		writes     int64 // writes meanwhile, each to another chunk
+		known      int64 // writes that are known, at least; -1: none is known, everything is compared
 	}{
 		{"receiver stopped", func() {
 			to.Must(t, "systemctl", "stop", "xlft-receiver.socket", "xlft-receiver.service")
@@ -95,11 +95,11 @@ func TestDiskResync(t *testing.T) {
 	}
 }
 
-// keepsAcked has backups call a checkpoint whole only when its writes are on stable storage.
+// keepsAcked makes backups ack a checkpoint only when its disk writes are on stable storage.
 func keepsAcked(s *ft.Settings) { s.More += "[receive]\ndurable_ack = true\n" }
 
-// losePower ends both hosts at once. The backup comes back from its own disk, its copy becomes the disk that the domain
-// runs from, and the domain is started there.
+// losePower ends both hosts at once. The backup boots from its own disk, its copy is promoted, and the domain is
+// started there.
 func (fx *fixture) losePower() {
 	fx.t.Helper()
 	to := fx.backup()
@@ -122,8 +122,7 @@ func (fx *fixture) losePower() {
 	fx.boot()
 }
 
-// Both hosts lose their power at once, and one of them is lost for good: every write that was answered is on the
-// backup's disk.
+// Both hosts lose their power at once, and one never comes back: every acknowledged write is on the backup's disk.
 func TestDiskPromote(t *testing.T) {
 	lab.Long(t)
 	eachStorage(t, mirror, []storage{mirror, mixed}, testDiskPromote, keepsAcked)
@@ -160,7 +159,8 @@ func TestDiskPromotePrograms(t *testing.T) {
 	fx.guest.Tools = true
 	fx.boot()
 	check(t, fx.ask().Mkfs())
-	// With the journal that it deletes, SQLite does not sync the directory: a commit outlives a power cut with the next one.
+	// SQLite deletes its journal and does not sync the directory: a commit survives a power cut only once the next commit
+	// is made.
 	check(t, fx.ask().Journal("wal"))
 	fx.protect()
 	fx.backup().Must(t, "sync")
@@ -205,8 +205,8 @@ exit 1`)
 	return n > 0
 }
 
-// The domain writes more in one epoch than the backup holds in memory, and its host dies: what went to the journal's file
-// is on the disk too.
+// The domain writes more in one epoch than the backup holds in memory, and its host dies: the writes in the journal's
+// spill file are on the disk too.
 func TestDiskSpill(t *testing.T) {
 	lab.Long(t)
 	fx := diskFixtureOn(t, mirror, func(s *ft.Settings) {
@@ -222,9 +222,9 @@ func TestDiskSpill(t *testing.T) {
 	fio := fx.dial()
 	check(t, fio.SetDeadline(time.Now().Add(3*patience)))
 
-	// A backup acks an epoch when its restore has the one before.
+	// A backup acks an epoch when its restore has the previous epoch.
 	fx.signal(to, "STOP", "restore-worker")
-	started := make(chan error, 1) // the answer is held like all others
+	started := make(chan error, 1) // the answer is held like all output
 	go func() { started <- fio.FioStart(probe.FioVerify("/dev/xvda", 44, 2, "--offset=16M", "--bs=64k")...) }()
 	begun := time.Now()
 	fx.until(patience, func() error {
@@ -239,7 +239,7 @@ func TestDiskSpill(t *testing.T) {
 		t.Fatalf("not protected any more: %s", r.State)
 	}
 	fx.signal(to, "CONT", "restore-worker")
-	// The next one was under way; the one after it has the most.
+	// The next epoch was under way; the one after it has most of the writes.
 	fx.await(from, "a checkpoint that spilled", func(now ft.Row) bool { return now.Epoch >= r.Epoch+2 })
 	from.Kill()
 	fx.awaitTakeover(to)

@@ -10,8 +10,9 @@ import (
 	"xlft/tests/lab"
 )
 
-// The primary's host goes down in order: protection ends, then the domain is saved, then its disk server ends. Nobody takes
-// the domain over, and when the host is back the domain goes on, with all its writes and over the connections it had.
+// The primary's host goes down in order: protection ends, then the domain is saved, then its disk server ends. The
+// backup does not take the domain over, and when the host is back the domain continues, with all its writes and its
+// connections.
 func TestHostGoesDown(t *testing.T) {
 	lab.Long(t)
 	eachStorage(t, mirror, []storage{mirror, shared}, testHostGoesDown)
@@ -19,7 +20,7 @@ func TestHostGoesDown(t *testing.T) {
 
 func testHostGoesDown(t *testing.T, fx *fixture) {
 	from, to := fx.home, fx.backup()
-	// Xen's own service saves and restores domains. The lab's hosts do without, as a rule.
+	// Xen's own service saves and restores domains. The lab's hosts usually run without it.
 	for _, h := range fx.Hosts() {
 		h.Must(t, "sh", "-c", "systemctl unmask xendomains.service && systemctl daemon-reload && systemctl start xendomains.service")
 	}

@@ -34,7 +34,7 @@ func TestWrongCertificate(t *testing.T) {
 	})
 }
 
-// turnedAway returns the lines in a receiver's log about peers that it did not let in.
+// turnedAway returns the lines in a receiver's log about peers that it refused.
 func turnedAway(t *testing.T, h *lab.Host) (lines []string) {
 	for line := range strings.Lines(ft.Journal(within(t, soon), h)) {
 		if strings.Contains(line, "turned away") {
@@ -58,7 +58,7 @@ func (fx *fixture) edit(t *testing.T, h *lab.Host, old, replacement string) {
 	check(t, h.WriteFile(within(t, soon), edited, body, 0o644))
 }
 
-// unchanged runs a command that must be refused and leave all as it was.
+// unchanged runs a command that must be refused and must change nothing.
 func (fx *fixture) unchanged(t *testing.T, words string, argv ...string) {
 	t.Helper()
 	defer func(outer *testing.T) { fx.t = outer }(fx.t)
@@ -76,7 +76,7 @@ func (fx *fixture) unchanged(t *testing.T, words string, argv ...string) {
 	fx.get()
 }
 
-// What an operator may do wrong, or find missing: exit status 1, a clear message, nothing changed.
+// An operator's mistakes and missing parts: exit status 1, a clear message, and nothing is changed.
 func TestErrors(t *testing.T) {
 	fx := unprotected(t)
 	a, b := fx.home, fx.backup()

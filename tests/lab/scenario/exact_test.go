@@ -27,16 +27,16 @@ func (fx *fixture) xvda() string {
 	return lab.SAN
 }
 
-// junk puts into some MiBs of a host's disk for the guest what no other one has.
+// junk fills some MiBs of a host's disk for the guest with random bytes.
 func (fx *fixture) junk(h *lab.Host, mibs ...int) {
 	fx.t.Helper()
 	for _, at := range mibs {
-		h.Must(fx.t, "dd", "if=/dev/urandom", "of="+fx.xvda(), "bs=1M", "count=1", fmt.Sprint("seek=", at), "iflag=fullblock", "oflag=direct", "conv=notrunc", "status=none")
+		h.Must(fx.t, "dd", "if=/dev/urandom", "of="+fx.xvda(), "bs=1M", "count=1",
+			fmt.Sprint("seek=", at), "iflag=fullblock", "oflag=direct", "conv=notrunc", "status=none")
 	}
 }
 
-// disk returns what a file on a host has, which is a disk. It is read past the host's cache, which knows nothing of what
-// the other host writes.
+// disk returns the content of a host's disk. It bypasses the host's cache, which does not see the other host's writes.
 func (fx *fixture) disk(h *lab.Host, path string) []byte {
 	fx.t.Helper()
 	out, err := h.Run(within(fx.t, patience), "sh", "-c", `dd if="$1" bs=1M iflag=direct status=none | gzip -1 -c`, "sh", path)
@@ -95,7 +95,7 @@ func (fx *fixture) tally() *tally {
 	return y
 }
 
-// told returns the newest count that came out of the guest.
+// told returns the newest count that the guest has reported.
 func (y *tally) told() (uint64, error) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
@@ -158,9 +158,8 @@ func testDiskExact(t *testing.T, fx *fixture) {
 		check(t, err)
 		to.Must(t, "systemctl", "kill", "--signal=CONT", "xlft-disk@web1.service")
 
-		// The guest counts a write when it was told that it is durable. The one after that may have reached the disk
-		// before the checkpoint, without the guest hearing of it: then its driver asks for it again. No other is under
-		// way.
+		// The guest counts a write when it is acknowledged as durable. The next write may have reached the disk before the
+		// checkpoint without the guest's knowledge: then the guest's driver issues it again. No other write is in flight.
 		n, err := model.Find(fx.disk(to, resumedDisk), knows+1)
 		switch {
 		case err != nil:

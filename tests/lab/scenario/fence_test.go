@@ -11,9 +11,9 @@ import (
 	"xlft/tests/lab/ft"
 )
 
-// Hosts that fence each other: a backup whose receiver was killed says itself that it gave the domain up, and is left
-// alone; when only the network between the hosts breaks, one of them is switched off, and the domain goes on, on the
-// other one, without a lie.
+// Hosts that fence each other: a backup whose receiver was killed reports that it gave the domain up, and is not
+// fenced; when only the network between the hosts breaks, one host is switched off, and the domain continues on the
+// other host with every reply still true.
 func TestFence(t *testing.T) {
 	lab.Long(t)
 	fx := fresh(t)
@@ -22,10 +22,11 @@ func TestFence(t *testing.T) {
 	fx.install(s)
 	fx.boot()
 
-	// An agent that does not do its work is found before it is needed, on either host.
+	// A broken fence agent on either host is found before it is needed.
 	fx.A.Must(t, "xl", "ft-check", fx.guest.Name)
 	for h, who := range map[*lab.Host]string{fx.A: "fence agent of B", fx.B: "backup: fence agent of A"} {
-		h.Must(t, "sh", "-c", `mv "$1" "$1.real" && printf '#!/bin/sh\necho bad password >&2\nexit 1\n' >"$1" && chmod +x "$1"`, "sh", ft.FenceAgent)
+		h.Must(t, "sh", "-c", `mv "$1" "$1.real" && printf '#!/bin/sh\necho bad password >&2\nexit 1\n' >"$1" && chmod +x "$1"`, "sh",
+			ft.FenceAgent)
 		fx.refused(fx.A, who+": "+ft.FenceAgent+", action status: exit status 1: bad password", "xl", "ft-check", fx.guest.Name)
 		h.Must(t, "mv", ft.FenceAgent+".real", ft.FenceAgent)
 	}

@@ -1,7 +1,8 @@
 //go:build lab
 
-// Package scenario shows the promises of xlft on two real Xen hosts. Its tests follow each other on the same hosts and
-// the same guest: each one begins where the one before ended well, or with fresh hosts, so that each can run alone too.
+// Package scenario shows the promises of xlft on two real Xen hosts. Its tests run one after the other on the same
+// hosts and the same guest: each test starts from the state in which the previous one succeeded, or from fresh hosts,
+// so each can also run alone.
 package scenario
 
 import (
@@ -21,8 +22,8 @@ import (
 func TestMain(m *testing.M) { lab.Main(m) }
 
 const (
-	soon     = 30 * time.Second // for what needs no copy of the guest's memory
-	patience = 3 * time.Minute  // for what does
+	soon     = 30 * time.Second // for steps that copy no guest memory
+	patience = 3 * time.Minute  // for steps that do
 )
 
 func within(t *testing.T, d time.Duration) context.Context {
@@ -46,16 +47,16 @@ type fixture struct {
 	client *probe.Client // lives as long as the guest
 	home   *lab.Host     // where the guest runs
 	saved  map[*lab.Host][]byte
-	over   bool // not fit for another test
+	over   bool // the next test needs a new fixture
 
 	kind  storage    // of the guest's disk, in tests with one
-	power *lab.Power // of the hosts, if they fence each other
+	power *lab.Power // power switch of the hosts, if they fence each other
 }
 
-// lastFixture is the fixture that the last test left; nil if it is not fit for another one.
+// lastFixture is the fixture that the last test left; nil if the next test can't use it.
 var lastFixture *fixture
 
-// running gives a fixture whose guest runs, protected or not.
+// running returns a fixture whose guest runs, protected or not.
 func running(t *testing.T) *fixture {
 	t.Helper()
 	fx := lastFixture
@@ -83,7 +84,7 @@ func running(t *testing.T) *fixture {
 	return fx
 }
 
-// fresh gives a fixture of one's own: fresh hosts, nothing on them.
+// fresh returns a new fixture: fresh hosts with nothing installed.
 func fresh(t *testing.T) *fixture {
 	t.Helper()
 	lastFixture = nil // its hosts are taken
@@ -116,7 +117,7 @@ func (fx *fixture) boot() {
 	fx.client = fx.dial()
 }
 
-// protected gives a fixture whose guest is protected by the other host.
+// protected returns a fixture whose guest is protected by the other host.
 func protected(t *testing.T) *fixture {
 	t.Helper()
 	fx := running(t)
@@ -126,7 +127,7 @@ func protected(t *testing.T) *fixture {
 	return fx
 }
 
-// unprotected gives a fixture whose guest runs without protection.
+// unprotected returns a fixture whose guest runs without protection.
 func unprotected(t *testing.T) *fixture {
 	t.Helper()
 	fx := running(t)
@@ -157,7 +158,7 @@ func (fx *fixture) dial() *probe.Client {
 	return c
 }
 
-// ask bounds what the test asks of the guest.
+// ask returns the client with a deadline.
 func (fx *fixture) ask() *probe.Client {
 	fx.t.Helper()
 	check(fx.t, fx.client.SetDeadline(time.Now().Add(patience)))
@@ -178,7 +179,7 @@ func (fx *fixture) status(h *lab.Host) ft.Row {
 	return r
 }
 
-// await waits until the status on a host is as ok wants it.
+// await waits until ok accepts the status on a host.
 func (fx *fixture) await(h *lab.Host, what string, ok func(ft.Row) bool) ft.Row {
 	fx.t.Helper()
 	begun := time.Now()
@@ -190,8 +191,7 @@ func (fx *fixture) await(h *lab.Host, what string, ok func(ft.Row) bool) ft.Row 
 
 func isProtected(r ft.Row) bool { return r.Protected }
 
-// awaitUnprotected waits until the guest's host says that the guest is not protected, and checks that it says so in
-// every way it has.
+// awaitUnprotected waits until the guest's host reports that the guest is unprotected, and checks every kind of report.
 func (fx *fixture) awaitUnprotected() {
 	fx.t.Helper()
 	fx.await(fx.home, "unprotected", func(r ft.Row) bool { return !r.Protected && r.Role == "primary" })
@@ -205,7 +205,7 @@ func (fx *fixture) awaitUnprotected() {
 	fx.expectLog(fx.home, "protection lost")
 }
 
-// expectLog checks that xlft's units said something on a host, and shows the last time they did.
+// expectLog checks that xlft's units logged a text on a host, and shows the last such line.
 func (fx *fixture) expectLog(h *lab.Host, what string) {
 	fx.t.Helper()
 	last := ""
@@ -220,7 +220,7 @@ func (fx *fixture) expectLog(h *lab.Host, what string) {
 	fx.t.Logf("log of %s: %s", h.Name(), last)
 }
 
-// domains returns what runs on a host besides dom0.
+// domains returns the names of a host's domains besides dom0.
 func (fx *fixture) domains(h *lab.Host) []string {
 	fx.t.Helper()
 	all, err := h.Domains(within(fx.t, soon))
@@ -262,7 +262,7 @@ func (fx *fixture) awaitClean(h *lab.Host) {
 	})
 }
 
-// until waits until f, which asks hosts, returns nil. It leaves them time to get on.
+// until waits until f returns nil. It pauses between the calls, because f asks busy hosts.
 func (fx *fixture) until(d time.Duration, f func() error) {
 	fx.t.Helper()
 	ctx := within(fx.t, d)
@@ -301,7 +301,7 @@ func (fx *fixture) signal(h *lab.Host, sig, word string) {
 	h.Must(fx.t, "pkill", "-"+sig, "-f", "/xlft "+word)
 }
 
-// report says what both hosts think, and where each protector is: its stacks are in the journal.
+// report logs the state of both hosts, and each protector's stacks, which are in the journal.
 func (fx *fixture) report() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*soon)
 	defer cancel()

@@ -10,7 +10,7 @@ import (
 	"xlft/tests/lab/probe"
 )
 
-// judge checks that every reply that clients got since the guest was in state start is true of its state now.
+// judge checks that every reply that clients got since the guest was in state start agrees with its present state.
 func (fx *fixture) judge(start probe.State, replies ...[]probe.Reply) {
 	fx.t.Helper()
 	end := fx.get()
@@ -25,7 +25,7 @@ func (fx *fixture) judge(start probe.State, replies ...[]probe.Reply) {
 	}
 }
 
-// refused runs a command that must fail with exit status 1 and a message that has these words. It returns the message.
+// refused runs a command that must fail with exit status 1 and a message that contains a text. It returns the message.
 func (fx *fixture) refused(h *lab.Host, words string, argv ...string) string {
 	fx.t.Helper()
 	_, err := h.Run(within(fx.t, patience), argv...)

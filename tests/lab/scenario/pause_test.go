@@ -16,11 +16,11 @@ import (
 const (
 	dirtyRate  = 500 // pages a second
 	workingSet = 2000
-	// What lab.md's measurement of the bare parts on one idle machine gives: suspend, capture, resume.
+	// The bare parts of a pause, measured on one idle machine: suspend, capture, resume.
 	partsMedian = (75 + 60 + 13) * time.Millisecond
 )
 
-// stalls returns the guest's longest standstill in each of many spans of a second, sorted, for as long as more says so.
+// stalls returns the guest's longest standstill in each of several seconds, sorted, for as long as more returns true.
 func (fx *fixture) stalls(more func(n int) bool) []time.Duration {
 	fx.t.Helper()
 	_, err := fx.ask().Stall()
@@ -38,8 +38,8 @@ func (fx *fixture) stalls(more func(n int) bool) []time.Duration {
 
 func middle(sorted []time.Duration) time.Duration { return sorted[len(sorted)/2] }
 
-// The pause of a checkpoint is short, next to that of stock "xl remus" with the same guest on the same hosts (where
-// there is time for it), and has no wait for the network in it.
+// A checkpoint's pause is short compared with the pause of stock "xl remus" with the same guest on the same hosts
+// (where there is time for that), and does not wait for the network.
 func TestPause(t *testing.T) {
 	const checkpoints = 40
 	fx := unprotected(t)
@@ -61,7 +61,8 @@ func TestPause(t *testing.T) {
 	p := r.Primary.PauseMedian
 	t.Logf("pause of %d checkpoints: median %v (suspend %v, seal %v, capture %v, resume %v), worst %v", r.Primary.Checkpoints,
 		round(p.Total), round(p.Suspend), round(p.Seal), round(p.Capture), round(p.Resume), round(r.Primary.PauseWorst.Total))
-	t.Logf("that is %.2f times the %v of the parts on an idle machine; the aim there is 1.2", float64(p.Total)/float64(partsMedian), partsMedian)
+	t.Logf("that is %.2f times the %v of the parts on an idle machine; the aim there is 1.2", float64(p.Total)/float64(partsMedian),
+		partsMedian)
 	t.Logf("the guest's longest standstill in each second: xlft median %v, worst %v", round(middle(ours)), round(ours[len(ours)-1]))
 	if remus != nil {
 		t.Logf("xl remus: median %v, worst %v", round(middle(remus)), round(remus[len(remus)-1]))
@@ -75,7 +76,7 @@ func TestPause(t *testing.T) {
 	fx.stalledReceiver(ours)
 }
 
-// stalledReceiver lets the backup's receiver stop reading, again and again, and looks at the guest's standstills.
+// stalledReceiver stops the backup's receiver from reading, again and again, and measures the guest's standstills.
 func (fx *fixture) stalledReceiver(normal []time.Duration) {
 	fx.t.Helper()
 	const stop, times = 2 * time.Second, 5 // shorter than failure_timeout, so that the backup is not lost
@@ -104,7 +105,7 @@ func (fx *fixture) stalledReceiver(normal []time.Duration) {
 }
 
 // remus runs f while stock "xl remus" replicates the guest as Debian's build can: unsafe, with nothing held. It returns
-// nil if remus does not get to its checkpoints.
+// nil if remus takes no checkpoints.
 func (fx *fixture) remus(f func() []time.Duration) []time.Duration {
 	t := fx.t
 	t.Helper()
@@ -133,7 +134,7 @@ func (fx *fixture) remus(f func() []time.Duration) []time.Duration {
 				return errors.New("xl remus goes on")
 			}
 		}))
-		// What is half made there has no name.
+		// A half-built domain there has no name.
 		fx.until(patience, func() error {
 			all, err := fx.backup().Domains(ctx)
 			if err != nil {

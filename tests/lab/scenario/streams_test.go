@@ -44,7 +44,7 @@ const (
 	verifier = "PYTHONPATH=/usr/lib/xen-4.17/lib/python /usr/lib/xen-4.17/bin/verify-stream-v2" // Debian leaves the path to us
 )
 
-// Streams: what "xl save" wrote is read, from a file and from a pipe, and what we build Xen's own checker accepts.
+// Streams: we read what "xl save" wrote, from a file and from a pipe, and Xen's own checker accepts what we build.
 func TestStreams(t *testing.T) {
 	fx := unprotected(t)
 	h := fx.home

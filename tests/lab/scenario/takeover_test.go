@@ -17,7 +17,7 @@ import (
 
 var seed = flag.Uint64("scenario.seed", 0, "seed of the moments of death; 0: a new one")
 
-// chooseSeed takes a new one if none was asked for, and says it.
+// chooseSeed takes a new seed if none is given, and logs the seed.
 func (fx *fixture) chooseSeed() {
 	fx.t.Helper()
 	if *seed == 0 {
@@ -115,8 +115,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// moved checks that what the guest sent was heard, but for one round of its frames: it is lost with the guest's device if
-// the guest was frozen between its look at the carrier and the last of them.
+// moved checks that what the guest sent was heard, but for one round of its frames: it is lost with the guest's device
+// if the guest was frozen between its look at the carrier and the last of them.
 func (fx *fixture) moved(h heard, from *lab.Host) {
 	fx.t.Helper()
 	var last uint64
@@ -133,8 +133,8 @@ func (fx *fixture) moved(h heard, from *lab.Host) {
 	}
 }
 
-// The protector is killed: the output stays held in the kernel, the backup takes over, the restarted protector learns
-// that and destroys the copy here. Never do both speak.
+// The protector is killed: the output stays held in the kernel, the backup takes over, and the restarted protector
+// learns of that and destroys the domain here. Never do both copies send.
 func TestProtectorKilled(t *testing.T) {
 	fx := protected(t)
 	from, to := fx.home, fx.backup()
@@ -158,7 +158,7 @@ func TestProtectorKilled(t *testing.T) {
 	}
 }
 
-// The primary's host dies at a random moment, with a busy guest: clients over IPv4 and IPv6 go on over their
+// The primary's host dies at a random moment, with a busy guest: clients over IPv4 and IPv6 continue over their
 // connections, and every reply stays true.
 func TestTakeoverLinux(t *testing.T) {
 	fx := protected(t)
@@ -191,7 +191,7 @@ func TestTakeoverLinux(t *testing.T) {
 	fx.revive(from)
 }
 
-// The guest powers itself off: nobody takes over, the replica goes, the status says so.
+// The guest powers itself off: the backup does not take over, the replica is destroyed, and the status says so.
 func TestGuestEnds(t *testing.T) {
 	fx := protected(t)
 	fx.over = true
@@ -217,7 +217,8 @@ func TestGuestEnds(t *testing.T) {
 			t.Errorf("%s: %s", h.Name(), msg)
 		}
 	}
-	if journal := ft.Journal(within(t, soon), fx.backup()); strings.Contains(journal[strings.LastIndex(journal, "replica begun"):], "took the domain over") {
+	journal := ft.Journal(within(t, soon), fx.backup())
+	if strings.Contains(journal[strings.LastIndex(journal, "replica begun"):], "took the domain over") {
 		t.Error("the backup took over a domain that had ended")
 	}
 }

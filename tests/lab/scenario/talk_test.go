@@ -30,7 +30,7 @@ func (fx *fixture) talk(rate int) *talk {
 	return k
 }
 
-// A heard is what was seen of a talk.
+// A heard is what the cables carried of a talk.
 type heard struct {
 	frames []lab.Frame // all of the guest's, in the order of time
 	probes []spoken
@@ -152,6 +152,7 @@ func (fx *fixture) oneVoice(h heard, before, after *lab.Host) {
 	}
 	fx.t.Logf("probes: the last from %s is %d, the first from %s is %d", before.Name(), old, after.Name(), young)
 	if young != 0 && young <= old {
-		fx.t.Errorf("frames %d to %d left %s before their epoch was acked: the guest sent them again from %s", young, old, before.Name(), after.Name())
+		fx.t.Errorf("frames %d to %d left %s before their epoch was acked: the guest sent them again from %s",
+			young, old, before.Name(), after.Name())
 	}
 }

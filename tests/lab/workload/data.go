@@ -14,7 +14,8 @@ import (
 	"xlft/tests/lab/probe"
 )
 
-// tools is the read-only disk with Debian's programs, if the guest has it. It is a /usr: they find their libraries there.
+// tools is the read-only disk with Debian's programs, if the guest has it. It is a /usr: they find their libraries
+// there.
 const (
 	tools    = "/dev/xvdb"
 	toolsDir = "/usr"

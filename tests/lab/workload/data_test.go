@@ -23,7 +23,8 @@ func TestFioResult(t *testing.T) {
 		stdout, stderr string
 		want           probe.FioResult
 	}{
-		{"errors counted", 0, report, "crc32c: verify failed\nmore\n", probe.FioResult{Code: 84, Errors: 4, Read: 101, Written: 202, Complaint: "crc32c: verify failed"}},
+		{"errors counted", 0, report, "crc32c: verify failed\nmore\n",
+			probe.FioResult{Code: 84, Errors: 4, Read: 101, Written: 202, Complaint: "crc32c: verify failed"}},
 		{"words before", 1, "note: x\n" + report, "", probe.FioResult{Status: 1, Code: 84, Errors: 4, Read: 101, Written: 202}},
 		{"bad arguments", 1, "", "Bad option <x>\n", probe.FioResult{Status: 1, Complaint: "Bad option <x>"}},
 		{"no report", 0, "", "", probe.FioResult{Status: -1, Complaint: "no report: unexpected end of JSON input"}},

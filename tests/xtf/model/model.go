@@ -1,8 +1,7 @@
-// Package model is the counter guest's arithmetic (tests/xtf/tests/counter) in
-// Go: it says which checksum goes with a count.
+// Package model is the counter guest's arithmetic (tests/xtf/tests/counter) in Go: it says which checksum goes with a
+// count.
 //
-// The one rule: it knows nothing but a guest's seed and number of pages. What
-// it says never comes from a guest.
+// The one rule: the model knows only a guest's seed and number of pages. Its results never come from a guest.
 package model
 
 import "math/bits"
@@ -10,8 +9,7 @@ import "math/bits"
 // words is how many there are in a page.
 const words = 512
 
-// A Counter is a guest's state at some count. Its zero value is of no use; see
-// [New].
+// A Counter is a guest's state at some count. Its zero value is of no use; see [New].
 type Counter struct {
 	Count uint64
 	Sum   uint64

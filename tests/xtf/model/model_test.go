@@ -7,7 +7,7 @@ import (
 	"xlft/tests/xtf/model"
 )
 
-// What a guest printed on a Xen host: it and the model were written apart.
+// The output of a guest on a Xen host: guest and model were written independently.
 func TestGuestsWords(t *testing.T) {
 	c := model.New(1, 512)
 	for _, want := range []struct{ count, sum, digest uint64 }{

@@ -73,20 +73,20 @@ func (d *Domain) State(ctx context.Context) (State, error) {
 	return s, nil
 }
 
-// A Report is what a counter says that has looked at all of its pages.
+// A Report is the answer of a counter that has checked all of its pages.
 type Report struct {
 	State
 	Digest uint64
 }
 
-// A BadError is what a counter says that has found a wrong page.
+// A BadError is the answer of a counter that has found a wrong page.
 type BadError struct{ Domain, Found string }
 
 func (e *BadError) Error() string {
 	return fmt.Sprintf("%s has lost its memory: %s", e.Domain, e.Found)
 }
 
-// Check makes a counter look at all of its pages. A wrong one is a [*BadError].
+// Check makes a counter look at all of its pages. A wrong page is a [*BadError].
 func (d *Domain) Check(ctx context.Context) (Report, error) {
 	word := fmt.Sprintf("%08x", rand.Uint32())
 	if _, err := d.Host.Run(ctx, "xenstore-write", d.path("check"), word); err != nil {
@@ -119,7 +119,7 @@ func (d *Domain) Check(ctx context.Context) (Report, error) {
 
 // A Wake is the counter's return from a suspend.
 type Wake struct {
-	Suspend  uint64 // the how manieth of its life
+	Suspend  uint64 // number of the suspend in the guest's life
 	Restored bool   // into a new domain; else the suspend was cancelled
 	State
 }
@@ -139,9 +139,9 @@ func Wakes(console string) []Wake {
 	return all
 }
 
-// Stall is what a dirty guest knows of the times when it did not run.
+// Stall is what a dirty guest measured of the times when it did not run.
 type Stall struct {
-	Longest   time.Duration // of all, by its TSC
+	Longest   time.Duration // longest of all, by the guest's TSC
 	Suspended time.Duration // of the suspends that were cancelled
 	Suspends  int           // how many of those
 	Blackout  time.Duration // of the last restore, by the hosts' clocks
@@ -164,7 +164,7 @@ func (d *Domain) Stall(ctx context.Context) (Stall, error) {
 	return s, nil
 }
 
-// ResetStall makes a dirty guest begin anew with its maxima.
+// ResetStall makes a dirty guest reset its maxima.
 func (d *Domain) ResetStall(ctx context.Context) error {
 	_, err := d.Host.Run(ctx, "xenstore-write", d.path("reset"), "1")
 	return err

@@ -26,7 +26,8 @@ resumed suspend 3 cou`)
 }
 
 func TestRender(t *testing.T) {
-	g := xtfguest.Guest{Name: "c1", Test: "counter", Memory: 24, Options: []string{"pages=100", "rate=0"}, Config: "on_poweroff = \"preserve\"\n"}
+	g := xtfguest.Guest{Name: "c1", Test: "counter", Memory: 24, Options: []string{"pages=100", "rate=0"},
+		Config: "on_poweroff = \"preserve\"\n"}
 	got := g.Render("name = \"test-pvh64-counter\"\ntype = \"pvh\"\nkernel = \"/here\"\nmemory = 16\n")
 	want := `type = "pvh"
 name = "c1"

@@ -1,11 +1,9 @@
 //go:build linux
 
-// Package xtfguest builds the C guests of tests/xtf, runs them on the lab's
-// hosts and asks them what they know.
+// Package xtfguest builds the C guests of tests/xtf, runs them on the lab's hosts and asks them what they know.
 //
-// The one rule: a guest is asked by xenstore on the host that runs it, under a
-// domain id that changes with each restore. So a [Domain] is of one host and
-// one life; after a takeover, [Find] it again.
+// The one rule: a guest is asked by xenstore on the host that runs it, under a domain id that changes with each
+// restore. So a [Domain] is of one host and one life; after a takeover, [Find] it again.
 package xtfguest
 
 import (

@@ -58,7 +58,7 @@ func judge(t *testing.T, what string, states ...xtfguest.State) *model.Counter {
 	return m
 }
 
-// judgeAll makes a counter check all its pages, and checks what it says.
+// judgeAll makes a counter check all its pages, and checks its report.
 func judgeAll(t *testing.T, d *xtfguest.Domain) xtfguest.Report {
 	t.Helper()
 	r, err := d.Check(within(t, soon))
@@ -136,7 +136,7 @@ func TestSaveRestore(t *testing.T) {
 	}
 	judge(t, "at the wakes", wakes[0].State, wakes[1].State)
 
-	check(t, lab.Await(within(t, soon), func() error { // it publishes on
+	check(t, lab.Await(within(t, soon), func() error { // it goes on publishing
 		s, err := d.State(t.Context())
 		switch {
 		case err != nil:
@@ -151,8 +151,7 @@ func TestSaveRestore(t *testing.T) {
 	check(t, d.AwaitConsole(within(t, soon), "Test result: SUCCESS"))
 }
 
-// A counter whose memory was changed behind its back finds the place and says so: that it says "ok" elsewhere means
-// something.
+// A counter whose memory was changed finds and reports the wrong page, so its "ok" in other tests means something.
 func TestDamageIsFound(t *testing.T) {
 	l := lab.Start(t)
 	g := counter("c1")
@@ -184,7 +183,8 @@ printf "$2" | dd of=/root/c1 bs=1 seek=$at conv=notrunc status=none`
 	}
 	t.Log(bad)
 	want := fmt.Sprintf("page %d word %d at count ", page, word)
-	if values := fmt.Sprintf("found %016x, want %016x", was^1<<40, was); !strings.HasPrefix(bad.Found, want) || !strings.Contains(bad.Found, values) {
+	values := fmt.Sprintf("found %016x, want %016x", was^1<<40, was)
+	if !strings.HasPrefix(bad.Found, want) || !strings.Contains(bad.Found, values) {
 		t.Errorf("found %q, want %q and %q", bad.Found, want, values)
 	}
 	l.A.Must(t, "xl", "shutdown", "-w", g.Name)

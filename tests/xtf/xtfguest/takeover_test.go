@@ -123,13 +123,14 @@ func (c *chain) round(random *rand.Rand) {
 	last := seen[len(seen)-1]
 	t.Logf("%s died: ft-start took %v; checkpoint %d was acked and it runs on from %d (%v; last seen was checkpoint %d, %v); restored after %v, all %d pages right at count %d",
 		from.Name(), round(started), st.Epoch, w.Suspend-before, w.State, last.Suspend-before, last.State, round(took), pages, r.Count)
-	t.Logf("pause median %v (suspend %v, capture %v, resume %v), worst %v; ack after %v; %d KiB a checkpoint", round(st.Primary.PauseMedian.Total),
+	t.Logf("pause median %v (suspend %v, capture %v, resume %v), worst %v; ack after %v; %d KiB a checkpoint",
+		round(st.Primary.PauseMedian.Total),
 		round(st.Primary.PauseMedian.Suspend), round(st.Primary.PauseMedian.Capture), round(st.Primary.PauseMedian.Resume),
 		round(st.Primary.PauseWorst.Total), round(st.Primary.AckMedian), st.Primary.BytesMedian>>10)
 }
 
 // A counter without a network is taken over again and again, each time at a random moment, by the host that the last
-// one died on. No page is ever lost, stale or torn, and nothing that was acked is forgotten.
+// one died on. No page is ever lost, stale or torn, and no acked epoch is lost.
 func TestTakeoverCounter(t *testing.T) {
 	if *chance == 0 {
 		*chance = rand.Uint64()
@@ -155,7 +156,7 @@ func TestTakeoverCounter(t *testing.T) {
 	}
 }
 
-// What ft-status calls a pause is what the guest sees of it.
+// The pause in ft-status agrees with the pause that the guest measures.
 func TestPauseDirty(t *testing.T) {
 	l := lab.Start(t)
 	install(t, l)
@@ -171,7 +172,8 @@ func TestPauseDirty(t *testing.T) {
 	t.Logf("%d checkpoints: pause median %v (suspend %v, capture %v, resume %v), worst %v; ack after %v; %d KiB a checkpoint", st.Epoch,
 		round(p.PauseMedian.Total), round(p.PauseMedian.Suspend), round(p.PauseMedian.Capture), round(p.PauseMedian.Resume),
 		round(p.PauseWorst.Total), round(p.AckMedian), p.BytesMedian>>10)
-	t.Logf("the guest: longest standstill %v, suspended for %v at most, %d suspends", round(stall.Longest), round(stall.Suspended), stall.Suspends)
+	t.Logf("the guest: longest standstill %v, suspended for %v at most, %d suspends",
+		round(stall.Longest), round(stall.Suspended), stall.Suspends)
 	if stall.Suspends == 0 {
 		t.Error("the guest saw no suspend")
 	}

@@ -61,7 +61,8 @@ func demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	n.say("hosts A (%v) and B (%v) run Xen and Linux %s, xlft is installed", l.A.IPv4(), l.B.IPv4(), strings.Join(strings.Fields(xen), " and "))
+	n.say("hosts A (%v) and B (%v) run Xen and Linux %s, xlft is installed",
+		l.A.IPv4(), l.B.IPv4(), strings.Join(strings.Fields(xen), " and "))
 
 	g := lab.NewGuest("web1", 10)
 	g.DirtyRate, g.WorkingSet = 500, 2000
@@ -235,7 +236,8 @@ func (r *result) print(n narrator) error {
 	yes := map[bool]string{true: "yes", false: "no"}
 
 	promise(r.broken == nil && r.first > 0, "connection kept", "%s", yes[r.broken == nil && r.first > 0])
-	promise(r.sent == r.received && r.received == r.counted, "requests sent, replies received, counted by the guest", "%d, %d, %d", r.sent, r.received, r.counted)
+	promise(r.sent == r.received && r.received == r.counted, "requests sent, replies received, counted by the guest",
+		"%d, %d, %d", r.sent, r.received, r.counted)
 	promise(r.untrue == 0, "replies that turned out untrue", "%d", r.untrue)
 	row("from the kill to the first reply", "%v", round(r.first))
 	row("  of it failure_timeout", "%v", r.settings.FailureTimeout)
