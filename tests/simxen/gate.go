@@ -135,7 +135,8 @@ func (g *gate) Purge() { g.v.path.Purge() }
 // Discard also destroys the queues, as the kernel does on a real host.
 func (g *gate) Discard() error {
 	return g.do(func() error {
+		err := g.Gate.Discard()
 		g.v.destroy()
-		return g.Gate.Discard()
+		return err
 	})
 }

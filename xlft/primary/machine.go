@@ -184,8 +184,16 @@ func (m *Machine) stepRecovering(ev Event) []Action {
 		return []Action{Claim{Handed: m.handed}}
 	case StopAsked:
 		m.stopping = true
+	case GuestEnded:
+		m.guestEnded(ev)
 	}
 	return nil
+}
+
+// guestEnded: the domain has ended, which is said once. What is under way leads
+// to the end of protection.
+func (m *Machine) guestEnded(ev GuestEnded) {
+	m.stopping, m.exitErr = true, fmt.Errorf("%w: %s", xlft.ErrGuestEnded, ev.Why)
 }
 
 // stepRunning is Syncing and Protected: a save runs and the backup listens.
@@ -228,8 +236,7 @@ func (m *Machine) stepRunning(ev Event) []Action {
 		m.stopping = true
 		return m.askDestroy()
 	case GuestEnded:
-		m.stopping = true
-		m.exitErr = fmt.Errorf("%w: %s", xlft.ErrGuestEnded, ev.Why)
+		m.guestEnded(ev)
 		return m.askDestroy()
 	case FailoverAsked:
 		m.failover = true
@@ -295,8 +302,7 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 	case StopAsked:
 		m.stopping = true // should the switch-over fail
 	case GuestEnded:
-		m.stopping = true
-		m.exitErr = fmt.Errorf("%w: %s", xlft.ErrGuestEnded, ev.Why)
+		m.guestEnded(ev)
 		return m.askDestroy()
 	}
 	return nil
@@ -362,8 +368,7 @@ func (m *Machine) stepArbitrating(ev Event) []Action {
 	case StopAsked:
 		m.stopping = true
 	case GuestEnded:
-		m.stopping = true
-		m.exitErr = fmt.Errorf("%w: %s", xlft.ErrGuestEnded, ev.Why)
+		m.guestEnded(ev)
 	}
 	return nil
 }
@@ -385,6 +390,8 @@ func (m *Machine) stepEnding(ev Event) []Action {
 		return m.lost()
 	case StopAsked:
 		m.stopping = true
+	case GuestEnded:
+		m.guestEnded(ev)
 	}
 	return nil
 }
@@ -411,11 +418,13 @@ func (m *Machine) alone() []Action {
 }
 
 func (m *Machine) stepDetaching(ev Event) []Action {
-	switch ev.(type) {
+	switch ev := ev.(type) {
 	case SaveEnded:
 		return m.settle()
 	case StopAsked:
 		m.stopping = true
+	case GuestEnded:
+		m.guestEnded(ev)
 	}
 	return nil
 }

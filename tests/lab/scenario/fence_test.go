@@ -24,7 +24,7 @@ func TestFence(t *testing.T) {
 
 	// A broken fence agent on either host is found before it is needed.
 	fx.A.Must(t, "xl", "ft-check", fx.guest.Name)
-	for h, who := range map[*lab.Host]string{fx.A: "fence agent of B", fx.B: "backup: fence agent of A"} {
+	for h, who := range map[*lab.Host]string{fx.A: "fence agent of B", fx.B: "B: fence agent of A"} {
 		h.Must(t, "sh", "-c", `mv "$1" "$1.real" && printf '#!/bin/sh\necho bad password >&2\nexit 1\n' >"$1" && chmod +x "$1"`, "sh",
 			ft.FenceAgent)
 		fx.refused(fx.A, who+": "+ft.FenceAgent+", action status: exit status 1: bad password", "xl", "ft-check", fx.guest.Name)

@@ -55,7 +55,7 @@ func (a *app) start(ctx context.Context, domain, backup string, foreground bool,
 		return err
 	}
 	if foreground {
-		p := &protector.Protector{Config: c, Domain: name, Backup: peer.Name, Software: software(), Log: daemonLog()}
+		p := &protector.Protector{Config: c, Domain: name, Backup: peer.Name, Software: software(), Log: daemonLog(), Watch: notifySystemd}
 		_, err := p.Run(ctx)
 		return err
 	}

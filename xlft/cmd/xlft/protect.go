@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -23,7 +22,7 @@ func (a *app) protectCommand() *cobra.Command {
 				return fmt.Errorf("protect: %w", err)
 			}
 			log := daemonLog()
-			p := &protector.Protector{Config: c, Domain: args[0], Backup: os.Getenv("XLFT_BACKUP"), Software: software(), Log: log, Watch: notifySystemd}
+			p := &protector.Protector{Config: c, Domain: args[0], Backup: protector.ChosenBackup(c.RunDir, args[0]), Software: software(), Log: log, Watch: notifySystemd}
 			outcome, err := p.Run(cmd.Context())
 			protector.LeaveError(c.RunDir, args[0], err)
 			if outcome == primary.TakenOver || outcome == primary.DomainEnded {

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"xlft/diskrepl"
 	"xlft/xlft"
-	"xlft/xlft/config"
 	"xlft/xlft/internal/overview"
 	"xlft/xlft/primary"
 )
@@ -79,33 +76,5 @@ func TestProgress(t *testing.T) {
 	const want = "web1: connecting\nweb1: syncing, disk xvda\nweb1: syncing\nweb1: protected by beta\n"
 	if got := b.String(); got != want {
 		t.Errorf("printed\n%s\nwant\n%s", got, want)
-	}
-}
-
-// The unit of a domain finds the backup that ft-start was given, whatever the
-// domain's name: both name the file by systemd's escaping.
-func TestOverrideBackup(t *testing.T) {
-	unit, err := os.ReadFile("../../../conf/systemd/xlft@.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := "\nEnvironmentFile=-/run/xlft/%i.env\n"; !strings.Contains(string(unit), want) {
-		t.Errorf("xlft@.service has no line %q", want)
-	}
-	beta, gamma := config.Peer{Name: "beta"}, config.Peer{Name: "gamma"}
-	c := &config.Config{RunDir: filepath.Join(t.TempDir(), "run"), Default: config.Domain{Backup: "beta"}}
-	for domain, name := range map[string]string{"web1": "web1.env", "web-1": `web\x2d1.env`, "web 1": `web\x201.env`} {
-		if err := overrideBackup(c, domain, gamma); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := os.ReadFile(filepath.Join(c.RunDir, name)); string(b) != "XLFT_BACKUP=gamma\n" {
-			t.Errorf("%s: %q, %v", name, b, err)
-		}
-		if err := overrideBackup(c, domain, beta); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if left, _ := os.ReadDir(c.RunDir); len(left) > 0 {
-		t.Errorf("an earlier override is left: %v", left)
 	}
 }

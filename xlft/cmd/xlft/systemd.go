@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -36,7 +34,11 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 	}
 	defer conn.Close()
 	protector.LeaveError(c.RunDir, domain, nil)
-	if err := overrideBackup(c, domain, peer); err != nil {
+	override := ""
+	if peer.Name != c.For(domain).Backup {
+		override = peer.Name
+	}
+	if err := protector.ChooseBackup(c.RunDir, domain, override); err != nil {
 		return err
 	}
 	u := unitOf(domain)
@@ -81,20 +83,6 @@ const (
 	progressEvery = 500 * time.Millisecond
 	stopTimeout   = time.Minute
 )
-
-// overrideBackup tells the unit of a backup that is not the configuration's: the
-// unit reads the same configuration, and an environment file beside it.
-func overrideBackup(c *config.Config, domain string, peer config.Peer) error {
-	path := filepath.Join(c.RunDir, unit.UnitNameEscape(domain)+".env") // as xlft@.service names it
-	if peer.Name == c.For(domain).Backup {
-		os.Remove(path)
-		return nil
-	}
-	if err := os.MkdirAll(c.RunDir, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, []byte("XLFT_BACKUP="+peer.Name+"\n"), 0o644)
-}
 
 func lastError(c *config.Config, domain string) string {
 	if why := protector.LastError(c.RunDir, domain); why != "" {

@@ -28,8 +28,10 @@ func daemon(t *testing.T, path, pattern string, answer any) {
 func TestRows(t *testing.T) {
 	run, state := t.TempDir(), t.TempDir()
 	daemon(t, control.Socket(run, "web1"), "GET /status", primary.Status{Domain: "web1", Peer: "beta", State: primary.Protected, Protected: true, Epoch: 7, Generation: 2})
+	daemon(t, control.Socket(run, "syncs"), "GET /status", primary.Status{Domain: "syncs", Peer: "beta", State: primary.Syncing})
 	daemon(t, control.Socket(run, control.Receiver), "GET /replicas", []backup.Status{
 		{Domain: "db", Peer: "beta", State: backup.Ready, Epoch: 4, Generation: 1},
+		{Domain: "claims", Peer: "beta", State: backup.Claiming},
 		{Domain: "mail", Peer: "beta", State: backup.Syncing},
 	})
 	for domain, o := range map[string]xlft.Ownership{
@@ -55,11 +57,13 @@ func TestRows(t *testing.T) {
 		protected bool
 	}
 	want := []brief{
+		{"claims", Backup, "claiming", false},
 		{"db", Backup, "ready", true},
 		{"dead", Primary, ProtectorDead, false},
 		{"mail", Backup, "syncing", false},
 		{"moved", Yielded, GivenUp, false},
 		{"owned", Owner, TookOver, false},
+		{"syncs", Primary, "syncing", false},
 		{"taking", Owner, TakingOver, false},
 		{"web1", Primary, "protected", true},
 	}

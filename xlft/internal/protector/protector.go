@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -188,5 +189,33 @@ func LastError(runDir, domain string) string {
 	if err != nil {
 		return ""
 	}
+	return strings.TrimSpace(string(b))
+}
+
+// choiceFile names the backup that an operator chose for a domain.
+func choiceFile(runDir, domain string) string {
+	return control.Socket(runDir, domain) + ".backup"
+}
+
+// ChooseBackup makes a peer the backup of a domain instead of the
+// configuration's, for the protector that starts next and its successors until
+// the host boots. "" is the configuration's.
+func ChooseBackup(runDir, domain, peer string) error {
+	path := choiceFile(runDir, domain)
+	if peer == "" {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(peer+"\n"), 0o644)
+}
+
+// ChosenBackup returns the peer that ChooseBackup named; "" if none.
+func ChosenBackup(runDir, domain string) string {
+	b, _ := os.ReadFile(choiceFile(runDir, domain))
 	return strings.TrimSpace(string(b))
 }

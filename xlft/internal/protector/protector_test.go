@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -109,5 +110,28 @@ func TestDiscardOutdates(t *testing.T) {
 		if r, err := records.LoadDisk("web1", v); err != nil || r.State != xlft.Outdated {
 			t.Errorf("%s is %+v, %v", v, r, err)
 		}
+	}
+}
+
+// The protector of a domain finds the backup that ft-start was given, whatever
+// the domain's name; the configuration's again when ft-start names none.
+func TestChooseBackup(t *testing.T) {
+	run := filepath.Join(t.TempDir(), "run")
+	for _, domain := range []string{"web1", "web-1", "web 1", "a/b"} {
+		if got := ChosenBackup(run, domain); got != "" {
+			t.Errorf("%s: %q before a choice", domain, got)
+		}
+		if err := ChooseBackup(run, domain, "gamma"); err != nil {
+			t.Fatal(err)
+		}
+		if got := ChosenBackup(run, domain); got != "gamma" {
+			t.Errorf("%s: %q", domain, got)
+		}
+	}
+	if err := ChooseBackup(run, "web1", ""); err != nil || ChosenBackup(run, "web1") != "" || ChosenBackup(run, "web-1") != "gamma" {
+		t.Errorf("after a choice was taken back: %v, %q, %q", err, ChosenBackup(run, "web1"), ChosenBackup(run, "web-1"))
+	}
+	if err := ChooseBackup(run, "web1", ""); err != nil {
+		t.Errorf("taken back twice: %v", err)
 	}
 }
