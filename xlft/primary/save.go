@@ -15,12 +15,12 @@ import (
 // A save is one run of Guest.Save, on its own goroutine. It alone suspends and
 // resumes the domain while it lasts.
 type save struct {
-	s      *Session
-	spool  *spool
-	next   chan Checkpoint // from the loop, one at a time
-	ctx    context.Context
-	cancel context.CancelFunc
-	gone   atomic.Bool // the domain was destroyed: leave it alone
+	s         *Session
+	spool     *spool
+	next      chan Checkpoint // from the loop, one at a time
+	ctx       context.Context
+	cancel    context.CancelFunc
+	destroyed atomic.Bool // the domain was destroyed: leave it alone
 
 	// The save goroutine's own.
 	cp        Checkpoint
@@ -52,7 +52,7 @@ func (s *Session) beginSave(ctx context.Context) {
 func (v *save) run() error {
 	err := v.s.Guest.Save(v.ctx, v.spool, xlft.SaveHooks{Suspend: v.suspend, Captured: v.captured, Next: v.wait})
 	v.spool.fail(errSpoolClosed)
-	if v.suspended && !v.gone.Load() {
+	if v.suspended && !v.destroyed.Load() {
 		if rerr := v.s.Guest.Resume(); rerr != nil {
 			v.s.Log.Error("resume the domain", zap.Error(rerr))
 		}

@@ -408,7 +408,7 @@ func (s *Session) endLink() {
 
 func (s *Session) destroy() {
 	if s.save != nil {
-		s.save.gone.Store(true)
+		s.save.destroyed.Store(true)
 	}
 	s.ownership.Role, s.ownership.Exposed, s.ownership.Handed = xlft.HostYielded, false, false
 	if err := s.Store.Save(s.Domain, s.ownership); err != nil {

@@ -51,22 +51,22 @@ func (a *app) diskStatusCommand() *cobra.Command {
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "DOMAIN\tDISK\tDEVICE\tMIB\tREPLICATION\tPATH")
 			for _, l := range all {
-				word := "-"
+				text := "-"
 				if p := l.Progress; p != nil && p.Synced {
-					word = "in sync"
+					text = "in sync"
 				} else if p != nil {
-					word = fmt.Sprintf("%d %%", p.Compared*100/max(p.Total, 1))
+					text = fmt.Sprintf("%d %%", p.Compared*100/max(p.Total, 1))
 				}
 				if h := l.Holding; h != nil && h.On {
-					word += fmt.Sprintf(", %d KiB held", h.Bytes>>10)
+					text += fmt.Sprintf(", %d KiB held", h.Bytes>>10)
 					switch {
 					case h.Error != "":
-						word += " (" + h.Error + ")"
+						text += " (" + h.Error + ")"
 					case l.Progress == nil && !h.ReleaseAll:
-						word += " until it is known who owns the domain"
+						text += " until it is known who owns the domain"
 					}
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", l.Domain, l.VDev, l.Device, l.Size>>20, word, l.Path)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", l.Domain, l.VDev, l.Device, l.Size>>20, text, l.Path)
 			}
 			return w.Flush()
 		},

@@ -68,11 +68,11 @@ func printRow(out io.Writer, r overview.Row) error {
 	line("Domain", "%s", r.Domain)
 	line("Role of this host", "%s", r.Role)
 	line("Peer", "%s", r.Peer)
-	word := "no"
+	text := "no"
 	if r.Protected {
-		word = "yes"
+		text = "yes"
 	}
-	line("Protected", "%s", word)
+	line("Protected", "%s", text)
 	line("State", "%s", r.State)
 	line("Generation", "%d", r.Generation)
 	if s := r.Primary; s != nil {
@@ -99,15 +99,15 @@ func printPrimary(line func(key, format string, args ...any), s *primary.Status)
 		line("Output held", "%d of %d KiB", s.HeldBytes>>10, s.HeldLimit>>10)
 	}
 	for _, d := range s.Disks {
-		word := "in sync"
+		text := "in sync"
 		switch {
 		case d.Synced:
 		case d.Known:
-			word = fmt.Sprintf("sending what was written since, %d of %d MiB", d.Compared>>20, d.Total>>20)
+			text = fmt.Sprintf("sending what was written since, %d of %d MiB", d.Compared>>20, d.Total>>20)
 		default:
-			word = fmt.Sprintf("copying, %d of %d MiB compared, %d MiB differed", d.Compared>>20, d.Total>>20, d.Sent>>20)
+			text = fmt.Sprintf("copying, %d of %d MiB compared, %d MiB differed", d.Compared>>20, d.Total>>20, d.Sent>>20)
 		}
-		line("Disk "+d.VDev, "%s", word)
+		line("Disk "+d.VDev, "%s", text)
 	}
 	if s.State == primary.Syncing {
 		line("First copy", "%d of about %d MiB", s.SyncBytes>>20, s.SyncTotal>>20)

@@ -148,7 +148,7 @@ func notifySystemd(ctx context.Context, s *primary.Session) {
 	interval := watchdogInterval()
 	watch := time.NewTicker(interval / 3)
 	defer watch.Stop()
-	ready, said := false, ""
+	ready, last := false, ""
 	for {
 		changed := s.Changed()
 		st := s.Status()
@@ -156,8 +156,8 @@ func notifySystemd(ctx context.Context, s *primary.Session) {
 			ready = true
 			daemon.SdNotify(false, daemon.SdNotifyReady)
 		}
-		if line := fmt.Sprintf("%s, backup %s", st.State, st.Peer); line != said {
-			said = line
+		if line := fmt.Sprintf("%s, backup %s", st.State, st.Peer); line != last {
+			last = line
 			daemon.SdNotify(false, "STATUS="+line)
 		}
 		select {

@@ -122,14 +122,14 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 	if p.file, err = openConfigured(disk); err != nil {
 		return nil, err
 	}
-	if err := p.look(shared); err != nil {
+	if err := p.findEpochs(shared); err != nil {
 		return nil, errors.Join(err, p.file.Close())
 	}
 	return p, nil
 }
 
-// look finds out which epochs a replica can be brought to.
-func (p *promotion) look(shared SharedJournal) error {
+// findEpochs finds out which epochs a replica can be brought to.
+func (p *promotion) findEpochs(shared SharedJournal) error {
 	if p.record.State != xlft.Consistent {
 		return nil
 	}

@@ -102,14 +102,14 @@ func (s *Server) Replicate(ctx context.Context, o Order, report func(Report) err
 	s.Log.Info("disks are being replicated", zap.String("peer", o.Peer), zap.Int("disks", len(o.Disks)))
 	t := time.NewTicker(reportEvery)
 	defer t.Stop()
-	said := Report{Limit: -1}
+	last := Report{Limit: -1}
 	for {
 		r := v.report(o.Disks)
-		if changed(said, r) {
+		if changed(last, r) {
 			if err := report(r); err != nil {
 				return err
 			}
-			said = r
+			last = r
 		}
 		select {
 		case <-v.stop:

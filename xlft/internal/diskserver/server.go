@@ -57,7 +57,7 @@ type Server struct {
 	open    map[string]*disk
 	session *session
 	idle    chan struct{} // closed when the last disk was detached
-	retired bool
+	closed  bool
 }
 
 // A disk is an open disk.
@@ -115,8 +115,8 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.retired {
-		return nil, errRetired
+	if s.closed {
+		return nil, errClosed
 	}
 	st, err := s.State(vdev)
 	if err != nil {
@@ -175,7 +175,7 @@ func (s *Server) closeDisk(d *disk) error {
 	return err
 }
 
-var errRetired = fmt.Errorf("this server is %w: ask its successor", control.ErrEnding)
+var errClosed = fmt.Errorf("this server is %w: ask its successor", control.ErrEnding)
 
 // Attach makes a disk a block device of this host, unless it is one, and
 // returns the name of the device.
@@ -193,15 +193,15 @@ func (s *Server) Attach(vdev string) (device string, err error) {
 			return "", err
 		}
 		s.Log.Info("disk attached", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
-		if err := s.note(); err != nil {
+		if err := s.recordAttached(); err != nil {
 			return "", err
 		}
 	}
 	return d.kernel.Path(), nil
 }
 
-// note records what is attached in AttachedFile. It is called with mu held.
-func (s *Server) note() error {
+// recordAttached writes AttachedFile. It is called with mu held.
+func (s *Server) recordAttached() error {
 	if s.AttachedFile == "" {
 		return nil
 	}
@@ -304,7 +304,7 @@ func (s *Server) Detach(vdev string) error {
 		s.Log.Warn("a disk without a user stays open for what it holds", zap.String("vdev", vdev), zap.Int64("bytes", h.Bytes))
 		d.unused = true
 		go s.closeLater(d)
-		return s.note()
+		return s.recordAttached()
 	}
 	return s.finish(d)
 }
@@ -315,9 +315,9 @@ func (s *Server) finish(d *disk) error {
 		// Others may change it from here on.
 		d.dirty.remove()
 	}
-	err := errors.Join(s.closeDisk(d), s.note())
-	if len(s.open) == 0 && !s.retired {
-		s.retired = true
+	err := errors.Join(s.closeDisk(d), s.recordAttached())
+	if len(s.open) == 0 && !s.closed {
+		s.closed = true
 		close(s.idle)
 	}
 	return err
@@ -329,7 +329,7 @@ func (s *Server) closeLater(d *disk) {
 	d.shared.AwaitReleasedAll(context.Background()) // or it was given up, or the server ends
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d.unused && !s.retired && s.open[d.vdev] == d {
+	if d.unused && !s.closed && s.open[d.vdev] == d {
 		s.finish(d)
 	}
 }
@@ -343,7 +343,7 @@ const lastWrites = 45 * time.Second
 func (s *Server) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.retired = true
+	s.closed = true
 	if s.session != nil {
 		s.session.end(diskrepl.ErrDetached)
 	}

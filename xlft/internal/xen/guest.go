@@ -146,9 +146,9 @@ func endReason(st C.int, reason int) string {
 	if st == C.XLFT_GONE {
 		return "destroyed"
 	}
-	words := []string{"power-off", "reboot", "suspend", "crash", "watchdog", "soft reset"}
-	if reason < len(words) {
-		return words[reason]
+	names := []string{"power-off", "reboot", "suspend", "crash", "watchdog", "soft reset"}
+	if reason < len(names) {
+		return names[reason]
 	}
 	return fmt.Sprintf("shutdown reason %d", reason)
 }
