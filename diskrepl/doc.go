@@ -14,7 +14,9 @@
 // more. Seal, acknowledge and commit an epoch of the disk together with that
 // epoch of the domain's memory.
 //
-// A write belongs to the epoch in which it is answered. One that is in flight
-// when its epoch is sealed belongs to the next: when the domain is resumed
-// elsewhere its frontend driver repeats it, because it has not seen an answer.
+// A write belongs to the epoch that is open when the write is put into the
+// stream, before it is answered. So a write that the domain saw answered belongs
+// to the epoch sealed after that or to an earlier one. A write in flight at a
+// seal may be on either side: when the domain is resumed elsewhere its frontend
+// driver repeats the write, because it has not seen an answer.
 package diskrepl

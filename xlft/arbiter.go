@@ -5,9 +5,12 @@ import "context"
 // An Arbiter gives a domain, in one generation, to whichever side claims it
 // first.
 type Arbiter interface {
-	// Claim claims the domain. The answer is final for that generation: the
-	// same side gets the same answer again. An error means that nothing is
-	// known: the claim may or may not have been taken.
+	// Claim claims the domain, and returns in bounded time. The answer is final
+	// for that generation: the same side gets the same answer again. An error
+	// means that nothing is known: the claim may or may not have been taken.
+	//
+	// A domain that was Handed is the backup's: the backup wins without harm to
+	// the primary, and the primary does not win until the backup gave it up.
 	Claim(ctx context.Context, c Claim) (won bool, err error)
 	// String names the arbiter in status and log.
 	String() string

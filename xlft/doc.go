@@ -30,6 +30,8 @@
 //	domain       the protected guest
 //	primary      the host that runs the domain and protects it
 //	backup       the host that holds the replica
+//	protector    the daemon on the primary, one for each domain
+//	receiver     the daemon on the backup
 //	replica      the domain's copy at the backup: memory and vCPU state that a
 //	             restore has taken in, and copies of the disks
 //	epoch        the domain's execution between two checkpoints, by number

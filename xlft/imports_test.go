@@ -3,6 +3,7 @@ package xlft_test
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ func goList(t *testing.T, args ...string) []string {
 func floor(pkg string) int {
 	pkg = strings.TrimPrefix(pkg, module)
 	for i, prefixes := range [][]string{
-		{"savestream", "netbuffer", "diskrepl", "evtchn", "xlft/wire"}, // the leaves
+		{"savestream", "netbuffer", "diskrepl", "xlft/wire"}, // the leaves
 		{"xlft/config", "xlft"},
 		{"xlft/primary", "xlft/backup"},
 		{"xlft/internal/"},
@@ -128,6 +129,28 @@ func TestDoors(t *testing.T) {
 		}) {
 			t.Errorf("%s imports golang.org/x/sys/unix", pkg)
 		}
+	}
+}
+
+// A file that has grown beyond 600 lines has more than one purpose.
+func TestFileLengths(t *testing.T) {
+	err := filepath.WalkDir("..", func(path string, d os.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "build" || d.Name() == ".git"):
+			return filepath.SkipDir
+		case filepath.Ext(path) != ".go":
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if n := strings.Count(string(b), "\n"); n > 600 {
+			t.Errorf("%s has %d lines", path, n)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

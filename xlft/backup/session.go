@@ -150,7 +150,7 @@ func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 		s.mu.Lock()
 		s.acked, s.lastAck = a.Epoch, time.Now()
 		s.mu.Unlock()
-		s.send(s.control.Send(wire.TypeAck, a.Epoch))
+		s.logSend(s.control.Send(wire.TypeAck, a.Epoch))
 		if len(s.disks) > 0 {
 			wg.Go(func() {
 				if err := s.commitDisks(a.Epoch); err != nil {
@@ -180,7 +180,7 @@ func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 		// The primary is told first: from here on nothing runs the replica, and
 		// the primary holds the domain's output until it knows. To free the
 		// memory of a large replica takes seconds.
-		s.send(s.control.SendJSON(wire.TypeDestroyed, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()}))
+		s.logSend(s.control.SendJSON(wire.TypeDestroyed, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()}))
 		if err := s.replica.Destroy(); err != nil {
 			s.log.Error("destroy the replica", zap.Error(err))
 		}
@@ -192,7 +192,7 @@ func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 				s.log.Error("record that the domain runs here", zap.Error(err))
 			}
 		}
-		s.send(s.control.Send(wire.TypeRunning, 0))
+		s.logSend(s.control.Send(wire.TypeRunning, 0))
 	case Exit:
 		s.exit = &a
 	}
@@ -215,9 +215,9 @@ func codeOf(why error) wire.Code {
 	return wire.CodeReplica
 }
 
-// send takes the outcome of a send on the control connection. If the send failed
-// Receive fails too, and the error of Receive is the one that counts.
-func (s *session) send(err error) {
+// logSend logs a failed send on the control connection. Receive reports the loss
+// itself.
+func (s *session) logSend(err error) {
 	if err != nil {
 		s.log.Info("the primary can't be told", zap.Error(err))
 	}

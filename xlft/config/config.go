@@ -77,7 +77,7 @@ type Domain struct {
 type Disk struct {
 	VDev   string
 	Path   string // a file, a block device or a logical volume
-	Direct bool   // pass the kernel's page cache by
+	Direct bool   // bypass the kernel's page cache (O_DIRECT)
 	Shared bool   // the other host sees the same storage
 }
 

@@ -8,7 +8,8 @@
 // suspended domain never waits for the network, and a trigger says when a
 // checkpoint is due.
 //
-// The one rule a caller must know: when Run has returned, the domain runs here
-// and its output flows, or it is gone from here. Until then only the Session
-// suspends, resumes, pauses or destroys the domain.
+// The one rule a caller must know: until Run has returned only the Session
+// suspends, resumes, pauses or destroys the domain. Then the domain runs here and
+// its output flows, or it is gone from here. What could not be read, recorded or
+// destroyed is in the log and stays as it was: held output stays held.
 package primary

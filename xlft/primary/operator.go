@@ -54,8 +54,8 @@ func (s *Session) Failover(ctx context.Context) (Outcome, error) {
 // Alive returns once the session's loop has answered: a watchdog's question.
 func (s *Session) Alive(ctx context.Context) error { return s.ask(ctx, request{}) }
 
-// ask hands a request to the loop. A session that has ended takes none, and
-// that is no error: see done.
+// ask gives the loop a request. It returns nil without delivering the request if
+// the session has ended; callers see that by done.
 func (s *Session) ask(ctx context.Context, r request) error {
 	s.init()
 	select {

@@ -29,7 +29,7 @@ type Status struct {
 	Overflows   uint64 `json:"overflows"` // checkpoints of this save too large for the memory limit
 	PeakSpool   int64  `json:"peak_spool_bytes"`
 
-	// Over the last checkpoints, but for the first: 1024 at most.
+	// Over the last 1024 checkpoints, without the first.
 	PauseMedian Downtime      `json:"pause_median"`
 	PauseWorst  Downtime      `json:"pause_worst"`
 	AckMedian   time.Duration `json:"ack_median_ns"` // from resume to ack
@@ -82,7 +82,7 @@ func (b *statusBox) paused(epoch uint64, d Downtime) {
 	}
 }
 
-// acked counts an ack, of a checkpoint after which the domain resumed then.
+// acked counts an ack; resumed is when the domain resumed after the checkpoint.
 func (b *statusBox) acked(epoch uint64, resumed time.Time, sp *spool) {
 	now := time.Now()
 	peak, overflows := sp.usage()

@@ -71,8 +71,8 @@ func GenerateIdentity(dir, name string, force bool) (Fingerprint, error) {
 	if err != nil {
 		return fail(err)
 	}
-	// The key first: a certificate without its key is the state that
-	// LoadIdentity names clearly.
+	// The key first: an interrupted call leaves a key without its certificate,
+	// and LoadIdentity says so.
 	for _, f := range []struct {
 		name string
 		data []byte

@@ -128,7 +128,7 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 	return p, nil
 }
 
-// findEpochs finds out which epochs a replica can be brought to.
+// findEpochs finds out which epochs a copy can be brought to.
 func (p *promotion) findEpochs(shared SharedJournal) error {
 	if p.record.State != xlft.Consistent {
 		return nil

@@ -47,7 +47,7 @@ const (
 // States of domains without a daemon.
 const (
 	TookOver      = "took-over"      // the domain runs here
-	TakingOver    = "taking-over"    // or a receiver died while it took over
+	TakingOver    = "taking-over"    // is completed here, or a receiver died during a switch-over
 	GivenUp       = "given-up"       // the peer runs the domain
 	ProtectorDead = "protector-dead" // the output stays held until a protector runs again
 )

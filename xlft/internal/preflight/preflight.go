@@ -107,8 +107,8 @@ func (c *Check) Problems(ctx context.Context, d xen.Domain, p config.Peer) ([]wi
 	return merge(ps, r.Problems, p.Name), nil
 }
 
-// merge adds the problems that the backup named. What is wrong with the domain
-// itself, both hosts say: once is enough.
+// merge adds the problems that the backup named. Both hosts report the problems of
+// the domain itself; each is listed once.
 func merge(own, backups []wire.Problem, backup string) []wire.Problem {
 	named := map[string]bool{}
 	for _, p := range own {
@@ -123,7 +123,7 @@ func merge(own, backups []wire.Problem, backup string) []wire.Problem {
 	return own
 }
 
-// local returns what this host has against it.
+// local returns the reasons on this host.
 func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer) (ps []wire.Problem, err error) {
 	add := func(what, advice string) {
 		ps = append(ps, wire.Problem{Host: c.Config.Name, What: what, Advice: advice})

@@ -1,5 +1,6 @@
-// Package store keeps a host's records: in one small file for each domain who
-// owns the domain, and in one for each disk what this host's copy is.
+// Package store keeps a host's records: one small file for each domain, which
+// says who owns the domain, and one for each disk, which says what state this
+// host's copy is in.
 //
 // The one rule a caller must know: when Save has returned, the whole record is
 // on stable storage. Until then the earlier record is.

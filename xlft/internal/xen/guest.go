@@ -25,10 +25,10 @@ const errAgain = syscall.EAGAIN
 // pipeSize lets libxc write a batch of pages without waiting for the reader.
 const pipeSize = 1 << 20
 
-// The live pass ends after so many rounds, as libxc's own policy has it; when
-// no more pages are dirty than an ordinary checkpoint may have; or when a round
-// did not get them down by a quarter: then the next would not either, and each
-// walks the whole p2m.
+// The live pass ends after precopyRounds rounds, as libxc's own policy has it;
+// when at most precopyDirty pages are dirty; or when a round cut the dirty pages
+// by less than a quarter: then further rounds would not help, and each walks the
+// whole p2m.
 const (
 	precopyRounds = 5
 	precopyDirty  = 1024
