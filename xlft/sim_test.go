@@ -149,11 +149,6 @@ func (s *sim) slowness() time.Duration {
 	return time.Duration(1+s.rng.IntN(most)) * time.Millisecond
 }
 
-// heal is how long everything works before a run is judged. A slow backup may
-// close its copy of the disk meanwhile, call by call, before it takes the domain
-// again: seed 94398696.
-func (s *sim) heal() time.Duration { return simHeal + 3*(s.a.Slow+s.b.Slow) }
-
 // ackTimeout is long enough for slow hosts.
 func (s *sim) ackTimeout() time.Duration { return simAck + 3*(s.a.Slow+s.b.Slow) }
 
@@ -305,7 +300,7 @@ func (s *sim) run() {
 		s.receive()
 	}
 	s.protect()
-	time.Sleep(s.heal())
+	time.Sleep(simHeal)
 	close(stopLooking)
 	s.judge()
 	s.end()
