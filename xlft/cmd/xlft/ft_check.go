@@ -26,7 +26,11 @@ protected now, and changes nothing. The exit status is 0 if there is none.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeDomains,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, peer, err := a.preflight(cmd.Context(), args[0], backup)
+			c, err := a.config()
+			if err != nil {
+				return fmt.Errorf("ft-check: %w", err)
+			}
+			_, peer, err := findProblems(cmd.Context(), c, args[0], backup)
 			var ps *problemsError
 			if err != nil && !errors.As(err, &ps) {
 				return fmt.Errorf("ft-check: %w", err)
@@ -63,13 +67,9 @@ func (e *problemsError) Error() string {
 	return e.domain + " can't be protected now:"
 }
 
-// preflight returns the domain's name and its backup if nothing stands against
+// findProblems returns the domain's name and its backup if nothing stands against
 // protecting it. It holds libxl only while it looks.
-func (a *app) preflight(ctx context.Context, domain, backup string) (name string, peer config.Peer, err error) {
-	c, err := a.config()
-	if err != nil {
-		return "", peer, err
-	}
+func findProblems(ctx context.Context, c *config.Config, domain, backup string) (name string, peer config.Peer, err error) {
 	id, err := wire.LoadIdentity(c.Identity)
 	if err != nil {
 		return "", peer, err

@@ -46,11 +46,11 @@ func progressTo(quiet bool) io.Writer {
 }
 
 func (a *app) start(ctx context.Context, domain, backup string, foreground bool, progress io.Writer) error {
-	name, peer, err := a.preflight(ctx, domain, backup)
+	c, err := a.config()
 	if err != nil {
 		return err
 	}
-	c, err := a.config()
+	name, peer, err := findProblems(ctx, c, domain, backup)
 	if err != nil {
 		return err
 	}

@@ -22,8 +22,12 @@ func (a *app) protectCommand() *cobra.Command {
 				return fmt.Errorf("protect: %w", err)
 			}
 			log := daemonLog()
-			p := &protector.Protector{Config: c, Domain: args[0], Backup: protector.ChosenBackup(c.RunDir, args[0]), Software: software(), Log: log, Watch: notifySystemd}
-			outcome, err := p.Run(cmd.Context())
+			var outcome primary.Outcome
+			backup, err := protector.ChosenBackup(c.RunDir, args[0])
+			if err == nil {
+				p := &protector.Protector{Config: c, Domain: args[0], Backup: backup, Software: software(), Log: log, Watch: notifySystemd}
+				outcome, err = p.Run(cmd.Context())
+			}
 			protector.LeaveError(c.RunDir, args[0], err)
 			if outcome == primary.TakenOver || outcome == primary.DomainEnded {
 				log.Warn("protection ended", zap.String("outcome", string(outcome)), zap.Error(err))

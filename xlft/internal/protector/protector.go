@@ -214,8 +214,12 @@ func ChooseBackup(runDir, domain, peer string) error {
 	return os.WriteFile(path, []byte(peer+"\n"), 0o644)
 }
 
-// ChosenBackup returns the peer that ChooseBackup named; "" if none.
-func ChosenBackup(runDir, domain string) string {
-	b, _ := os.ReadFile(choiceFile(runDir, domain))
-	return strings.TrimSpace(string(b))
+// ChosenBackup returns the peer that ChooseBackup named; "" if none. A choice that
+// can't be read is an error: the configuration's backup may be another host.
+func ChosenBackup(runDir, domain string) (string, error) {
+	b, err := os.ReadFile(choiceFile(runDir, domain))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read which backup was chosen: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }

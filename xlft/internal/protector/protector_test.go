@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -114,24 +115,39 @@ func TestDiscardOutdates(t *testing.T) {
 }
 
 // The protector of a domain finds the backup that ft-start was given, whatever
-// the domain's name; the configuration's again when ft-start names none.
+// the domain's name; the configuration's again when ft-start names none. A choice
+// that can't be read is not taken for none.
 func TestChooseBackup(t *testing.T) {
 	run := filepath.Join(t.TempDir(), "run")
+	chosen := func(domain string) string {
+		t.Helper()
+		peer, err := ChosenBackup(run, domain)
+		if err != nil {
+			t.Error(err)
+		}
+		return peer
+	}
 	for _, domain := range []string{"web1", "web-1", "web 1", "a/b"} {
-		if got := ChosenBackup(run, domain); got != "" {
+		if got := chosen(domain); got != "" {
 			t.Errorf("%s: %q before a choice", domain, got)
 		}
 		if err := ChooseBackup(run, domain, "gamma"); err != nil {
 			t.Fatal(err)
 		}
-		if got := ChosenBackup(run, domain); got != "gamma" {
+		if got := chosen(domain); got != "gamma" {
 			t.Errorf("%s: %q", domain, got)
 		}
 	}
-	if err := ChooseBackup(run, "web1", ""); err != nil || ChosenBackup(run, "web1") != "" || ChosenBackup(run, "web-1") != "gamma" {
-		t.Errorf("after a choice was taken back: %v, %q, %q", err, ChosenBackup(run, "web1"), ChosenBackup(run, "web-1"))
+	if err := ChooseBackup(run, "web1", ""); err != nil || chosen("web1") != "" || chosen("web-1") != "gamma" {
+		t.Errorf("after a choice was taken back: %v, %q, %q", err, chosen("web1"), chosen("web-1"))
 	}
 	if err := ChooseBackup(run, "web1", ""); err != nil {
 		t.Errorf("taken back twice: %v", err)
+	}
+	if err := os.Mkdir(choiceFile(run, "web1"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if peer, err := ChosenBackup(run, "web1"); err == nil {
+		t.Errorf("what can't be read is %q", peer)
 	}
 }
