@@ -17,8 +17,8 @@ import (
 	"xlft/savestream"
 
 	"xlft/tests/simxen"
-	"xlft/xlft"
 	"xlft/xlft/backup"
+	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/wire"
 )
 
@@ -58,7 +58,7 @@ func newRig(t testing.TB) *rig {
 	r := &rig{t: t, a: a.Spawn(), b: b.Spawn(), hostB: b}
 	r.makes = &simxen.Restorer{P: r.b}
 	rc := &backup.Receiver{
-		Software: "test", Restorer: r.makes, Arbiter: xlft.None{}, Store: r.b.Store(records(t)), Log: zap.NewNop(),
+		Software: "test", Restorer: r.makes, Arbiter: arbiter.None{}, Store: r.b.Store(records(t)), Log: zap.NewNop(),
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 20,
 	}
 	go rc.Serve(r.b.Context(), r.b.Listen())

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -79,15 +80,29 @@ func (f *feeder) run(ctx context.Context) error {
 	}
 }
 
-// await waits until the restore has epoch e. It returns false if the feeder was
-// closed first.
-func (f *feeder) await(e uint64) bool {
+// errFeederClosed: the session has ended.
+var errFeederClosed = errors.New("the restore is fed no more")
+
+// await waits until the restore has epoch e. The error is ctx's cause, or
+// errFeederClosed.
+func (f *feeder) await(ctx context.Context, e uint64) error {
+	defer context.AfterFunc(ctx, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.cond.Broadcast()
+	})()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.fed < e && !f.closed {
+	for f.fed < e && !f.closed && ctx.Err() == nil {
 		f.cond.Wait()
 	}
-	return !f.closed
+	switch {
+	case f.closed:
+		return errFeederClosed
+	case f.fed < e:
+		return fmt.Errorf("epoch %d is not restored: %w", e, context.Cause(ctx))
+	}
+	return nil
 }
 
 // close frees whoever waits for an epoch that will not be fed.

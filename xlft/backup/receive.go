@@ -47,7 +47,7 @@ func (s *session) receive(ctx context.Context) Event {
 		}
 		// The ack waits until the restore has taken the epoch before, so that
 		// at most two epochs are in memory here.
-		if !s.feeder.await(number - 1) {
+		if err := s.feeder.await(ctx, number-1); err != nil {
 			return nil
 		}
 		if err := s.awaitDisks(ctx, number); err != nil {

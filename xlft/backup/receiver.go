@@ -40,12 +40,25 @@ type Receiver struct {
 	Disks DiskHost
 	// EpochLimit is the largest checkpoint taken into memory here, in bytes.
 	EpochLimit uint64
+	// TakeoverLimit bounds a takeover, from the arbiter's word until the domain
+	// runs; then the takeover has failed. 0: two minutes.
+	TakeoverLimit time.Duration
 
 	mu       sync.Mutex
 	domains  map[string]*session // by domain
 	sessions map[string]*session // by session id
 	changed  func()              // called at every change of Replicas
 	stopping bool
+}
+
+// errTakeoverHangs: the replica does not come to run.
+var errTakeoverHangs = errors.New("the domain does not come to run in time")
+
+func (r *Receiver) takeoverLimit() time.Duration {
+	if r.TakeoverLimit > 0 {
+		return r.TakeoverLimit
+	}
+	return 2 * time.Minute
 }
 
 // OnChange sets a function that is called at every change of Replicas.
@@ -136,6 +149,9 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		}
 		r.awaitDestroyed(ctx, o.Domain)
 		ps := r.Restorer.Check(ctx, o)
+		if err := r.sameArbiter(o); err != nil {
+			ps = append(ps, wire.Problem{What: err.Error(), Advice: "Set the same arbiter.type in both configurations."})
+		}
 		if a, ok := r.Arbiter.(xlft.ArbiterChecker); ok {
 			if err := a.Check(ctx, peer); err != nil {
 				ps = append(ps, wire.Problem{What: err.Error(), Advice: "Try the agent by hand, on the backup, with the options of its configuration: until it works, the backup could not take over."})
@@ -154,7 +170,7 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		if err := f.JSON(&q); err != nil {
 			return refuse(c, wire.CodeProtocol, nil, err)
 		}
-		res, err := r.owner(ctx, q)
+		res, err := r.owner(ctx, q, peer)
 		if err != nil {
 			return refuse(c, wire.CodeInternal, nil, err)
 		}
@@ -166,16 +182,20 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 // errReclaimed: the primary came back and keeps the domain.
 var errReclaimed = errors.New("the primary came back and keeps the domain")
 
-func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResult, error) {
-	if s := r.session(q.Domain); s != nil {
+// owner answers whether this host owns a domain. What it goes by, in this order:
+// the session that there is; what this host ever took over; and what is really
+// here.
+func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery, peer string) (wire.OwnerResult, error) {
+	// Only a side of the protection has a say in it.
+	if s := r.session(q.Domain); s != nil && s.peer == peer {
 		if q.Reclaim {
-			s.ask(ctx, DestroyAsked{errReclaimed})
+			s.ask(ctx, DestroyAsked{errReclaimed, true})
 		}
-		// A claim that is under way decides first.
+		// A claim or a takeover that is under way decides first.
 		wait, cancel := context.WithTimeout(ctx, wire.OwnerTimeout/2)
 		defer cancel()
 		switch s.settled(wait, q.Reclaim) {
-		case TakingOver, Running:
+		case Running:
 			return wire.OwnerResult{Role: wire.RoleRunning, Generation: s.offer.Generation}, nil
 		case Destroyed:
 		default:
@@ -183,38 +203,56 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResu
 		}
 	}
 	rec, err := r.ownership(q.Domain)
+	if err != nil {
+		return wire.OwnerResult{}, err
+	}
+	if rec.UUID != "" && q.UUID != "" && rec.UUID != q.UUID {
+		rec = xlft.Ownership{} // another domain's, which had the name
+	}
+	answer := wire.OwnerResult{Role: wire.RoleNone, Generation: rec.Generation}
+	if q.Generation > 0 && rec.Took >= q.Generation {
+		// Whatever became of the domain here: a copy as old as that is outdated.
+		answer.Role = wire.RoleRunning
+		return answer, nil
+	}
+	found, err := r.Restorer.Find(q.Domain, q.UUID)
 	switch {
 	case err != nil:
-		return wire.OwnerResult{}, err
-	case rec.Role == xlft.HostOwner && rec.Handed:
-		return wire.OwnerResult{Role: wire.RoleReplica, Generation: rec.Generation}, nil
-	case rec.Role == xlft.HostOwner:
-		return wire.OwnerResult{Role: wire.RoleRunning, Generation: rec.Generation}, nil
+		return wire.OwnerResult{}, fmt.Errorf("whether %s is here: %w", q.Domain, err)
+	case found == FoundReplica:
+		answer.Role = wire.RoleReplica
+	case found == FoundDomain:
+		answer = wire.OwnerResult{Role: wire.RoleRunning, Generation: max(rec.Generation, q.Generation)}
 	}
-	return wire.OwnerResult{Role: wire.RoleNone, Generation: rec.Generation}, nil
+	return answer, nil
 }
 
 // ownership returns what is known of a domain without a session. If an earlier
-// receiver died during a switch-over, whether the domain runs here is found out
-// and recorded; while the restore worker is still completing the domain, the
-// question stays open.
+// receiver died during a takeover, whether the domain runs here is found out and
+// recorded; while the restore worker is still completing the domain, the question
+// stays open.
 func (r *Receiver) ownership(domain string) (xlft.Ownership, error) {
 	rec, err := r.Store.Load(domain)
-	if err != nil || rec.Role != xlft.HostOwner || !rec.Handed {
+	if err != nil || rec.Role != xlft.HostOwner || !rec.Pending {
 		return rec, err
 	}
-	found, err := r.Restorer.Find(domain)
+	found, err := r.Restorer.Find(domain, rec.UUID)
 	switch {
 	case err != nil:
 		return rec, fmt.Errorf("whether %s was taken over: %w", domain, err)
 	case found == FoundReplica:
 		return rec, nil
 	case found == FoundNothing:
-		rec.Role = xlft.HostNone
+		rec.Role = xlft.HostFailed
+	default:
+		rec.Took = rec.Generation
 	}
-	rec.Handed = false
-	r.Log.Warn("an earlier receiver died during a switch-over", zap.String("domain", domain), zap.Bool("runs", found == FoundDomain))
-	return rec, r.Store.Save(domain, rec)
+	rec.Pending = false
+	r.Log.Warn("an earlier receiver ended during a takeover", zap.String("domain", domain), zap.Bool("runs", found == FoundDomain))
+	if err := r.Store.Save(domain, rec); err != nil {
+		r.Log.Error("record what became of a takeover", zap.String("domain", domain), zap.Error(err))
+	}
+	return rec, nil
 }
 
 // control is a session's control connection: an offer, then the session.
@@ -224,9 +262,11 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 	if err := c.Expect(wire.TypeOffer, &o); err != nil {
 		return err
 	}
-	s, code, problems, err := r.admit(ctx, o, peer)
-	if err != nil {
-		return refuse(c, code, problems, fmt.Errorf("%s: %w", o.Domain, err))
+	s, no := r.admit(ctx, o, peer)
+	if no != nil {
+		no.Reason = o.Domain + ": " + no.Reason
+		c.WriteJSON(wire.TypeRefuse, 0, no)
+		return no
 	}
 	s.conn, s.id = c, session
 	r.mu.Lock()
@@ -245,54 +285,85 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 }
 
 // admit decides on an offer, and reserves the domain's place.
-func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*session, wire.Code, []wire.Problem, error) {
+func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*session, *wire.Refusal) {
+	no := func(code wire.Code, format string, args ...any) (*session, *wire.Refusal) {
+		return nil, &wire.Refusal{Code: code, Reason: fmt.Sprintf(format, args...)}
+	}
 	if o.Domain == "" || o.FailureTimeout < minSilence || o.FailureTimeout > maxSilence {
-		return nil, wire.CodeProtocol, nil, errors.New("offer without a name or a sane failure timeout")
+		return no(wire.CodeProtocol, "offer without a name or a sane failure timeout")
+	}
+	if err := r.sameArbiter(o); err != nil {
+		return no(wire.CodeDecider, "%v", err)
 	}
 	if o.MaxEpoch > r.EpochLimit {
-		return nil, wire.CodeUnfit, nil, fmt.Errorf("checkpoints of up to %d bytes were announced, this host takes %d: see checkpoint_memory in both configs", o.MaxEpoch, r.EpochLimit)
+		return no(wire.CodeUnfit, "checkpoints of up to %d bytes were announced, this host takes %d: see checkpoint_memory in both configs", o.MaxEpoch, r.EpochLimit)
 	}
 	r.awaitDestroyed(ctx, o.Domain)
 	// A replica of the same domain makes room for its primary's new session.
 	if old := r.session(o.Domain); old != nil {
 		if old.peer != peer {
-			return nil, wire.CodeBusy, nil, fmt.Errorf("%s protects a domain of that name here", old.peer)
+			return no(wire.CodeBusy, "%s protects a domain of that name here", old.peer)
 		}
-		old.ask(ctx, DestroyAsked{errReclaimed})
+		old.ask(ctx, DestroyAsked{errReclaimed, true})
 		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
 		defer cancel()
 		switch old.settled(wait, true) {
 		case Destroyed:
 			old.wait(wait)
-		case TakingOver, Running:
-			return nil, wire.CodeRunning, nil, errors.New("this host took the domain over")
+		case Running:
+			return no(wire.CodeRunning, "this host took the domain over")
 		default:
-			return nil, wire.CodeBusy, nil, errors.New("its replica waits for the arbiter")
+			return no(wire.CodeBusy, "its replica waits for the arbiter")
 		}
 	}
 	rec, err := r.ownership(o.Domain)
 	if err != nil {
-		return nil, wire.CodeInternal, nil, err
+		return no(wire.CodeInternal, "%v", err)
 	}
-	if rec.Role == xlft.HostOwner && rec.Generation >= o.Generation {
-		return nil, wire.CodeRunning, nil, fmt.Errorf("this host took the domain over in generation %d", rec.Generation)
+	switch found, err := r.Restorer.Find(o.Domain, o.UUID); {
+	case err != nil:
+		return no(wire.CodeInternal, "%v", err)
+	case found == FoundDomain:
+		return no(wire.CodeRunning, "this host runs the domain; its newest generation here is %d", rec.Generation)
+	case found == FoundReplica:
+		return no(wire.CodeBusy, "a replica of an earlier session is still here")
+	}
+	again := rec.Role == xlft.HostBackup && rec.Peer == peer && rec.Generation == o.Generation
+	if rec.Generation >= o.Generation && !again {
+		// Generations of both hosts advance together: what was decided in one must
+		// not be taken for the decision in another.
+		_, newer := no(wire.CodeGeneration, "generation %d was given away here, or is newer", rec.Generation)
+		newer.Generation = rec.Generation
+		return nil, newer
 	}
 	if ps := r.Restorer.Check(ctx, o); len(ps) > 0 {
-		return nil, wire.CodeUnfit, ps, errors.New("this host can't take the domain")
+		return nil, &wire.Refusal{Code: wire.CodeUnfit, Reason: "this host can't take the domain", Problems: ps}
 	}
-	s := newSession(r, o, peer)
+	if rec.UUID != "" && rec.UUID != o.UUID {
+		rec.Took = 0 // another domain's, which had the name
+	}
+	s := newSession(r, o, peer, rec)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case r.stopping:
-		return nil, wire.CodeStopping, nil, errors.New("this host stops receiving")
+		return no(wire.CodeStopping, "this host stops receiving")
 	case r.sessionLocked(o.Domain) != nil:
-		return nil, wire.CodeBusy, nil, errors.New("another session came first")
+		return no(wire.CodeBusy, "another session came first")
 	case len(r.domains) >= maxReplicas:
-		return nil, wire.CodeBusy, nil, fmt.Errorf("this host holds %d replicas already", maxReplicas)
+		return no(wire.CodeBusy, "this host holds %d replicas already", maxReplicas)
 	}
 	r.domains[o.Domain] = s
-	return s, "", nil, nil
+	return s, nil
+}
+
+// sameArbiter says why two hosts could not decide alike; nil if they have the
+// same kind of arbiter.
+func (r *Receiver) sameArbiter(o wire.Offer) error {
+	if ours := r.Arbiter.String(); o.Arbiter != ours {
+		return fmt.Errorf("the primary's arbiter is %q, this host's is %q: hosts that decide differently could both run the domain; set the same arbiter.type on both", o.Arbiter, ours)
+	}
+	return nil
 }
 
 // Bounds of a failure timeout that a peer may ask for.
@@ -386,7 +457,7 @@ func (r *Receiver) stop() {
 		g.Go(func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
 			defer cancel()
-			s.ask(ctx, DestroyAsked{errStopping})
+			s.ask(ctx, DestroyAsked{errStopping, false})
 			s.wait(ctx)
 			return nil
 		})

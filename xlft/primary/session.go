@@ -21,6 +21,7 @@ type Settings struct {
 	AckTimeout     time.Duration // an ack that takes longer counts as a loss
 	SuspendTimeout time.Duration // how long the domain may take to suspend
 	RetryDelay     time.Duration // before the backup, or the arbiter, is called again
+	RetryMax       time.Duration // to which that time grows while it fails; 0: 12 times RetryDelay
 	Compress       bool          // compress checkpoints, if the backup can read that
 	SpoolLimit     int64         // bytes of a checkpoint held in memory here
 }
@@ -40,8 +41,18 @@ type Session struct {
 	Arbiter xlft.Arbiter
 	Dial    wire.Dialer
 	Peer    string // the backup's name
-	Store   xlft.Store
-	Log     *zap.Logger
+	// DialPeer returns the way to another peer: the backup of an earlier protector
+	// may not be Peer. nil: it is.
+	DialPeer func(peer string) wire.Dialer
+	Store    xlft.Store
+	Log      *zap.Logger
+	// Hung, if set, is called if something that the session waits for never
+	// returns: a capture inside the hypervisor's library, say. The process has to
+	// end; its successor finds what is left.
+	Hung func(error)
+	// FoundHolding: the domain's gate was found holding, as an earlier protector
+	// left it.
+	FoundHolding bool
 
 	// Instance tells this run of the domain from any other: a protector that
 	// finds its predecessor's record asks who owns the domain only if the
@@ -58,6 +69,10 @@ type Session struct {
 	// The loop's alone; exit may be read once done is closed.
 	m         Machine
 	ownership xlft.Ownership
+	decider   decider // who may run the domain besides this host
+	said      xlft.Said
+	failures  int       // in a row
+	protected time.Time // when the domain last became protected
 	exit      *Exit
 	link      *link
 	save      *save
@@ -97,6 +112,7 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("%s: %w", s.Domain, err)
 	}
 	same := found.Instance == s.Instance
+	s.decider = decider{s.Peer, s.Dial, 0}
 	// An earlier protector died while the backup could have taken over: the
 	// output stays held, as it was left, until it is known who owns the domain.
 	held := same && found.Role == xlft.HostPrimary && found.Exposed
@@ -104,12 +120,24 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	// failed before it had destroyed the copy here.
 	yielded := same && found.Role == xlft.HostYielded
 	s.ownership = found
-	if !yielded {
-		if !held {
-			s.ownership.Generation++
-			s.ownership.Exposed, s.ownership.Handed = false, false
+	s.decider.generation = found.Generation
+	// That the gate holds is evidence of an earlier protector too, if its record is
+	// lost.
+	lost := s.FoundHolding && !held && !yielded && (!same || found.Role != xlft.HostPrimary)
+	switch {
+	case yielded:
+	case lost:
+		s.Log.Warn("the gate was found holding, and no record says why: the backup is asked who owns the domain")
+		s.decider.generation = 0
+	case held:
+		// Its backup may run the domain, whoever is to be the backup from now on.
+		// The record stays as it is.
+		if found.Peer != s.Peer && s.DialPeer != nil {
+			s.decider = decider{found.Peer, s.DialPeer(found.Peer), found.Generation}
 		}
-		s.ownership.Role, s.ownership.Peer, s.ownership.Instance = xlft.HostPrimary, s.Peer, s.Instance
+	default:
+		s.ownership = s.fresh(found.Generation + 1)
+		s.decider.generation = s.ownership.Generation
 		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 			return fmt.Errorf("%s: %w", s.Domain, err)
 		}
@@ -117,14 +145,16 @@ func (s *Session) Run(ctx context.Context) (err error) {
 
 	// Work that goes on after an operator's stop has a context of its own.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer s.wg.Wait()
+	defer s.finish()
 	defer cancel()
 	s.spawn(func() { s.watchGuest(work) })
 	s.trigger.epochMax, s.trigger.dirtyMax = s.Settings.EpochMax, s.Settings.DirtyMax
 	s.trigger.guest, s.trigger.gate, s.trigger.output = s.Guest, s.Gates, s.Events
-	s.spawn(func() { s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }) })
+	s.spawn(func() {
+		s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }, func(err error) { s.post(work, GateFailed{err}) })
+	})
 
-	s.step(work, Start{Held: held, Handed: found.Handed, Yielded: yielded})
+	s.step(work, Start{Held: held || lost, Handed: same && found.Handed, Yielded: yielded, Paused: same && found.Paused})
 	stop := ctx.Done()
 	for s.exit == nil {
 		select {
@@ -138,6 +168,9 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		case <-s.limit.due():
 			if l := s.limit; !l.extend() {
 				s.limit = nil
+				if s.m.State() == Detaching {
+					s.hung(l.err)
+				}
 				s.step(work, BackupLost{l.err})
 			}
 		case <-stop:
@@ -146,8 +179,48 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		}
 	}
 	s.endLink()
-	s.status.set(func(st *Status) { st.State = Ended })
+	s.status.set(func(st *Status) { st.State, st.Protected = Ended, false })
 	return s.exit.Err
+}
+
+// decider is the host that may run the domain instead of this one, and what to ask
+// it.
+type decider struct {
+	peer       string
+	dial       wire.Dialer
+	generation uint64 // 0: unknown
+}
+
+// fresh is the record of a domain that this host alone runs.
+func (s *Session) fresh(generation uint64) xlft.Ownership {
+	return xlft.Ownership{
+		Generation: generation, Role: xlft.HostPrimary, Peer: s.Peer, UUID: s.Offer.UUID, Instance: s.Instance,
+		Took: s.ownership.Took, Paused: s.ownership.Paused,
+	}
+}
+
+// finish waits for what the session began.
+func (s *Session) finish() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.wg.Wait()
+	}()
+	t := wire.NewAwakeTimer(s.Settings.SuspendTimeout + s.Settings.AckTimeout)
+	defer t.Stop()
+	select {
+	case <-ended:
+	case <-t.C:
+		s.hung(errors.New("a part of the session does not end"))
+		<-ended
+	}
+}
+
+func (s *Session) hung(err error) {
+	s.Log.Error("this process has to end: its successor finds what is left", zap.Error(err))
+	if s.Hung != nil {
+		s.Hung(err)
+	}
 }
 
 func (s *Session) spawn(f func()) { s.wg.Go(f) }
@@ -179,8 +252,25 @@ type opened struct {
 	link *link
 }
 
+// behind says that the backup knows a newer generation.
+type behind struct {
+	Event
+	generation uint64
+}
+
 func (s *Session) step(ctx context.Context, ev Event) {
 	switch e := ev.(type) {
+	case behind:
+		if ev = e.Event; s.m.State() == Connecting {
+			s.ownership = s.fresh(e.generation + 1)
+			s.decider.generation = s.ownership.Generation
+			if err := s.Store.Save(s.Domain, s.ownership); err != nil {
+				ev = ConnectFailed{err}
+				break
+			}
+			s.do(ctx, Connect{})
+			return
+		}
 	case linked:
 		if e.from != s.link {
 			return
@@ -209,7 +299,12 @@ func (s *Session) step(ctx context.Context, ev Event) {
 	if now != Protected {
 		s.trigger.close()
 	}
-	s.status.set(func(v *Status) { v.State, v.Epoch, v.Generation = now, s.m.Acked(), s.ownership.Generation })
+	s.status.set(func(v *Status) {
+		v.State, v.Epoch, v.Generation = now, s.m.Acked(), s.ownership.Generation
+		// In a switch-over nobody can take over any more once the backup was told
+		// to run the domain.
+		v.Protected = now == Protected || now == HandingOver && !s.ownership.Handed
+	})
 	s.answerFailovers()
 }
 
@@ -232,6 +327,8 @@ func (s *Session) report(before State, ev Event) {
 		why = ev.Err
 	case NotDrained:
 		why = ev.Err
+	case GateFailed:
+		why = ev.Err
 	case GuestEnded:
 		why = errors.New(ev.Why)
 	}
@@ -239,10 +336,14 @@ func (s *Session) report(before State, ev Event) {
 		s.status.set(func(v *Status) { v.LastError = why.Error() })
 	}
 	if now == before {
-		if ev, ok := ev.(ConnectFailed); ok {
+		if ev, ok := ev.(ConnectFailed); ok && s.said.New("connect", ev.Err.Error()) {
 			s.Log.Warn("backup can't take the domain", zap.Error(ev.Err))
 		}
 		return
+	}
+	if now == Protected {
+		s.said.Forget("connect")
+		s.protected = time.Now()
 	}
 	f := []zap.Field{zap.Stringer("from", before), zap.Stringer("to", now), zap.Uint64("epoch", s.m.Acked())}
 	if why != nil {
@@ -250,7 +351,11 @@ func (s *Session) report(before State, ev Event) {
 	}
 	switch now {
 	case Arbitrating, Blocked:
-		s.Log.Error("protection lost, output held", f...)
+		// While the arbiter can't be reached the one leads to the other, again and
+		// again.
+		if s.said.New("held", fmt.Sprint(now == Blocked)) && (now == Blocked || before != Blocked) {
+			s.Log.Error("protection lost, output held", f...)
+		}
 	case Detaching:
 		s.Log.Warn("protection lost, this host is the only runner", f...)
 	default:
@@ -266,11 +371,11 @@ func (s *Session) do(ctx context.Context, a Action) {
 		gen := s.ownership.Generation
 		s.spawn(func() { s.connect(ctx, gen) })
 	case AskOwner:
-		gen := s.ownership.Generation
-		s.spawn(func() { s.askOwner(ctx, gen) })
+		d := s.decider
+		s.spawn(func() { s.askOwner(ctx, d) })
 	case Claim:
-		gen := s.ownership.Generation
-		s.spawn(func() { s.claim(ctx, gen, a.Handed) })
+		d := s.decider
+		s.spawn(func() { s.claim(ctx, d, a.Handed) })
 	case SyncDisks:
 		s.beginSession(ctx)
 	case BeginSave:
@@ -290,6 +395,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case EndSave:
 		if s.save != nil { // it did not begin: its end is on its way
 			s.save.cancel()
+			s.within(s.Settings.SuspendTimeout+s.Settings.AckTimeout, "the save did not end", nil)
 		}
 	case Send:
 		s.save.spool.open(a.Epoch)
@@ -327,6 +433,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 		if err := s.link.control.Send(wire.TypeHandOver, a.Epoch); err != nil {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
+		s.within(s.Settings.AckTimeout, "the backup did not say that it runs the domain", nil)
 	case AskDestroy:
 		s.within(s.Settings.AckTimeout, "the backup did not destroy its replica", nil)
 		if s.link == nil {
@@ -335,12 +442,27 @@ func (s *Session) do(ctx context.Context, a Action) {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
 	case Pause:
-		if err := s.Guest.Pause(); err != nil {
-			s.Log.Error("pause the domain", zap.Error(err))
+		// Recorded first: a successor that did not know would never unpause it. The
+		// output is held anyway, so a domain that can't be paused may run.
+		s.ownership.Paused = true
+		err := s.Store.Save(s.Domain, s.ownership)
+		if err == nil {
+			err = s.Guest.Pause()
+		}
+		if err != nil {
+			s.ownership.Paused = false
+			s.Log.Error("pause the domain; it runs, with its output held", zap.Error(err))
 		}
 	case Unpause:
+		if !s.ownership.Paused {
+			break
+		}
 		if err := s.Guest.Unpause(); err != nil {
 			s.Log.Error("unpause the domain", zap.Error(err))
+		}
+		s.ownership.Paused = false
+		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
+			s.Log.Error("record that the domain is not paused", zap.Error(err))
 		}
 	case ReleaseAll:
 		if err := s.Gates.ReleaseAll(); err != nil {
@@ -348,8 +470,12 @@ func (s *Session) do(ctx context.Context, a Action) {
 		}
 		s.resumeLeftover()
 	case NextGeneration:
-		s.ownership.Generation++
-		s.ownership.Exposed, s.ownership.Handed = false, false
+		role := s.ownership.Role
+		s.ownership = s.fresh(s.ownership.Generation + 1)
+		if role == xlft.HostYielded {
+			s.ownership.Role = role
+		}
+		s.decider = decider{s.Peer, s.Dial, s.ownership.Generation}
 		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 			s.Log.Error("record the change of owner", zap.Error(err))
 		}
@@ -361,7 +487,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 		}
 		s.endLink()
 	case RetryLater:
-		s.retry = time.After(s.Settings.RetryDelay)
+		s.retry = time.After(s.delay(a.Failed))
 	case Destroy:
 		s.destroy()
 	case CloseGate:
@@ -374,6 +500,28 @@ func (s *Session) do(ctx context.Context, a Action) {
 		}
 		s.exit = &a
 	}
+}
+
+// delay is the time to the next try.
+func (s *Session) delay(failed bool) time.Duration {
+	d, most := s.Settings.RetryDelay, s.Settings.RetryMax
+	if most == 0 {
+		most = 12 * d
+	}
+	if !failed {
+		return d
+	}
+	if !s.protected.IsZero() && time.Since(s.protected) > most {
+		s.failures = 0
+	}
+	s.protected = time.Time{}
+	for range s.failures {
+		if d *= 2; d >= most {
+			return most
+		}
+	}
+	s.failures++
+	return d
 }
 
 // within sets the limit of the wait that begins now, and ends the one before.
@@ -445,7 +593,7 @@ func (s *Session) offer(generation uint64) (o wire.Offer, err error) {
 		}
 	}
 	o.Domain, o.Generation = s.Domain, generation
-	o.FailureTimeout, o.MaxEpoch = s.Settings.FailureTimeout, uint64(s.Settings.SpoolLimit)
+	o.FailureTimeout, o.MaxEpoch, o.Arbiter = s.Settings.FailureTimeout, uint64(s.Settings.SpoolLimit), s.Arbiter.String()
 	return o, nil
 }
 
@@ -453,12 +601,24 @@ func (s *Session) connect(ctx context.Context, generation uint64) {
 	var l *link
 	o, err := s.offer(generation)
 	if err == nil {
+		// A gate that does not hold would be found out after the first copy.
+		_, _, err = s.Gates.Held()
+	}
+	if err == nil {
 		l, err = openLink(ctx, s.Dial, s.Software, o, s.Settings)
 	}
 	if err != nil {
 		var r *wire.Refusal
-		if errors.As(err, &r) && r.Code == wire.CodeRunning {
-			err = fmt.Errorf("%w: %w", ErrBothRun, err)
+		if errors.As(err, &r) {
+			switch r.Code {
+			case wire.CodeRunning:
+				err = fmt.Errorf("%w: %w", ErrBothRun, err)
+			case wire.CodeGeneration:
+				if r.Generation >= generation {
+					s.post(ctx, behind{ConnectFailed{err}, r.Generation})
+					return
+				}
+			}
 		}
 		s.post(ctx, ConnectFailed{err})
 		return
@@ -488,30 +648,31 @@ func (s *Session) beginSession(ctx context.Context) {
 	})
 }
 
-func (s *Session) askOwner(ctx context.Context, gen uint64) {
-	ask, cancel := context.WithTimeout(ctx, wire.OwnerTimeout)
+func (s *Session) askOwner(ctx context.Context, d decider) {
+	ask, cancel := wire.AwakeTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
-	err := wire.Ask(ask, s.Dial, s.Software, wire.TypeOwner,
-		wire.OwnerQuery{Domain: s.Domain, Generation: gen, Reclaim: true}, wire.TypeOwnerResult, &r)
+	err := wire.Ask(ask, d.dial, s.Software, wire.TypeOwner,
+		wire.OwnerQuery{Domain: s.Domain, UUID: s.Offer.UUID, Generation: d.generation, Reclaim: true}, wire.TypeOwnerResult, &r)
 	role := r.Role
 	switch {
 	case err != nil:
-		s.Log.Warn("the backup can't say who owns the domain", zap.Error(err))
+		if s.said.New("owner", err.Error()) {
+			s.Log.Warn("the backup can't say who owns the domain", zap.String("peer", d.peer), zap.Error(err))
+		}
 		role = ""
-	case role == wire.RoleRunning && r.Generation < gen:
+	case role == wire.RoleRunning && r.Generation < d.generation:
 		role = wire.RoleNone // an earlier owner of the domain
 	}
 	s.post(ctx, Owner{role})
 }
 
-func (s *Session) claim(ctx context.Context, gen uint64, handed bool) {
-	c := xlft.Claim{Domain: s.Domain, Generation: gen, Side: xlft.Primary, Peer: s.Peer, Handed: handed}
+func (s *Session) claim(ctx context.Context, d decider, handed bool) {
+	c := xlft.Claim{Domain: s.Domain, UUID: s.Offer.UUID, Generation: d.generation, Side: xlft.Primary, Peer: d.peer, Handed: handed}
 	v, err := xlft.Arbitrate(ctx, s.Arbiter, c)
-	if err != nil {
-		s.Log.Error("arbiter can't be reached", zap.Stringer("arbiter", s.Arbiter), zap.Error(err))
+	if s.said.New("arbiter", fmt.Sprint(v, err)) {
+		s.Log.Warn("arbiter asked", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", d.generation), zap.Stringer("verdict", v), zap.Error(err))
 	}
-	s.Log.Warn("arbiter answered", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", gen), zap.Stringer("verdict", v))
 	s.post(ctx, Arbitrated{v})
 }
 

@@ -61,11 +61,11 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		return err
 	}
 	copies := &diskcopy.Copies{Config: c, Store: store.Dir(c.StateDir)}
-	restorer := &restore.Restorer{Host: h, Log: log, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}}
+	restorer := &restore.Restorer{Host: h, Log: log, RunDir: c.RunDir, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}}
 	st := store.Dir(c.StateDir)
 	err = restorer.Sweep(func(domain string) (bool, error) {
 		rec, err := st.Load(domain)
-		return rec.Role == xlft.HostOwner, err
+		return rec.Role == xlft.HostOwner && rec.Pending, err
 	})
 	if err != nil {
 		return fmt.Errorf("destroy replicas left behind: %w", err)

@@ -55,8 +55,13 @@ func (c *Check) Offer(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.C
 	}
 	return wire.Offer{
 		Disks: disks, Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
+		Arbiter:    c.arbiter().String(),
 		XenVersion: info.Version, FailureTimeout: c.Config.For(d.Name).FailureTimeout,
 	}, conf, nil
+}
+
+func (c *Check) arbiter() xlft.Arbiter {
+	return arbiter.New(c.Config, c.Software, c.Dial, zap.NewNop())
 }
 
 // disks describes the disks of a domain that are copied, as its disk server has
@@ -149,7 +154,7 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 	case st == xlft.GuestOver:
 		add("the domain has ended: "+why, "Start it again.")
 	}
-	if a, ok := arbiter.New(c.Config, c.Software, c.Dial, zap.NewNop()).(xlft.ArbiterChecker); ok {
+	if a, ok := c.arbiter().(xlft.ArbiterChecker); ok {
 		if err := a.Check(ctx, peer.Name); err != nil {
 			add(err.Error(), "Try the agent by hand with the options of the configuration: until it works, nobody could decide after a failure.")
 		}

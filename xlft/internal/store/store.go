@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"xlft/xlft"
 )
@@ -60,12 +61,24 @@ func (d Dir) save(path string, v any) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
+	b = append(b, '\n')
+	err = replace(path, b)
+	if full(err) {
+		if ierr := overwrite(path, b); ierr == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// replace writes a new file, which then takes the place of the old one.
+func replace(path string, b []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(append(b, '\n'))
+	_, err = tmp.Write(b)
 	if err == nil {
 		err = tmp.Sync()
 	}
@@ -84,6 +97,40 @@ func (d Dir) save(path string, v any) error {
 	}
 	defer dir.Close()
 	return dir.Sync()
+}
+
+// full reports whether the file system, or a quota, has no room.
+func full(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// block is what the smallest file has on most file systems.
+const block = 4096
+
+// overwrite changes a record where it stands, which needs no room: one that
+// exists has its block. A record is far shorter than a disk's sector, which is
+// written whole or not at all.
+func overwrite(path string, b []byte) error {
+	if len(b) > block {
+		return syscall.ENOSPC
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	// JSON may end in white space: nothing of the old record stays behind.
+	for int64(len(b)) < st.Size() {
+		b = append(b, '\n')
+	}
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 func (d Dir) diskPath(domain, vdev string) string {
