@@ -46,7 +46,6 @@ type Claim struct {
 // ErrWithdrawn: the claimant took the claim back before anything was done.
 var ErrWithdrawn = errors.New("the claim was withdrawn")
 
-
 // Side is a side of a protection.
 type Side string
 

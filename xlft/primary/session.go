@@ -183,22 +183,6 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	return s.exit.Err
 }
 
-// decider is the host that may run the domain instead of this one, and what to ask
-// it.
-type decider struct {
-	peer       string
-	dial       wire.Dialer
-	generation uint64 // 0: unknown
-}
-
-// fresh is the record of a domain that this host alone runs.
-func (s *Session) fresh(generation uint64) xlft.Ownership {
-	return xlft.Ownership{
-		Generation: generation, Role: xlft.HostPrimary, Peer: s.Peer, UUID: s.Offer.UUID, Instance: s.Instance,
-		Took: s.ownership.Took, Paused: s.ownership.Paused,
-	}
-}
-
 // finish waits for what the session began.
 func (s *Session) finish() {
 	ended := make(chan struct{})
@@ -250,12 +234,6 @@ type saved struct {
 type opened struct {
 	Event
 	link *link
-}
-
-// behind says that the backup knows a newer generation.
-type behind struct {
-	Event
-	generation uint64
 }
 
 func (s *Session) step(ctx context.Context, ev Event) {
@@ -502,28 +480,6 @@ func (s *Session) do(ctx context.Context, a Action) {
 	}
 }
 
-// delay is the time to the next try.
-func (s *Session) delay(failed bool) time.Duration {
-	d, most := s.Settings.RetryDelay, s.Settings.RetryMax
-	if most == 0 {
-		most = 12 * d
-	}
-	if !failed {
-		return d
-	}
-	if !s.protected.IsZero() && time.Since(s.protected) > most {
-		s.failures = 0
-	}
-	s.protected = time.Time{}
-	for range s.failures {
-		if d *= 2; d >= most {
-			return most
-		}
-	}
-	s.failures++
-	return d
-}
-
 // within sets the limit of the wait that begins now, and ends the one before.
 func (s *Session) within(wait time.Duration, what string, progress *spool) {
 	s.limit.stop()
@@ -583,97 +539,6 @@ func (s *Session) resumeLeftover() {
 			s.Log.Error("resume the domain", zap.Error(err))
 		}
 	}
-}
-
-func (s *Session) offer(generation uint64) (o wire.Offer, err error) {
-	o = s.Offer
-	if s.Describe != nil {
-		if o, err = s.Describe(); err != nil {
-			return o, err
-		}
-	}
-	o.Domain, o.Generation = s.Domain, generation
-	o.FailureTimeout, o.MaxEpoch, o.Arbiter = s.Settings.FailureTimeout, uint64(s.Settings.SpoolLimit), s.Arbiter.String()
-	return o, nil
-}
-
-func (s *Session) connect(ctx context.Context, generation uint64) {
-	var l *link
-	o, err := s.offer(generation)
-	if err == nil {
-		// A gate that does not hold would be found out after the first copy.
-		_, _, err = s.Gates.Held()
-	}
-	if err == nil {
-		l, err = openLink(ctx, s.Dial, s.Software, o, s.Settings)
-	}
-	if err != nil {
-		var r *wire.Refusal
-		if errors.As(err, &r) {
-			switch r.Code {
-			case wire.CodeRunning:
-				err = fmt.Errorf("%w: %w", ErrBothRun, err)
-			case wire.CodeGeneration:
-				if r.Generation >= generation {
-					s.post(ctx, behind{ConnectFailed{err}, r.Generation})
-					return
-				}
-			}
-		}
-		s.post(ctx, ConnectFailed{err})
-		return
-	}
-	select {
-	case s.events <- opened{Connected{}, l}:
-	case <-ctx.Done():
-		l.close()
-	}
-}
-
-// beginSession starts the link, and has the disks copied.
-func (s *Session) beginSession(ctx context.Context) {
-	l := s.link
-	s.status.set(func(st *Status) { st.SyncTotal = s.Offer.MaxMemKiB << 10 })
-	post := func(ev Event) { s.post(ctx, linked{ev, l}) }
-	s.spawn(func() { l.run(post, s.status.sent) })
-	s.spawn(func() {
-		if d := s.Gates.Disks; d != nil {
-			lost := func(err error) { post(DisksLost{fmt.Errorf("disks: %w", err)}) }
-			if err := d.Replicate(l.ctx, l.session, lost); err != nil {
-				lost(err)
-				return
-			}
-		}
-		post(DisksSynced{})
-	})
-}
-
-func (s *Session) askOwner(ctx context.Context, d decider) {
-	ask, cancel := wire.AwakeTimeout(ctx, wire.OwnerTimeout)
-	defer cancel()
-	var r wire.OwnerResult
-	err := wire.Ask(ask, d.dial, s.Software, wire.TypeOwner,
-		wire.OwnerQuery{Domain: s.Domain, UUID: s.Offer.UUID, Generation: d.generation, Reclaim: true}, wire.TypeOwnerResult, &r)
-	role := r.Role
-	switch {
-	case err != nil:
-		if s.said.New("owner", err.Error()) {
-			s.Log.Warn("the backup can't say who owns the domain", zap.String("peer", d.peer), zap.Error(err))
-		}
-		role = ""
-	case role == wire.RoleRunning && r.Generation < d.generation:
-		role = wire.RoleNone // an earlier owner of the domain
-	}
-	s.post(ctx, Owner{role})
-}
-
-func (s *Session) claim(ctx context.Context, d decider, handed bool) {
-	c := xlft.Claim{Domain: s.Domain, UUID: s.Offer.UUID, Generation: d.generation, Side: xlft.Primary, Peer: d.peer, Handed: handed}
-	v, err := xlft.Arbitrate(ctx, s.Arbiter, c)
-	if s.said.New("arbiter", fmt.Sprint(v, err)) {
-		s.Log.Warn("arbiter asked", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", d.generation), zap.Stringer("verdict", v), zap.Error(err))
-	}
-	s.post(ctx, Arbitrated{v})
 }
 
 // watchGuest looks for the domain's own end.

@@ -46,10 +46,12 @@ const (
 
 // States of domains without a daemon.
 const (
-	TookOver      = "took-over"      // the domain runs here
-	TakingOver    = "taking-over"    // is completed here, or a receiver died during a switch-over
-	GivenUp       = "given-up"       // the peer runs the domain
-	ProtectorDead = "protector-dead" // the output stays held until a protector runs again
+	TookOver      = "took-over"       // the domain runs here
+	TakingOver    = "taking-over"     // is completed here, or a receiver died during a takeover
+	Failed        = "takeover-failed" // this host won the domain, and could not run it
+	SplitBrain    = "split-brain"     // both hosts run the domain
+	GivenUp       = "given-up"        // the peer runs the domain
+	ProtectorDead = "protector-dead"  // the output stays held until a protector runs again
 )
 
 // Rows returns what this host knows, by domain. It asks each daemon behind a
@@ -98,7 +100,9 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 func recorded(domain string, o xlft.Ownership) (Row, bool) {
 	r := Row{Domain: domain, Peer: o.Peer, Generation: o.Generation}
 	switch {
-	case o.Role == xlft.HostOwner && o.Handed:
+	case o.Role == xlft.HostFailed:
+		r.Role, r.State = Owner, Failed
+	case o.Role == xlft.HostOwner && o.Pending:
 		r.Role, r.State = Owner, TakingOver
 	case o.Role == xlft.HostOwner:
 		r.Role, r.State = Owner, TookOver

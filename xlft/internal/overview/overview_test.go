@@ -40,7 +40,7 @@ func TestRows(t *testing.T) {
 		"idle":   {Role: xlft.HostPrimary, Peer: "beta"}, // was protected once
 		"moved":  {Role: xlft.HostYielded, Peer: "beta"},
 		"owned":  {Role: xlft.HostOwner, Peer: "beta"},
-		"taking": {Role: xlft.HostOwner, Handed: true, Peer: "beta"},
+		"taking": {Role: xlft.HostOwner, Pending: true, Peer: "beta"},
 	} {
 		if err := store.Dir(state).Save(domain, o); err != nil {
 			t.Fatal(err)

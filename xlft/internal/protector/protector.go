@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,10 +81,18 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 	}
 	stop, err := serve(c.RunDir, s)
 	if err != nil {
-		s.Gates.Net.Close()
+		// What a gate that was found holding has must not leave before it is known
+		// who owns the domain.
+		if !s.FoundHolding {
+			s.Gates.Net.Close()
+		}
 		return "", err
 	}
 	defer stop()
+	s.Hung = func(err error) {
+		LeaveError(c.RunDir, p.Domain, err)
+		os.Exit(ExitHung)
+	}
 	if p.Watch != nil {
 		go p.Watch(ctx, s)
 	}
@@ -102,11 +111,16 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	if err != nil {
 		return nil, err
 	}
-	gates := xlft.Gates{}
-	if gates.Net, err = openGate(h, d, dc.NetBuffer); err != nil {
+	records := store.Dir(c.StateDir)
+	if err := p.renamed(records, d); err != nil {
+		return nil, err
+	}
+	gate, err := openGate(h, d, dc.NetBuffer)
+	if err != nil {
 		return nil, fmt.Errorf("hold output: %w", err)
 	}
-	records := store.Dir(c.StateDir)
+	gates := xlft.Gates{Net: gate}
+	_, found := gate.Holding()
 	log := p.Log.With(zap.String("domain", p.Domain), zap.String("backup", peer.Name))
 	if len(o.Disks) > 0 {
 		client := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, p.Domain), peer.Name, o.Disks)
@@ -120,9 +134,36 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 			SpoolLimit: int64(c.CheckpointMemory), Compress: dc.Compress,
 		},
 		Guest: h.Guest(d), Gates: gates, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
-		Dial: check.Dial(peer), Peer: peer.Name, Store: records, Log: log,
+		Dial: check.Dial(peer), Peer: peer.Name, Store: records, Log: log, FoundHolding: found,
+		DialPeer: func(name string) wire.Dialer {
+			if other, ok := c.Peers[name]; ok {
+				return check.Dial(other)
+			}
+			return func(context.Context) (net.Conn, error) {
+				return nil, fmt.Errorf("%s may run on %s, which protected it last, and the configuration has no [peer.%s]: put it back", p.Domain, name, name)
+			}
+		},
 	}, nil
 }
+
+// renamed says under which name a domain was protected that has another name
+// now; nil if there is no such record. Its backup knows it by that name.
+func (p *Protector) renamed(records store.Dir, d xen.Domain) error {
+	all, err := records.All()
+	if err != nil {
+		return err
+	}
+	for name, o := range all {
+		if name != p.Domain && o.Role == xlft.HostPrimary && o.Exposed && o.Instance != "" && o.Instance == instance(d) {
+			return fmt.Errorf("this domain was protected as %s, and %s may run it by that name: \"xl rename %s %s\", then \"xl ft-start %s\"", name, o.Peer, p.Domain, name, name)
+		}
+	}
+	return nil
+}
+
+// ExitHung is the exit status of a protector that can't end by itself, because
+// something below it does not return. Its successor finds what is left.
+const ExitHung = 70
 
 // lock makes sure that a domain has one protector.
 func lock(runDir, domain string) (*os.File, error) {
