@@ -22,6 +22,7 @@ const (
 	maxGreeting = 32               // connections that have not said HELLO yet
 	maxReplicas = 256              // domains held for others
 	joinTimeout = 15 * time.Second // from ACCEPT to the data connection
+	acceptDelay = 20 * time.Millisecond
 )
 
 // A Receiver holds replicas of other hosts' domains, and runs one on when its
@@ -76,17 +77,26 @@ func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 	defer wg.Wait()
 	defer r.stop()
 	greeting := make(chan struct{}, maxGreeting)
-	for {
+	for failures := 0; ; {
 		c, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				continue
-			}
+		switch {
+		case err == nil:
+			failures = 0
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("receive: %w", err)
+		default:
+			// Out of descriptors or memory, say: the replicas that are here need
+			// neither.
+			if failures++; failures == 1 {
+				r.Log.Error("no connection can be taken now", zap.Error(err))
+			}
+			select {
+			case <-time.After(min(time.Duration(failures)*acceptDelay, time.Second)):
+			case <-ctx.Done():
+			}
+			continue
 		}
 		select {
 		case greeting <- struct{}{}:
@@ -466,6 +476,24 @@ func (r *Receiver) stop() {
 }
 
 var errStopping = errors.New("the backup stops receiving")
+
+var errRevoked = errors.New("the backup does not know this host by its certificate any more")
+
+// Revoke ends the sessions of peers that are not to be trusted any more. A replica
+// whose primary is lost already stays: it may be all that is left of the domain.
+func (r *Receiver) Revoke(ctx context.Context, peers ...string) {
+	r.mu.Lock()
+	var ended []*session
+	for _, s := range r.domains {
+		if slices.Contains(peers, s.peer) {
+			ended = append(ended, s)
+		}
+	}
+	r.mu.Unlock()
+	for _, s := range ended {
+		s.ask(ctx, DestroyAsked{errRevoked, false})
+	}
+}
 
 func (r *Receiver) notify() {
 	if r.changed != nil {

@@ -16,6 +16,9 @@ import (
 // DefaultPath is where the configuration is looked for.
 const DefaultPath = "/etc/xlft/xlft.toml"
 
+// DefaultRunDir is RunDir unless the configuration says otherwise.
+const DefaultRunDir = "/run/xlft"
+
 // Config is a validated configuration.
 type Config struct {
 	Name     string // this host, as its peers call it

@@ -19,7 +19,7 @@ import (
 // that it is about.
 func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	c := &Config{
-		Identity: "/etc/xlft/identity", StateDir: "/var/lib/xlft", RunDir: "/run/xlft",
+		Identity: "/etc/xlft/identity", StateDir: "/var/lib/xlft", RunDir: DefaultRunDir,
 		Listen: ":7789", CheckpointMemory: 256 << 20, DiskJournal: 256 << 20,
 		Peers: map[string]Peer{}, Domains: map[string]Domain{},
 	}

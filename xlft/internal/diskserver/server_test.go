@@ -155,7 +155,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 	hostA, hostB := simxen.NewHost(out, n, "A"), simxen.NewHost(out, n, "B")
 	pa, pb := hostA.Spawn(), hostB.Spawn()
 	r.hostB, r.pa = hostB, pa
-	r.copies = &diskcopy.Copies{Config: r.b.Conf, Store: r.b.Store}
+	r.copies = &diskcopy.Copies{Config: func() *config.Config { return r.b.Conf }, Store: r.b.Store}
 	r.receiver = &backup.Receiver{
 		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: arbiter.None{}, Store: pb.Store(r.b.Store), Log: zap.NewNop(), Disks: r.copies,
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,

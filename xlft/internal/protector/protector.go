@@ -161,6 +161,23 @@ func (p *Protector) renamed(records store.Dir, d xen.Domain) error {
 	return nil
 }
 
+// Ran reports whether a protector of a domain ran since this host booted.
+func Ran(runDir, domain string) bool {
+	_, err := os.Stat(lockFile(runDir, domain))
+	return err == nil
+}
+
+// Left reports whether an earlier protector left a domain for its successor to
+// decide on. If its record can't be read, it may have.
+func Left(c *config.Config, domain string) bool {
+	o, err := store.Dir(c.StateDir).Load(domain)
+	if err != nil {
+		return Ran(c.RunDir, domain)
+	}
+	undecided := o.Role == xlft.HostPrimary && o.Exposed || o.Role == xlft.HostYielded
+	return undecided && o.Instance != "" && strings.HasPrefix(o.Instance, bootID()+"/")
+}
+
 // ExitHung is the exit status of a protector that can't end by itself, because
 // something below it does not return. Its successor finds what is left.
 const ExitHung = 70
@@ -170,7 +187,7 @@ func lock(runDir, domain string) (*os.File, error) {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(control.Socket(runDir, domain)+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(lockFile(runDir, domain), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -181,13 +198,24 @@ func lock(runDir, domain string) (*os.File, error) {
 	return f, nil
 }
 
+func lockFile(runDir, domain string) string { return control.Socket(runDir, domain) + ".lock" }
+
 // instance tells a run of a domain from all others: this boot, this domid.
 func instance(d xen.Domain) string {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot := bootID()
+	if boot == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s/%d", boot, d.ID)
+}
+
+// bootID is the kernel's name for the time since this host booted; "" if unknown.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), d.ID)
+	return strings.TrimSpace(string(b))
 }
 
 // cleanUp takes away the gates of domains that are gone.
