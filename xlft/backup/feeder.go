@@ -15,6 +15,29 @@ type epoch struct {
 	pieces [][]byte
 }
 
+// add takes a piece, and reports whether the piece's buffer is kept. A piece of a few
+// bytes in a buffer of DataBody would cost a peer nothing and this host much: what
+// fits goes to the end of the last piece, so that at most half of the memory is
+// unused.
+func (e *epoch) add(piece []byte, free *wire.Buffers) (kept bool) {
+	if n := len(e.pieces); n > 0 {
+		if last := e.pieces[n-1]; cap(last)-len(last) >= len(piece) {
+			e.pieces[n-1] = append(last, piece...)
+			return false
+		}
+	}
+	if len(piece) > wire.DataBody/2 {
+		e.pieces = append(e.pieces, piece)
+		return true
+	}
+	buf := free.Get()
+	if buf == nil {
+		buf = make([]byte, 0, wire.DataBody)
+	}
+	e.pieces = append(e.pieces, append(buf, piece...))
+	return false
+}
+
 // A feeder gives epochs to a replica's restore, in order. The first one goes
 // there as it arrives, later ones when they are whole and acknowledged; at most
 // two are in memory at a time.

@@ -128,8 +128,9 @@ func (s *session) receiveEpoch(c *wire.Conn, scan *savestream.Scanner, number ui
 			if sum.Length > s.r.EpochLimit {
 				return bad("larger than %d bytes: see checkpoint_memory in the config", s.r.EpochLimit)
 			}
-			e.pieces = append(e.pieces, f.Body)
-			c.TakeBody(s.feeder.free.Get())
+			if e.add(f.Body, &s.feeder.free) {
+				c.TakeBody(s.feeder.free.Get())
+			}
 		case wire.TypeEpochEnd:
 			want, err := f.EpochEnd()
 			if err != nil {

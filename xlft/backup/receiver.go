@@ -19,7 +19,6 @@ import (
 
 // Limits of what peers can cost a Receiver before they are believed.
 const (
-	maxGreeting = 32               // connections that have not said HELLO yet
 	maxReplicas = 256              // domains held for others
 	joinTimeout = 15 * time.Second // from ACCEPT to the data connection
 	acceptDelay = 20 * time.Millisecond
@@ -76,7 +75,7 @@ func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer r.stop()
-	greeting := make(chan struct{}, maxGreeting)
+	var greeting greeters
 	for failures := 0; ; {
 		c, err := l.Accept()
 		switch {
@@ -98,15 +97,8 @@ func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
-		select {
-		case greeting <- struct{}{}:
-		default:
-			c.Close() // a flood: the legitimate peer calls again
-			continue
-		}
-		wg.Go(func() {
-			r.serve(ctx, c, sync.OnceFunc(func() { <-greeting }))
-		})
+		greeted := greeting.add(c)
+		wg.Go(func() { r.serve(ctx, c, greeted) })
 	}
 }
 
@@ -189,82 +181,6 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 	return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("%w: %v", wire.ErrUnexpected, f.Type))
 }
 
-// errReclaimed: the primary came back and keeps the domain.
-var errReclaimed = errors.New("the primary came back and keeps the domain")
-
-// owner answers whether this host owns a domain. What it goes by, in this order:
-// the session that there is; what this host ever took over; and what is really
-// here.
-func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery, peer string) (wire.OwnerResult, error) {
-	// Only a side of the protection has a say in it.
-	if s := r.session(q.Domain); s != nil && s.peer == peer {
-		if q.Reclaim {
-			s.ask(ctx, DestroyAsked{errReclaimed, true})
-		}
-		// A claim or a takeover that is under way decides first.
-		wait, cancel := context.WithTimeout(ctx, wire.OwnerTimeout/2)
-		defer cancel()
-		switch s.settled(wait, q.Reclaim) {
-		case Running:
-			return wire.OwnerResult{Role: wire.RoleRunning, Generation: s.offer.Generation}, nil
-		case Destroyed:
-		default:
-			return wire.OwnerResult{Role: wire.RoleReplica, Generation: s.offer.Generation}, nil
-		}
-	}
-	rec, err := r.ownership(q.Domain)
-	if err != nil {
-		return wire.OwnerResult{}, err
-	}
-	if rec.UUID != "" && q.UUID != "" && rec.UUID != q.UUID {
-		rec = xlft.Ownership{} // another domain's, which had the name
-	}
-	answer := wire.OwnerResult{Role: wire.RoleNone, Generation: rec.Generation}
-	if q.Generation > 0 && rec.Took >= q.Generation {
-		// Whatever became of the domain here: a copy as old as that is outdated.
-		answer.Role = wire.RoleRunning
-		return answer, nil
-	}
-	found, err := r.Restorer.Find(q.Domain, q.UUID)
-	switch {
-	case err != nil:
-		return wire.OwnerResult{}, fmt.Errorf("whether %s is here: %w", q.Domain, err)
-	case found == FoundReplica:
-		answer.Role = wire.RoleReplica
-	case found == FoundDomain:
-		answer = wire.OwnerResult{Role: wire.RoleRunning, Generation: max(rec.Generation, q.Generation)}
-	}
-	return answer, nil
-}
-
-// ownership returns what is known of a domain without a session. If an earlier
-// receiver died during a takeover, whether the domain runs here is found out and
-// recorded; while the restore worker is still completing the domain, the question
-// stays open.
-func (r *Receiver) ownership(domain string) (xlft.Ownership, error) {
-	rec, err := r.Store.Load(domain)
-	if err != nil || rec.Role != xlft.HostOwner || !rec.Pending {
-		return rec, err
-	}
-	found, err := r.Restorer.Find(domain, rec.UUID)
-	switch {
-	case err != nil:
-		return rec, fmt.Errorf("whether %s was taken over: %w", domain, err)
-	case found == FoundReplica:
-		return rec, nil
-	case found == FoundNothing:
-		rec.Role = xlft.HostFailed
-	default:
-		rec.Took = rec.Generation
-	}
-	rec.Pending = false
-	r.Log.Warn("an earlier receiver ended during a takeover", zap.String("domain", domain), zap.Bool("runs", found == FoundDomain))
-	if err := r.Store.Save(domain, rec); err != nil {
-		r.Log.Error("record what became of a takeover", zap.String("domain", domain), zap.Error(err))
-	}
-	return rec, nil
-}
-
 // control is a session's control connection: an offer, then the session.
 func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer string) error {
 	var o wire.Offer
@@ -293,94 +209,6 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 	}()
 	return s.run(ctx)
 }
-
-// admit decides on an offer, and reserves the domain's place.
-func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*session, *wire.Refusal) {
-	no := func(code wire.Code, format string, args ...any) (*session, *wire.Refusal) {
-		return nil, &wire.Refusal{Code: code, Reason: fmt.Sprintf(format, args...)}
-	}
-	if o.Domain == "" || o.FailureTimeout < minSilence || o.FailureTimeout > maxSilence {
-		return no(wire.CodeProtocol, "offer without a name or a sane failure timeout")
-	}
-	if err := r.sameArbiter(o); err != nil {
-		return no(wire.CodeDecider, "%v", err)
-	}
-	if o.MaxEpoch > r.EpochLimit {
-		return no(wire.CodeUnfit, "checkpoints of up to %d bytes were announced, this host takes %d: see checkpoint_memory in both configs", o.MaxEpoch, r.EpochLimit)
-	}
-	r.awaitDestroyed(ctx, o.Domain)
-	// A replica of the same domain makes room for its primary's new session.
-	if old := r.session(o.Domain); old != nil {
-		if old.peer != peer {
-			return no(wire.CodeBusy, "%s protects a domain of that name here", old.peer)
-		}
-		old.ask(ctx, DestroyAsked{errReclaimed, true})
-		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
-		defer cancel()
-		switch old.settled(wait, true) {
-		case Destroyed:
-			old.wait(wait)
-		case Running:
-			return no(wire.CodeRunning, "this host took the domain over")
-		default:
-			return no(wire.CodeBusy, "its replica waits for the arbiter")
-		}
-	}
-	rec, err := r.ownership(o.Domain)
-	if err != nil {
-		return no(wire.CodeInternal, "%v", err)
-	}
-	switch found, err := r.Restorer.Find(o.Domain, o.UUID); {
-	case err != nil:
-		return no(wire.CodeInternal, "%v", err)
-	case found == FoundDomain:
-		return no(wire.CodeRunning, "this host runs the domain; its newest generation here is %d", rec.Generation)
-	case found == FoundReplica:
-		return no(wire.CodeBusy, "a replica of an earlier session is still here")
-	}
-	again := rec.Role == xlft.HostBackup && rec.Peer == peer && rec.Generation == o.Generation
-	if rec.Generation >= o.Generation && !again {
-		// Generations of both hosts advance together: what was decided in one must
-		// not be taken for the decision in another.
-		_, newer := no(wire.CodeGeneration, "generation %d was given away here, or is newer", rec.Generation)
-		newer.Generation = rec.Generation
-		return nil, newer
-	}
-	if ps := r.Restorer.Check(ctx, o); len(ps) > 0 {
-		return nil, &wire.Refusal{Code: wire.CodeUnfit, Reason: "this host can't take the domain", Problems: ps}
-	}
-	if rec.UUID != "" && rec.UUID != o.UUID {
-		rec.Took = 0 // another domain's, which had the name
-	}
-	s := newSession(r, o, peer, rec)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case r.stopping:
-		return no(wire.CodeStopping, "this host stops receiving")
-	case r.sessionLocked(o.Domain) != nil:
-		return no(wire.CodeBusy, "another session came first")
-	case len(r.domains) >= maxReplicas:
-		return no(wire.CodeBusy, "this host holds %d replicas already", maxReplicas)
-	}
-	r.domains[o.Domain] = s
-	return s, nil
-}
-
-// sameArbiter says why two hosts could not decide alike; nil if they have the
-// same kind of arbiter.
-func (r *Receiver) sameArbiter(o wire.Offer) error {
-	if ours := r.Arbiter.String(); o.Arbiter != ours {
-		return fmt.Errorf("the primary's arbiter is %q, this host's is %q: hosts that decide differently could both run the domain; set the same arbiter.type on both", o.Arbiter, ours)
-	}
-	return nil
-}
-
-// Bounds of a failure timeout that a peer may ask for.
-const (
-	minSilence = 50 * time.Millisecond
-	maxSilence = 10 * time.Minute
-)
 
 // sessionByID returns the session that a peer's connection belongs to.
 func (r *Receiver) sessionByID(id, peer string) *session {

@@ -82,7 +82,7 @@ func reloadable(was, is *config.Config) error {
 		{"host.state_dir", was.StateDir != is.StateDir},
 		{"host.run_dir", was.RunDir != is.RunDir},
 		{"receive.listen", was.Listen != is.Listen},
-		{"checkpoint_memory", was.CheckpointMemory != is.CheckpointMemory},
+		{"receive.checkpoint_memory", was.CheckpointMemory != is.CheckpointMemory},
 		{"arbiter.type", was.Arbiter.Type != is.Arbiter.Type},
 	} {
 		if s.changed {

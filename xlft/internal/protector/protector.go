@@ -149,7 +149,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 // renamed says under which name a domain was protected that has another name
 // now; nil if there is no such record. Its backup knows it by that name.
 func (p *Protector) renamed(records store.Dir, d xen.Domain) error {
-	all, err := records.All()
+	all, _, err := records.All()
 	if err != nil {
 		return err
 	}

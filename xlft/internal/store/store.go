@@ -161,16 +161,17 @@ func (d Dir) SaveDisk(domain, vdev string, r xlft.DiskRecord) error {
 	return nil
 }
 
-// All returns every record, by domain.
-func (d Dir) All() (map[string]xlft.Ownership, error) {
+// All returns every record, by domain; and the domains whose record can't be read,
+// with the reason.
+func (d Dir) All() (all map[string]xlft.Ownership, unread map[string]error, err error) {
 	es, err := os.ReadDir(string(d))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list known domains: %w", err)
+		return nil, nil, fmt.Errorf("list known domains: %w", err)
 	}
-	all := map[string]xlft.Ownership{}
+	all, unread = map[string]xlft.Ownership{}, map[string]error{}
 	for _, e := range es {
 		name, ok := strings.CutSuffix(e.Name(), suffix)
 		if !ok {
@@ -180,9 +181,12 @@ func (d Dir) All() (map[string]xlft.Ownership, error) {
 		if err != nil {
 			continue
 		}
-		if all[domain], err = d.Load(domain); err != nil {
-			return nil, err
+		o, err := d.Load(domain)
+		if err != nil {
+			unread[domain] = err
+			continue
 		}
+		all[domain] = o
 	}
-	return all, nil
+	return all, unread, nil
 }
