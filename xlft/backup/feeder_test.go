@@ -24,7 +24,7 @@ func TestEpochMemory(t *testing.T) {
 			var free wire.Buffers
 			var want []byte
 			body := make([]byte, 0, wire.DataBody)
-			for range 300 {
+			for range 60 {
 				body = body[:size()]
 				for i := range body {
 					body[i] = byte(len(want) + i)
