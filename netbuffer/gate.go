@@ -43,8 +43,9 @@ type Gate struct {
 type vif struct {
 	Vif
 	nap   func()
-	ready bool // the other queue is empty and holds
-	gone  bool // the interface vanished; its queues may still hold packets
+	ready bool   // the other queue is empty and holds
+	gone  bool   // the interface vanished; its queues may still hold packets
+	drops uint64 // that the queues had counted when the gate began to hold
 }
 
 // host is what a gate needs of the machine besides its paths.
@@ -56,8 +57,12 @@ type host interface {
 	addVifs(vifs []*vif, holding bool) ([]*vif, error)
 	// remember writes down, for the next process, whether the gate holds.
 	remember(v *vif, holding bool) error
-	// redirected checks that the vif's packets still go to the queues.
+	// redirected checks that the vif's packets still go to the queues:
+	// ErrBypassed, ErrForeign. A vif that vanished just now is no error.
 	redirected(v *vif) error
+	// restore redirects a vif again that is not redirected any more, and
+	// reports whether it was one.
+	restore(v *vif, holding bool) (bool, error)
 	// bypass ends the redirect; the queues stay.
 	bypass(v *vif) error
 	// destroy drops the queues and all packets in them.
@@ -117,10 +122,13 @@ func (g *Gate) adopt() { g.holding, g.adopted = true, true }
 // There are two queues, one for the sealed epoch and one for the running epoch,
 // so Seal returns ErrHeld until Release.
 //
-// After ErrHeld, ErrEpoch, ErrAdopted, ErrBusy or ErrNewVif nothing was sealed
-// and Seal can be tried again. If a vif's switch fails, later calls return
-// ErrBroken: some vifs may be sealed and others not. All packets in the queues
-// stay there.
+// ErrBypassed says that some other program removed the redirect of a vif: what
+// the vif sent since was not held, and Restore redirects it again.
+//
+// After ErrHeld, ErrEpoch, ErrAdopted, ErrBusy, ErrNewVif or ErrForeign nothing
+// was sealed and Seal can be tried again. If a vif's switch fails, later calls
+// return ErrBroken: some vifs may be sealed and others not; ErrBypassed too may
+// be such a failure. All packets in the queues stay there.
 func (g *Gate) Seal(epoch uint64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -139,19 +147,18 @@ func (g *Gate) Seal(epoch uint64) error {
 	if err := g.checkVifs(); err != nil {
 		return err
 	}
+	if err := g.redirected(); err != nil {
+		return g.errorf("seal epoch %d: %w", epoch, err)
+	}
 	deadline := time.Now().Add(g.opts.timeout())
 	for _, v := range g.vifs {
 		if err := v.prepare(deadline); err != nil {
 			return g.errorf("seal epoch %d: %s: %w", epoch, v.Name, err)
 		}
 	}
-	if !g.holding && g.host != nil {
-		// Write it down first: if a gate holds and its alias does not say so,
-		// the next process lets everything out.
-		for _, v := range g.vifs {
-			if err := g.host.remember(v, true); err != nil {
-				return g.errorf("seal epoch %d: %w", epoch, err)
-			}
+	if !g.holding {
+		if err := g.begin(); err != nil {
+			return g.errorf("seal epoch %d: %w", epoch, err)
 		}
 	}
 	for _, v := range g.vifs {
@@ -160,6 +167,25 @@ func (g *Gate) Seal(epoch uint64) error {
 		}
 	}
 	g.holding, g.sealed, g.epoch = true, true, epoch
+	return nil
+}
+
+// begin prepares for the first seal.
+func (g *Gate) begin() error {
+	for _, v := range g.vifs {
+		st, err := v.stats(g.opts.limit())
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.Name, err)
+		}
+		v.drops = st.Drops
+		// Write it down first: if a gate holds and its alias does not say so,
+		// the next process lets everything out.
+		if g.host != nil {
+			if err := g.host.remember(v, true); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -176,6 +202,20 @@ func (g *Gate) checkVifs() error {
 		return &NewVifError{added}
 	}
 	return nil
+}
+
+// redirected checks that the packets of all vifs still go to the queues.
+func (g *Gate) redirected() error {
+	var errs error
+	for _, v := range g.vifs {
+		if g.host == nil || v.gone {
+			continue
+		}
+		if err := g.host.redirected(v); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("%s: %w", v.Name, err))
+		}
+	}
+	return errs
 }
 
 // prepare makes the other queue ready to take an epoch. The epoch in it was
@@ -496,6 +536,30 @@ func (g *Gate) AddVifs() ([]string, error) {
 		names = append(names, v.Name)
 	}
 	return names, err
+}
+
+// Restore redirects the vifs again whose redirects some other program removed,
+// and returns their names. What those vifs sent meanwhile was not held.
+func (g *Gate) Restore() ([]string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, g.errorf("restore: %w", ErrClosed)
+	}
+	var names []string
+	var errs error
+	for _, v := range g.vifs {
+		if g.host == nil || v.gone {
+			continue
+		}
+		again, err := g.host.restore(v, g.holding)
+		if err != nil {
+			errs = errors.Join(errs, g.errorf("restore: %s: %w", v.Name, err))
+		} else if again {
+			names = append(names, v.Name)
+		}
+	}
+	return names, errs
 }
 
 // Holding reports whether packets wait for a release. A gate that Open found

@@ -437,3 +437,41 @@ func (f *full) Empty(queue int) (bool, error) {
 	empty, err := f.Path.Empty(queue)
 	return empty && !f.full, err
 }
+
+// TestDropsAreTold: Held says that packets of a held epoch were dropped, until
+// the gate is open; what was dropped before it held does not count.
+func TestDropsAreTold(t *testing.T) {
+	p := netbuffertest.NewPath(func([]byte) {})
+	p.Limit = 2
+	p.Slow(true)
+	g := netbuffer.New(netbuffer.Options{}, vif(p))
+	flood := func() {
+		for range 3 {
+			p.Send([]byte("x"))
+		}
+	}
+	flood()
+	if _, _, err := g.Held(); err != nil {
+		t.Errorf("dropped by an open gate: %v", err)
+	}
+	must(t, g.Seal(1))
+	if _, _, err := g.Held(); err != nil {
+		t.Errorf("nothing dropped since the seal: %v", err)
+	}
+	flood()
+	if held, _, err := g.Held(); !errors.Is(err, netbuffer.ErrDropped) || held == 0 {
+		t.Errorf("got %v with %d held, want ErrDropped", err, held)
+	}
+	must(t, g.Release(1))
+	if _, _, err := g.Held(); !errors.Is(err, netbuffer.ErrDropped) {
+		t.Errorf("after the release: got %v, want ErrDropped", err)
+	}
+	must(t, g.ReleaseAll())
+	if _, _, err := g.Held(); err != nil {
+		t.Errorf("after release all: %v", err)
+	}
+	must(t, g.Seal(1))
+	if _, _, err := g.Held(); err != nil {
+		t.Errorf("in the next protection: %v", err)
+	}
+}

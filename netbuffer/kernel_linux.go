@@ -374,10 +374,31 @@ func (k *kernel) redirected(v *vif) error {
 			return foreign(d.vif, fs)
 		}
 	}
-	if _, err := k.h.LinkByIndex(d.vif.Attrs().Index); err != nil {
-		return nil // vanished just now
+	if k.vanished(d.vif) {
+		return nil
 	}
 	return ErrBypassed
+}
+
+func (k *kernel) restore(v *vif, holding bool) (bool, error) {
+	if err := k.redirected(v); !errors.Is(err, ErrBypassed) {
+		return false, err
+	}
+	d := k.all[v]
+	filters, err := k.filters(d.vif)
+	if err != nil {
+		return false, err
+	}
+	if err := foreign(d.vif, filters); err != nil {
+		return false, err
+	}
+	if err := d.addQdisc(); err != nil {
+		return false, err
+	}
+	if err := k.remember(v, holding); err != nil { // the clsact may be ours now
+		return false, err
+	}
+	return true, d.addFilter(filters, v.Current)
 }
 
 func (k *kernel) bypass(v *vif) error {

@@ -30,7 +30,8 @@ type VifStats struct {
 
 // Stats reads the queues, and checks that the vifs' packets still go through
 // them: ErrBypassed says that some other program removed a redirect, ErrForeign
-// that it added a filter. The numbers are good even then.
+// that it added a filter, ErrDropped that a queue dropped packets since the
+// first Seal. The numbers are good even then.
 func (g *Gate) Stats() (Stats, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -47,16 +48,17 @@ func (g *Gate) Stats() (Stats, error) {
 		if err != nil {
 			errs = errors.Join(errs, g.errorf("stats: %s: %w", v.Name, err))
 		}
-		if g.host != nil && !v.gone {
-			if err := g.host.redirected(v); err != nil {
-				errs = errors.Join(errs, g.errorf("stats: %s: %w", v.Name, err))
-			}
+		if g.holding && !g.adopted && stats.Drops > v.drops {
+			errs = errors.Join(errs, g.errorf("stats: %s: %d %w", v.Name, stats.Drops-v.drops, ErrDropped))
 		}
 		s.Vifs = append(s.Vifs, stats)
 		s.Packets += stats.Packets
 		s.Bytes += stats.Bytes
 		s.Drops += stats.Drops
 		s.Fullest = max(s.Fullest, stats.Fullest)
+	}
+	if err := g.redirected(); err != nil {
+		errs = errors.Join(errs, g.errorf("stats: %w", err))
 	}
 	return s, errs
 }
@@ -82,16 +84,14 @@ func (v *vif) stats(limit uint32) (VifStats, error) {
 }
 
 // Held returns how many bytes wait behind the vif that is fullest, in proportion
-// to its limit, and that limit; 0, 0 without vifs. Errors are those of Stats.
+// to its limit, and that limit; 0, 0 without vifs. Errors are those of Stats; the
+// numbers are good even then.
 func (g *Gate) Held() (held, limit uint64, err error) {
 	st, err := g.Stats()
-	if err != nil {
-		return 0, 0, err
-	}
 	for _, v := range st.Vifs {
 		if limit == 0 || v.Bytes*limit > held*v.Limit {
 			held, limit = v.Bytes, v.Limit
 		}
 	}
-	return held, limit, nil
+	return held, limit, err
 }

@@ -240,24 +240,29 @@ func (d *device) Change(queue int, a Action) error {
 
 // Steer is for Path. It replaces the target of the mirred action: the kernel
 // swaps a pointer, so each packet goes to one queue or the other.
+//
+// If some other program removed the filter, its action is gone too, and the
+// kernel makes a new one that no filter uses. So Steer looks at the kernel's
+// answer, which says how many filters are bound to the action. For a short time
+// after the filter's removal the old action is still there.
 func (d *device) Steer(queue int) error {
 	if d.vif == nil {
 		return nil
 	}
-	req := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_ACK|unix.NLM_F_REPLACE)
-	req.Sockets = d.tc.socks
-	req.AddRawData(make([]byte, 4)) // struct tcamsg, all zero
-	tab := nl.NewRtAttr(nl.TCA_ACT_TAB, nil)
-	act := tab.AddRtAttr(1, nil)
-	act.AddRtAttr(nl.TCA_ACT_KIND, nl.ZeroTerminated("mirred"))
-	parms := nl.TcMirred{Eaction: int32(netlink.TCA_EGRESS_REDIR), Ifindex: uint32(d.ifb[queue].Attrs().Index)}
-	parms.Index, parms.Action = d.action, int32(netlink.TC_ACT_STOLEN)
-	act.AddRtAttr(nl.TCA_ACT_OPTIONS, nil).AddRtAttr(nl.TCA_MIRRED_PARMS, parms.Serialize())
-	req.AddRawData(tab.Serialize())
-	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+	bound, err := d.tc.replaceMirred(d.action, d.ifb[queue].Attrs().Index)
+	if err != nil {
 		return fmt.Errorf("steer: %w", err)
 	}
-	return nil
+	if bound > 0 {
+		return nil
+	}
+	if err := d.tc.deleteMirred(d.action); err != nil && !gone(err) {
+		return errors.Join(ErrBypassed, err)
+	}
+	if d.tc.vanished(d.vif) {
+		return nil
+	}
+	return ErrBypassed
 }
 
 // Empty is for Path. It compares the packets that the ifb got with those that
@@ -334,6 +339,13 @@ func (d *device) named(name string) bool {
 // gone reports whether an error says that the object does not exist.
 func gone(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT)
+}
+
+// vanished reports whether an interface is not here any more.
+func (t *tc) vanished(link netlink.Link) bool {
+	_, err := t.h.LinkByIndex(link.Attrs().Index)
+	var none netlink.LinkNotFoundError
+	return gone(err) || errors.As(err, &none)
 }
 
 // unsupported turns the errors that the kernel returns for an unknown kind of

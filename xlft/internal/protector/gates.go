@@ -15,7 +15,15 @@ import (
 )
 
 // netGate is the network gate of a domain, whose network devices may come and go.
-type netGate struct{ *netbuffer.Gate }
+type netGate struct{ gate }
+
+// gate is what a netGate needs of a netbuffer.Gate.
+type gate interface {
+	xlft.Gate
+	AddVifs() ([]string, error)
+	Restore() ([]string, error)
+	Holding() (holding, adopted bool)
+}
 
 // gateTimeout bounds waits for packets on their way out. A domain that stands
 // still a little longer is better than one that loses its protection because
@@ -41,14 +49,33 @@ func openGate(h *xen.Host, d xen.Domain, limit uint64) (*netGate, error) {
 	return &netGate{g}, nil
 }
 
-// Seal also gives gates to network devices that came since. What those sent in
-// this epoch was not held: the seal fails, and protection begins again.
+// Seal also gives gates to network devices that came since, and redirects those
+// again whose redirect some other program removed. What those devices sent in
+// this epoch was not held: the seal fails, and protection begins again. Before
+// the first seal nothing had to be held, so the first seal goes on.
 func (g *netGate) Seal(epoch uint64) error {
-	err := g.Gate.Seal(epoch)
-	if err != nil {
-		if vifs, aerr := g.AddVifs(); aerr == nil && len(vifs) > 0 {
-			return fmt.Errorf("%w (now held too: %s)", err, strings.Join(vifs, " "))
-		}
+	holding, _ := g.Holding()
+	err := g.gate.Seal(epoch)
+	var mend func() ([]string, error)
+	switch {
+	case errors.Is(err, netbuffer.ErrBroken):
+		return err
+	case errors.Is(err, netbuffer.ErrNewVif):
+		mend = g.AddVifs
+	case errors.Is(err, netbuffer.ErrBypassed):
+		mend = g.Restore
+	default:
+		return err
+	}
+	vifs, merr := mend()
+	if merr != nil {
+		return errors.Join(err, merr)
+	}
+	if !holding {
+		return g.gate.Seal(epoch)
+	}
+	if len(vifs) > 0 {
+		return fmt.Errorf("%w (now held: %s)", err, strings.Join(vifs, " "))
 	}
 	return err
 }

@@ -1,0 +1,71 @@
+package netbuffer
+
+import (
+	"errors"
+	"slices"
+	"testing"
+)
+
+// moved is a kernel whose vif is redirected, or not, as other programs please.
+type moved struct {
+	host
+	wrong   error // what redirected finds
+	holding bool  // what restore was told
+}
+
+func (m *moved) added([]*vif) ([]string, error) { return nil, nil }
+func (m *moved) remember(*vif, bool) error      { return nil }
+func (m *moved) redirected(*vif) error          { return m.wrong }
+
+func (m *moved) restore(v *vif, holding bool) (bool, error) {
+	if !errors.Is(m.wrong, ErrBypassed) {
+		return false, m.wrong
+	}
+	m.wrong, m.holding = nil, holding
+	return true, nil
+}
+
+// idle is a path whose queues have one packet of 100 bytes waiting.
+type idle struct{ steered int }
+
+func (*idle) Change(int, Action) error      { return nil }
+func (p *idle) Steer(queue int) error       { p.steered = queue; return nil }
+func (*idle) Empty(int) (bool, error)       { return true, nil }
+func (*idle) State(int) (QueueState, error) { return QueueState{Packets: 1, Bytes: 100}, nil }
+
+// TestBypassIsNoticed: if the redirect of a vif is gone, or some other program
+// filters the vif, Seal seals nothing and Held says so.
+func TestBypassIsNoticed(t *testing.T) {
+	for _, wrong := range []error{ErrBypassed, ErrForeign} {
+		t.Run(wrong.Error(), func(t *testing.T) {
+			m, p := &moved{}, &idle{}
+			g := newGate(Options{}, m)
+			g.vifs = []*vif{newVif(Vif{Name: "vif1.0", Path: p}, g.opts)}
+			if err := errors.Join(g.Seal(1), g.Release(1)); err != nil {
+				t.Fatal(err)
+			}
+			m.wrong = wrong
+			if held, limit, err := g.Held(); !errors.Is(err, wrong) || held == 0 || limit == 0 {
+				t.Errorf("held: %d of %d, %v", held, limit, err)
+			}
+			if err := g.Seal(2); !errors.Is(err, wrong) || p.steered != 1 {
+				t.Errorf("seal: %v, steered to queue %d", err, p.steered)
+			}
+			names, err := g.Restore()
+			if wrong == ErrForeign {
+				if !errors.Is(err, wrong) || names != nil {
+					t.Errorf("restore: %v, %v", names, err)
+				}
+				m.wrong = nil
+			} else if err != nil || !slices.Equal(names, []string{"vif1.0"}) || !m.holding {
+				t.Errorf("restore: %v, %v, as holding: %v", names, err, m.holding)
+			}
+			if names, err := g.Restore(); err != nil || names != nil {
+				t.Errorf("restore with nothing to do: %v, %v", names, err)
+			}
+			if err := errors.Join(g.Seal(2), g.Release(2)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
