@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// replaceMirred makes a mirred action redirect to another interface, and
+// replaceMirred makes a mirred action redirect copies to another interface, and
 // returns how many filters use the action. The kernel makes the action if there
 // is none with this index.
 func (t *tc) replaceMirred(index uint32, ifindex int) (bound int, err error) {
@@ -19,7 +19,7 @@ func (t *tc) replaceMirred(index uint32, ifindex int) (bound int, err error) {
 	act := tab.AddRtAttr(1, nil)
 	act.AddRtAttr(nl.TCA_ACT_KIND, nl.ZeroTerminated("mirred"))
 	parms := nl.TcMirred{Eaction: int32(netlink.TCA_EGRESS_REDIR), Ifindex: uint32(ifindex)}
-	parms.Index, parms.Action = index, int32(netlink.TC_ACT_STOLEN)
+	parms.Index, parms.Action = index, int32(netlink.TC_ACT_PIPE)
 	act.AddRtAttr(nl.TCA_ACT_OPTIONS, nil).AddRtAttr(nl.TCA_MIRRED_PARMS, parms.Serialize())
 	req.AddRawData(tab.Serialize())
 	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWACTION)

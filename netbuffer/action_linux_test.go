@@ -39,7 +39,7 @@ func steering(t *testing.T) *device {
 		t.Skip(err)
 	}
 	d.action = uint32(actionIndex | d.ifb[0].Attrs().Index)
-	actions := d.filter(0).Actions
+	actions := d.filter(0, filterPriority).Actions[:1] // not every kernel has gact
 	err = c.h.FilterAdd(&netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{LinkIndex: d.vif.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: filterPriority, Protocol: unix.ETH_P_ALL},
 		Actions:     actions,

@@ -228,8 +228,9 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 
 	// The redirect tells which queue has the running epoch.
 	for _, f := range filters {
-		if ours(f) && target(f) == d.ifb[1].Attrs().Index {
-			v.Current = 1
+		if ours(f) && d.has(target(f)) {
+			v.Current = slices.IndexFunc(d.ifb[:], func(ifb netlink.Link) bool { return ifb.Attrs().Index == target(f) })
+			break
 		}
 	}
 	if !holding {
@@ -370,7 +371,7 @@ func (k *kernel) redirected(v *vif) error {
 		return err
 	}
 	for _, f := range fs {
-		if ours(f) && d.has(target(f)) {
+		if d.redirects(f) {
 			return foreign(d.vif, fs)
 		}
 	}
@@ -412,7 +413,7 @@ func (k *kernel) bypass(v *vif) error {
 	}
 	for _, f := range fs {
 		if ours(f) {
-			if err := k.h.FilterDel(d.filter(v.Current)); err != nil && !gone(err) {
+			if err := k.h.FilterDel(f); err != nil && !gone(err) {
 				return fmt.Errorf("end redirect: %w", err)
 			}
 		}

@@ -11,18 +11,8 @@ import (
 )
 
 const (
-	// plugHandle is the handle of our root qdisc, filterHandle that of our
-	// filter; a later process knows our filter by it.
-	plugHandle   = 0x786c << 16
-	filterHandle = 0x786c6674
-
-	filterPriority = 1
-
-	// actionIndex plus the index of a vif's first ifb is the index of its
-	// mirred action. The kernel counts up from 1 for programs that don't choose
-	// an index: if the vif vanishes during a Steer, no action of some other
-	// program is changed.
-	actionIndex = 0x78000000
+	// plugHandle is the handle of our root qdisc.
+	plugHandle = 0x786c << 16
 
 	// ifbQueueLen is how many packets an ifb takes before it tells the qdisc
 	// to wait (it drops none). With 0 it would stop after every packet.
@@ -125,52 +115,6 @@ func (t *tc) hasQdisc(vif netlink.Link) bool {
 	})
 }
 
-// filter returns the redirect of the vif to a queue.
-func (d *device) filter(queue int) *netlink.MatchAll {
-	return &netlink.MatchAll{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: d.vif.Attrs().Index,
-			Handle:    filterHandle,
-			Parent:    netlink.HANDLE_MIN_INGRESS,
-			Priority:  filterPriority,
-			Protocol:  unix.ETH_P_ALL,
-		},
-		Actions: []netlink.Action{&netlink.MirredAction{
-			ActionAttrs:  netlink.ActionAttrs{Index: actionIndex | d.ifb[0].Attrs().Index, Action: netlink.TC_ACT_STOLEN},
-			MirredAction: netlink.TCA_EGRESS_REDIR,
-			Ifindex:      d.ifb[queue].Attrs().Index,
-		}},
-	}
-}
-
-// addFilter redirects the vif to a queue, unless the vif is redirected to one
-// already, and keeps the index of the mirred action for Steer. filters are the
-// vif's.
-func (d *device) addFilter(filters []netlink.Filter, queue int) error {
-	for _, f := range filters {
-		if !ours(f) {
-			continue
-		}
-		if r := redirect(f); r != nil && d.has(r.Ifindex) {
-			d.action = uint32(r.Index)
-			return nil
-		}
-		// An earlier gate left it, and the ifb is gone: it drops everything.
-		if err := d.tc.h.FilterDel(d.filter(queue)); err != nil {
-			return err
-		}
-	}
-	err := d.tc.h.FilterAdd(d.filter(queue))
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
-		if d.tc.knows("matchall") {
-			return unsupported("mirred action", "act_mirred", err)
-		}
-		return unsupported("matchall classifier", "cls_matchall", err)
-	}
-	d.action = uint32(actionIndex | d.ifb[0].Attrs().Index)
-	return err
-}
-
 // has reports whether an ifb of the device has this index.
 func (d *device) has(ifindex int) bool {
 	for _, ifb := range d.ifb {
@@ -188,29 +132,6 @@ func (t *tc) filters(vif netlink.Link) ([]netlink.Filter, error) {
 		return nil, nil // no ingress qdisc
 	}
 	return fs, err
-}
-
-// ours reports whether a filter is the redirect of a gate.
-func ours(f netlink.Filter) bool {
-	return f.Type() == "matchall" && f.Attrs().Handle == filterHandle
-}
-
-// redirect returns the mirred action of a gate's filter, or nil.
-func redirect(f netlink.Filter) *netlink.MirredAction {
-	if m, ok := f.(*netlink.MatchAll); ok && len(m.Actions) == 1 {
-		if r, ok := m.Actions[0].(*netlink.MirredAction); ok {
-			return r
-		}
-	}
-	return nil
-}
-
-// target returns the index of the ifb that a filter redirects to, or 0.
-func target(f netlink.Filter) int {
-	if r := redirect(f); r != nil {
-		return r.Ifindex
-	}
-	return 0
 }
 
 // foreign refuses a vif that some other program filters. Our redirect has to

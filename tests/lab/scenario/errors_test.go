@@ -112,7 +112,7 @@ func TestErrors(t *testing.T) {
 		fx.unchanged(t, "MiB of memory are needed", "xl", "ft-start", name)
 	})
 	t.Run("kernel modules", func(t *testing.T) {
-		for _, module := range []string{"sch_plug", "ifb"} {
+		for _, module := range []string{"sch_plug", "ifb", "act_gact"} {
 			a.Must(t, "sh", "-c", fmt.Sprintf("rmmod %s && echo 'install %[1]s /bin/false' > /etc/modprobe.d/missing.conf", module))
 			fx.unchanged(t, "modprobe "+module, "xl", "ft-start", name)
 			a.Must(t, "sh", "-c", "rm /etc/modprobe.d/missing.conf; modprobe "+module)

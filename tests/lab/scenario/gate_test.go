@@ -1,0 +1,80 @@
+//go:build lab
+
+package scenario
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// bulk returns how many bits a second the guest brings out over one TCP connection.
+func (fx *fixture) bulk(d time.Duration) float64 {
+	fx.t.Helper()
+	n, err := fx.dial().Bulk(d)
+	check(fx.t, err)
+	return float64(n) * 8 / d.Seconds()
+}
+
+// vif is the guest's network interface on its host.
+func (fx *fixture) vif() string {
+	fx.t.Helper()
+	id, err := fx.home.Domid(within(fx.t, soon), fx.guest.Name)
+	check(fx.t, err)
+	return fmt.Sprintf("vif%d.0", id)
+}
+
+// zerocopy returns what the backend counts of the guest's packets that it did not copy. A packet that "failed" was copied
+// later, and given back to the guest before it left.
+func (fx *fixture) zerocopy() (sent, success, fail int) {
+	fx.t.Helper()
+	out := fx.home.Must(fx.t, "ethtool", "-S", fx.vif())
+	for line := range strings.Lines(out) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		for what, n := range map[string]*int{"tx_zerocopy_sent": &sent, "tx_zerocopy_success": &success, "tx_zerocopy_fail": &fail} {
+			if name == what {
+				fmt.Sscan(value, n)
+			}
+		}
+	}
+	return sent, success, fail
+}
+
+// A protected guest that sends much is bounded by its connection's window and the time to the ack, and not by the two
+// packets that its kernel leaves in a network device that does not answer. The packets in the gate are copies: what the
+// guest writes to its memory after it sent them does not change them.
+func TestBulkOutput(t *testing.T) {
+	const long = 20 * time.Second
+	fx := unprotected(t)
+	alone := fx.bulk(long / 2)
+	t.Logf("unprotected: %.2f Mbit/s", alone/1e6)
+
+	fx.protect()
+	before, _, copied := fx.zerocopy()
+	rate := fx.bulk(long)
+	after, _, fail := fx.zerocopy()
+	t.Logf("protected: %.3f Mbit/s; of %d packets that the backend did not copy, the gate copied %d", rate/1e6, after-before, fail-copied)
+	if fail-copied < (after-before)*9/10 {
+		t.Errorf("only %d of %d packets were copied and given back", fail-copied, after-before)
+	}
+	if rate < 1e6 {
+		t.Errorf("a protected guest brings out %.3f Mbit/s", rate/1e6)
+	}
+
+	c := fx.dial()
+	check(t, c.SetDeadline(time.Now().Add(patience)))
+	ages, err := c.Moving(30, 300*time.Millisecond)
+	check(t, err)
+	slices.Sort(ages)
+	t.Logf("the guest wrote to a page for so many milliseconds after it had sent it: median %d, most %d", middleOf(ages), ages[len(ages)-1])
+	if middleOf(ages) > 50 {
+		t.Errorf("a page left with what the guest wrote %d ms later", middleOf(ages))
+	}
+	if r := fx.status(fx.home); !r.Protected {
+		t.Errorf("it is %s", r.State)
+	}
+}
+
+func middleOf(sorted []uint64) uint64 { return sorted[len(sorted)/2] }
