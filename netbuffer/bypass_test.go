@@ -10,12 +10,14 @@ import (
 type moved struct {
 	host
 	wrong   error // what redirected finds
+	later   error // what alone finds
 	holding bool  // what restore was told
 }
 
 func (m *moved) added([]*vif) ([]string, error) { return nil, nil }
 func (m *moved) remember(*vif, bool) error      { return nil }
 func (m *moved) redirected(*vif) error          { return m.wrong }
+func (m *moved) alone(*vif) error               { return m.later }
 
 func (m *moved) restore(v *vif, holding bool) (bool, error) {
 	if !errors.Is(m.wrong, ErrBypassed) {
@@ -67,5 +69,23 @@ func TestBypassIsNoticed(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestLaterProgramsAreNoticed: what comes to stand before the gate does not
+// lengthen the domain's pause by a look at each seal, but Held says so.
+func TestLaterProgramsAreNoticed(t *testing.T) {
+	m := &moved{later: ErrForeign}
+	g := newGate(Options{}, m)
+	g.vifs = []*vif{newVif(Vif{Name: "vif1.0", Path: &idle{}}, g.opts)}
+	if err := g.Seal(1); err != nil {
+		t.Fatal(err)
+	}
+	if held, _, err := g.Held(); !errors.Is(err, ErrForeign) || held == 0 {
+		t.Errorf("held: %d, %v", held, err)
+	}
+	g.vifs[0].gone = true
+	if _, _, err := g.Held(); err != nil {
+		t.Errorf("of a vif that is gone: %v", err)
 	}
 }

@@ -17,8 +17,9 @@ var (
 	ErrAdopted = errors.New("gate was found holding packets of an earlier process")
 	// ErrNewVif: the domain has a vif without a gate. See NewVifError.
 	ErrNewVif = errors.New("vif without a gate")
-	// ErrForeign: the vif has ingress filters of some other program. A gate
-	// would disable them, or they the gate. See ForeignError.
+	// ErrForeign: some other program has ingress filters, BPF programs or
+	// nftables chains at the vif. A gate would disable them, or they the gate.
+	// See ForeignError.
 	ErrForeign = errors.New("vif has ingress filters of some other program")
 	// ErrBypassed: some other program removed the redirect of a vif; the vif's
 	// output leaves at once.
@@ -48,14 +49,15 @@ type NewVifError struct{ Vifs []string }
 func (e *NewVifError) Error() string { return fmt.Sprintf("netbuffer: no gate on %v", e.Vifs) }
 func (e *NewVifError) Unwrap() error { return ErrNewVif }
 
-// A ForeignError says which filter of some other program is in the way.
+// A ForeignError says what of some other program is in the way.
 type ForeignError struct {
-	Vif    string
-	Filter string // "u32 filter with priority 7"
+	Vif  string
+	What string // "ingress u32 filter with priority 7", "tcx program web (id 12)"
+	Show string // command that shows it
 }
 
 func (e *ForeignError) Error() string {
-	return fmt.Sprintf("netbuffer: %s has an ingress %s of some other program", e.Vif, e.Filter)
+	return fmt.Sprintf("netbuffer: %s has another program's %s; \"%s\" shows it", e.Vif, e.What, e.Show)
 }
 func (e *ForeignError) Unwrap() error { return ErrForeign }
 

@@ -60,6 +60,10 @@ type host interface {
 	// redirected checks that the vif's packets still go to the queues:
 	// ErrBypassed, ErrForeign. A vif that vanished just now is no error.
 	redirected(v *vif) error
+	// alone checks that no other program takes the vif's packets before the
+	// redirect, and that none misses them: ErrForeign. redirected looks at some
+	// of these too; it is quick, for the domain's pause.
+	alone(v *vif) error
 	// restore redirects a vif again that is not redirected any more, and
 	// reports whether it was one.
 	restore(v *vif, holding bool) (bool, error)
@@ -147,7 +151,7 @@ func (g *Gate) Seal(epoch uint64) error {
 	if err := g.checkVifs(); err != nil {
 		return err
 	}
-	if err := g.redirected(); err != nil {
+	if err := g.each(host.redirected); err != nil {
 		return g.errorf("seal epoch %d: %w", epoch, err)
 	}
 	deadline := time.Now().Add(g.opts.timeout())
@@ -204,14 +208,14 @@ func (g *Gate) checkVifs() error {
 	return nil
 }
 
-// redirected checks that the packets of all vifs still go to the queues.
-func (g *Gate) redirected() error {
+// each calls check for all vifs that are there.
+func (g *Gate) each(check func(host, *vif) error) error {
 	var errs error
 	for _, v := range g.vifs {
 		if g.host == nil || v.gone {
 			continue
 		}
-		if err := g.host.redirected(v); err != nil {
+		if err := check(g.host, v); err != nil {
 			errs = errors.Join(errs, fmt.Errorf("%s: %w", v.Name, err))
 		}
 	}

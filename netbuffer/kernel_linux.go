@@ -60,7 +60,8 @@ func (k *kernel) close() error {
 // domain without any has an empty gate.
 //
 // Errors: an UnsupportedError if the kernel lacks something, a ForeignError if
-// some other program filters a vif, ErrNoVif for a name in Options.Vifs.
+// some other program has tc filters, tcx or XDP programs, or nftables chains at
+// the ingress of a vif, ErrNoVif for a name in Options.Vifs.
 func Open(domid uint32, opts Options) (*Gate, error) {
 	return open(domid, opts, false)
 }
@@ -182,10 +183,50 @@ func (k *kernel) domainVifs(links []netlink.Link) ([]netlink.Link, error) {
 		}
 		delete(missing, name)
 	}
+	var errs error
 	for name := range missing {
-		return nil, fmt.Errorf("netbuffer: %s: %w", name, ErrNoVif)
+		errs = errors.Join(errs, fmt.Errorf("netbuffer: %s: %w", name, ErrNoVif))
 	}
-	return found, nil
+	return found, errs
+}
+
+// Inspect returns every reason why Open would refuse the vifs of a domain,
+// joined: each a ForeignError, or ErrNoVif. It changes nothing, and a gate that
+// is there already is no reason.
+func Inspect(domid uint32, opts Options) error {
+	k, err := newKernel(domid, opts)
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	links, err := k.h.LinkList()
+	if err != nil {
+		return fmt.Errorf("netbuffer: list links: %w", err)
+	}
+	vifs, err := k.domainVifs(links)
+	for _, link := range vifs {
+		if _, ferr := k.free(link); ferr != nil {
+			err = errors.Join(err, ferr)
+		}
+	}
+	return err
+}
+
+// free returns the tc filters of an interface that was just read, if no other
+// program is in the way of a gate there.
+func (k *kernel) free(link netlink.Link) ([]netlink.Filter, error) {
+	filters, err := k.filters(link)
+	if err == nil {
+		err = foreign(link, filters)
+	}
+	if err == nil {
+		err = k.hooked(link)
+	}
+	var fe *ForeignError
+	if err != nil && !errors.As(err, &fe) {
+		err = fmt.Errorf("netbuffer: hold output of %s: read filters: %w", link.Attrs().Name, err)
+	}
+	return filters, err
 }
 
 // build makes the gate of one interface, or the missing parts of it: found are
@@ -196,11 +237,8 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 	fail := func(what string, err error) (*vif, error) {
 		return v, fmt.Errorf("netbuffer: hold output of %s: %s: %w", link.Attrs().Name, what, err)
 	}
-	filters, err := k.filters(link)
+	filters, err := k.free(link)
 	if err != nil {
-		return fail("read filters", err)
-	}
-	if err := foreign(link, filters); err != nil {
 		return nil, err
 	}
 
@@ -379,6 +417,18 @@ func (k *kernel) redirected(v *vif) error {
 		return nil
 	}
 	return ErrBypassed
+}
+
+func (k *kernel) alone(v *vif) error {
+	d := k.all[v]
+	if d.vif == nil {
+		return nil
+	}
+	link, err := k.h.LinkByIndex(d.vif.Attrs().Index)
+	if err != nil {
+		return nil // vanished just now
+	}
+	return k.hooked(link)
 }
 
 func (k *kernel) restore(v *vif, holding bool) (bool, error) {

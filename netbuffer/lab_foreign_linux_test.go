@@ -91,6 +91,28 @@ func TestLabForeignFilter(t *testing.T) {
 	}
 }
 
+// TestLabIntruders: what some other program puts at a vif that is gated is
+// noticed, and nothing else is.
+func TestLabIntruders(t *testing.T) {
+	for _, i := range intruders {
+		t.Run(i.name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			g := w.open(Options{})
+			must(t, "seal 1", g.Seal(1))
+			if _, _, err := g.Held(); err != nil {
+				t.Fatal(err)
+			}
+			i.enter(t, mustLink(t, "vif901.0"))
+			if _, _, err := g.Held(); !errors.Is(err, ErrForeign) {
+				t.Errorf("held: got %v, want ErrForeign", err)
+			} else {
+				t.Log(err)
+			}
+			must(t, "discard", g.Discard())
+		})
+	}
+}
+
 // TestLabBypassIsNoticed: some other program removes the redirect. Seal and Held
 // say so, and Restore holds again.
 func TestLabBypassIsNoticed(t *testing.T) {

@@ -30,7 +30,7 @@ type VifStats struct {
 
 // Stats reads the queues, and checks that the vifs' packets still go through
 // them: ErrBypassed says that some other program removed a redirect, ErrForeign
-// that it added a filter, ErrDropped that a queue dropped packets since the
+// that it added a filter, a BPF program or an nftables chain, ErrDropped that a queue dropped packets since the
 // first Seal. The numbers are good even then.
 func (g *Gate) Stats() (Stats, error) {
 	g.mu.Lock()
@@ -57,8 +57,10 @@ func (g *Gate) Stats() (Stats, error) {
 		s.Drops += stats.Drops
 		s.Fullest = max(s.Fullest, stats.Fullest)
 	}
-	if err := g.redirected(); err != nil {
-		errs = errors.Join(errs, g.errorf("stats: %w", err))
+	for _, check := range []func(host, *vif) error{host.redirected, host.alone} {
+		if err := g.each(check); err != nil {
+			errs = errors.Join(errs, g.errorf("stats: %w", err))
+		}
 	}
 	return s, errs
 }

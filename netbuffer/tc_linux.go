@@ -24,6 +24,8 @@ const (
 type tc struct {
 	h     *netlink.Handle
 	socks map[int]*nl.SocketHandle // for requests that netlink.Handle lacks
+
+	noTables bool // the kernel had no nftables when it was last asked
 }
 
 func newTC() (*tc, error) {
@@ -36,12 +38,21 @@ func newTC() (*tc, error) {
 		h.Close()
 		return nil, fmt.Errorf("netbuffer: open netlink: %w", err)
 	}
-	return &tc{h, map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
+	t := &tc{h: h, socks: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}
+	if s, err := nl.Subscribe(unix.NETLINK_NETFILTER); err == nil {
+		t.socks[unix.NETLINK_NETFILTER] = &nl.SocketHandle{Socket: s}
+	} else if !errors.Is(err, unix.EPROTONOSUPPORT) {
+		t.close()
+		return nil, fmt.Errorf("netbuffer: open netlink of netfilter: %w", err)
+	}
+	return t, nil
 }
 
 func (t *tc) close() {
 	t.h.Close()
-	t.socks[unix.NETLINK_ROUTE].Close()
+	for _, s := range t.socks {
+		s.Close()
+	}
 }
 
 // A device is the interface and the ifbs behind a vif: the kernel's Path.
@@ -90,7 +101,7 @@ func (d *device) addQdisc() error {
 	for _, q := range qs {
 		if q.Attrs().Parent == netlink.HANDLE_INGRESS {
 			if q.Attrs().IngressBlock != nil {
-				return &ForeignError{d.vif.Attrs().Name, "filter block"}
+				return &ForeignError{d.vif.Attrs().Name, "ingress filter block", "tc qdisc show dev " + d.vif.Attrs().Name}
 			}
 			return nil
 		}
@@ -132,20 +143,6 @@ func (t *tc) filters(vif netlink.Link) ([]netlink.Filter, error) {
 		return nil, nil // no ingress qdisc
 	}
 	return fs, err
-}
-
-// foreign refuses a vif that some other program filters. Our redirect has to
-// come first, or a filter before it could let packets pass; and a packet that
-// comes back from the ifb is not classified again, so a filter behind the
-// redirect would never see one.
-func foreign(vif netlink.Link, filters []netlink.Filter) error {
-	for _, f := range filters {
-		// A dump shows a classifier without filters as handle 0.
-		if !ours(f) && f.Attrs().Handle != 0 {
-			return &ForeignError{vif.Attrs().Name, fmt.Sprintf("%s filter with priority %d", f.Type(), f.Attrs().Priority)}
-		}
-	}
-	return nil
 }
 
 // Change is for Path.

@@ -98,21 +98,23 @@ func (c *Client) ReadBlock(block int64) (uint64, error) {
 	return n, nil
 }
 
-// Bulk makes the guest send as much as it can for so long, and returns how many bytes arrived. It uses the connection
-// up.
-func (c *Client) Bulk(d time.Duration) (n int64, err error) {
+// Bulk makes the guest send as much as it can. It returns how many bytes arrived in the time d after the time warm, in
+// which the connection finds its rate. It uses the connection up.
+func (c *Client) Bulk(warm, d time.Duration) (n int64, err error) {
 	defer c.Close()
 	if _, err := c.conn.Write([]byte("bulk\n")); err != nil {
 		return 0, fmt.Errorf("probe: bulk: %w", err)
 	}
-	if err := c.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
-		return 0, fmt.Errorf("probe: bulk: %w", err)
+	for _, d := range []time.Duration{warm, d} {
+		if err := c.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
+			return 0, fmt.Errorf("probe: bulk: %w", err)
+		}
+		n, err = io.Copy(io.Discard, c.r)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, fmt.Errorf("probe: bulk: the guest ended it: %w", err)
+		}
 	}
-	n, err = io.Copy(io.Discard, c.r)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, nil
-	}
-	return n, fmt.Errorf("probe: bulk: the guest ended it: %w", err)
+	return n, nil
 }
 
 // MovingPage is the size of the pages that Moving asks for, in bytes.
