@@ -37,8 +37,12 @@ var (
 	// ErrUnsupported: the kernel lacks a feature (see UnsupportedError), or is
 	// not Linux.
 	ErrUnsupported = errors.New("not in this kernel")
-	// ErrNoVif: a vif that Options names does not exist.
+	// ErrNoVif: a vif that Options names does not exist in this network
+	// namespace. See NoVifError.
 	ErrNoVif = errors.New("no such vif")
+	// ErrMoved: a vif was moved to another network namespace, where its output
+	// is not held.
+	ErrMoved = errors.New("vif was moved to another network namespace, where its output is not held")
 )
 
 // A NewVifError names interfaces of the domain that appeared since the gate was
@@ -48,6 +52,15 @@ type NewVifError struct{ Vifs []string }
 
 func (e *NewVifError) Error() string { return fmt.Sprintf("netbuffer: no gate on %v", e.Vifs) }
 func (e *NewVifError) Unwrap() error { return ErrNewVif }
+
+// A NoVifError names a vif that should be here. It may not have been made yet, or
+// be in another network namespace.
+type NoVifError struct{ Vif string }
+
+func (e *NoVifError) Error() string {
+	return fmt.Sprintf("netbuffer: no interface %s in this network namespace, so that its output can't be held", e.Vif)
+}
+func (e *NoVifError) Unwrap() error { return ErrNoVif }
 
 // A ForeignError says what of some other program is in the way.
 type ForeignError struct {

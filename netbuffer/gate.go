@@ -45,13 +45,14 @@ type vif struct {
 	nap   func()
 	ready bool   // the other queue is empty and holds
 	gone  bool   // the interface vanished; its queues may still hold packets
+	moved bool   // it is gone from here, and lives in another network namespace
 	drops uint64 // that the queues had counted when the gate began to hold
 }
 
 // host is what a gate needs of the machine besides its paths.
 type host interface {
 	// added returns the interfaces of the domain that are not among vifs, and
-	// marks the vifs whose interface is gone.
+	// marks the vifs whose interface is gone or moved.
 	added(vifs []*vif) ([]string, error)
 	// addVifs gives gates to the interfaces that have none.
 	addVifs(vifs []*vif, holding bool) ([]*vif, error)
@@ -129,10 +130,10 @@ func (g *Gate) adopt() { g.holding, g.adopted = true, true }
 // ErrBypassed says that some other program removed the redirect of a vif: what
 // the vif sent since was not held, and Restore redirects it again.
 //
-// After ErrHeld, ErrEpoch, ErrAdopted, ErrBusy, ErrNewVif or ErrForeign nothing
-// was sealed and Seal can be tried again. If a vif's switch fails, later calls
-// return ErrBroken: some vifs may be sealed and others not; ErrBypassed too may
-// be such a failure. All packets in the queues stay there.
+// After ErrHeld, ErrEpoch, ErrAdopted, ErrBusy, ErrNewVif, ErrMoved or ErrForeign
+// nothing was sealed and Seal can be tried again. If a vif's switch fails, later
+// calls return ErrBroken: some vifs may be sealed and others not; ErrBypassed too
+// may be such a failure. All packets in the queues stay there.
 func (g *Gate) Seal(epoch uint64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -191,35 +192,6 @@ func (g *Gate) begin() error {
 		}
 	}
 	return nil
-}
-
-// checkVifs looks for interfaces that appeared since the last look.
-func (g *Gate) checkVifs() error {
-	if g.host == nil {
-		return nil
-	}
-	added, err := g.host.added(g.vifs)
-	if err != nil {
-		return err
-	}
-	if len(added) > 0 {
-		return &NewVifError{added}
-	}
-	return nil
-}
-
-// each calls check for all vifs that are there.
-func (g *Gate) each(check func(host, *vif) error) error {
-	var errs error
-	for _, v := range g.vifs {
-		if g.host == nil || v.gone {
-			continue
-		}
-		if err := check(g.host, v); err != nil {
-			errs = errors.Join(errs, fmt.Errorf("%s: %w", v.Name, err))
-		}
-	}
-	return errs
 }
 
 // prepare makes the other queue ready to take an epoch. The epoch in it was
@@ -519,70 +491,6 @@ func (g *Gate) Discard() error {
 		}
 	}
 	return errs
-}
-
-// AddVifs gives gates to interfaces that appeared since Open, and returns their
-// names. If the gate holds, the new gates hold from the start; packets that the
-// interfaces sent before were not held.
-func (g *Gate) AddVifs() ([]string, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return nil, g.errorf("add vifs: %w", ErrClosed)
-	}
-	if g.host == nil {
-		return nil, nil
-	}
-	vifs, err := g.host.addVifs(g.vifs, g.holding)
-	var names []string
-	for _, v := range vifs {
-		g.vifs = append(g.vifs, v)
-		names = append(names, v.Name)
-	}
-	return names, err
-}
-
-// Restore redirects the vifs again whose redirects some other program removed,
-// and returns their names. What those vifs sent meanwhile was not held.
-func (g *Gate) Restore() ([]string, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return nil, g.errorf("restore: %w", ErrClosed)
-	}
-	var names []string
-	var errs error
-	for _, v := range g.vifs {
-		if g.host == nil || v.gone {
-			continue
-		}
-		again, err := g.host.restore(v, g.holding)
-		if err != nil {
-			errs = errors.Join(errs, g.errorf("restore: %s: %w", v.Name, err))
-		} else if again {
-			names = append(names, v.Name)
-		}
-	}
-	return names, errs
-}
-
-// Holding reports whether packets wait for a release. A gate that Open found
-// holding is adopted too, until ReleaseAll.
-func (g *Gate) Holding() (holding, adopted bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.holding, g.adopted
-}
-
-// Vifs returns the names of the vifs behind the gate, vanished ones too.
-func (g *Gate) Vifs() []string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	names := make([]string, len(g.vifs))
-	for i, v := range g.vifs {
-		names[i] = v.Name
-	}
-	return names
 }
 
 func (g *Gate) errorf(format string, args ...any) error {

@@ -20,8 +20,8 @@ type kernel struct {
 	opts  Options
 	all   map[*vif]*device
 
-	watch   int  // socket on which the kernel reports changes of links
-	changed bool // a link changed since the links were last listed
+	watch int            // socket on which the kernel reports changes of links
+	fresh map[int]string // interfaces of the domain without a gate, by index
 }
 
 func newKernel(domid uint32, opts Options) (*kernel, error) {
@@ -29,18 +29,12 @@ func newKernel(domid uint32, opts Options) (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	watch, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-	if err == nil {
-		err = unix.Bind(watch, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK})
-		if err != nil {
-			unix.Close(watch)
-		}
-	}
+	watch, err := watchLinks()
 	if err != nil {
 		t.close()
 		return nil, fmt.Errorf("netbuffer: watch links: %w", err)
 	}
-	return &kernel{tc: t, domid: domid, opts: opts, all: map[*vif]*device{}, watch: watch}, nil
+	return &kernel{tc: t, domid: domid, opts: opts, all: map[*vif]*device{}, watch: watch, fresh: map[int]string{}}, nil
 }
 
 func (k *kernel) close() error {
@@ -129,6 +123,11 @@ func (k *kernel) adoptOrBuild(g *Gate, onlyFound bool) error {
 			g.adopt()
 		}
 	}
+	if !g.holding { // packets that wait have to be decided on first
+		if err := k.missingDevices(interfaces); err != nil {
+			return err
+		}
+	}
 	for _, link := range interfaces {
 		name, err := ifbFor(k.domid, link.Attrs().Name, link.Attrs().Index)
 		if err != nil {
@@ -185,7 +184,7 @@ func (k *kernel) domainVifs(links []netlink.Link) ([]netlink.Link, error) {
 	}
 	var errs error
 	for name := range missing {
-		errs = errors.Join(errs, fmt.Errorf("netbuffer: %s: %w", name, ErrNoVif))
+		errs = errors.Join(errs, &NoVifError{name})
 	}
 	return found, errs
 }
@@ -204,6 +203,7 @@ func Inspect(domid uint32, opts Options) error {
 		return fmt.Errorf("netbuffer: list links: %w", err)
 	}
 	vifs, err := k.domainVifs(links)
+	err = errors.Join(err, k.missingDevices(vifs))
 	for _, link := range vifs {
 		if _, ferr := k.free(link); ferr != nil {
 			err = errors.Join(err, ferr)
@@ -288,70 +288,6 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 	return v, nil
 }
 
-// added lists the links again if the kernel reported that any of them changed.
-func (k *kernel) added(vifs []*vif) ([]string, error) {
-	buf := make([]byte, 1<<15)
-	for {
-		_, _, err := unix.Recvfrom(k.watch, buf, 0)
-		if err == unix.EAGAIN {
-			break
-		}
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil && err != unix.ENOBUFS {
-			return nil, fmt.Errorf("netbuffer: watch links: %w", err)
-		}
-		k.changed = true
-	}
-	if !k.changed {
-		return nil, nil
-	}
-	fresh, err := k.missing(vifs)
-	if err != nil {
-		return nil, err
-	}
-	k.changed = len(fresh) > 0 // if any, look again next time
-	var names []string
-	for _, v := range fresh {
-		names = append(names, v.Attrs().Name)
-	}
-	return names, nil
-}
-
-// missing returns interfaces of the domain that the gate does not have, and
-// marks the vifs whose interface is gone.
-func (k *kernel) missing(vifs []*vif) ([]netlink.Link, error) {
-	links, err := k.h.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("netbuffer: list links: %w", err)
-	}
-	opts := k.opts
-	defer func() { k.opts = opts }()
-	k.opts.Vifs = nil // one of them may be gone by now
-	found, err := k.domainVifs(links)
-	if err != nil {
-		return nil, err
-	}
-	there := map[int]bool{}
-	for _, l := range links {
-		there[l.Attrs().Index] = true
-	}
-	gated := map[int]bool{}
-	for _, v := range vifs {
-		d := k.all[v]
-		if d.vif == nil {
-			continue
-		}
-		if !there[d.vif.Attrs().Index] {
-			d.vif, v.gone = nil, true
-			continue
-		}
-		gated[d.vif.Attrs().Index] = true
-	}
-	return slices.DeleteFunc(found, func(v netlink.Link) bool { return gated[v.Attrs().Index] }), nil
-}
-
 func (k *kernel) addVifs(vifs []*vif, holding bool) ([]*vif, error) {
 	fresh, err := k.missing(vifs)
 	if err != nil {
@@ -370,7 +306,7 @@ func (k *kernel) addVifs(vifs []*vif, holding bool) ([]*vif, error) {
 				if err := k.destroy(v); err != nil {
 					return out, err
 				}
-				d.ifb = [2]netlink.Link{}
+				d.ifb, v.moved = [2]netlink.Link{}, false
 			}
 		}
 		v, err := k.build(link, [2]netlink.Link{}, name, holding)
@@ -380,6 +316,7 @@ func (k *kernel) addVifs(vifs []*vif, holding bool) ([]*vif, error) {
 			}
 			return out, err
 		}
+		delete(k.fresh, link.Attrs().Index)
 		out = append(out, v)
 	}
 	return out, nil

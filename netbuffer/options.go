@@ -12,6 +12,11 @@ type Options struct {
 	// tells, for example vifs of another driver. They must exist.
 	Vifs []string
 
+	// Devices are the numbers of the network devices that the domain has. Each
+	// must have an interface here, or Open returns a NoVifError. See
+	// Gate.Missing too.
+	Devices []int
+
 	// Quiesce keeps the domain from sending until resume is called. Close calls
 	// Quiesce for the moment in which it removes the redirects: a packet that
 	// no longer goes through the gate could otherwise overtake one that does.

@@ -29,9 +29,10 @@ type VifStats struct {
 }
 
 // Stats reads the queues, and checks that the vifs' packets still go through
-// them: ErrBypassed says that some other program removed a redirect, ErrForeign
-// that it added a filter, a BPF program or an nftables chain, ErrDropped that a queue dropped packets since the
-// first Seal. The numbers are good even then.
+// them. ErrBypassed says that some other program removed a redirect, ErrForeign
+// that it added a filter, a BPF program or an nftables chain, ErrNewVif and
+// ErrMoved that a vif came or was moved away, ErrDropped that a queue dropped
+// packets since the first Seal. The numbers are good even then.
 func (g *Gate) Stats() (Stats, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -56,6 +57,9 @@ func (g *Gate) Stats() (Stats, error) {
 		s.Bytes += stats.Bytes
 		s.Drops += stats.Drops
 		s.Fullest = max(s.Fullest, stats.Fullest)
+	}
+	if err := g.checkVifs(); err != nil {
+		errs = errors.Join(errs, err)
 	}
 	for _, check := range []func(host, *vif) error{host.redirected, host.alone} {
 		if err := g.each(check); err != nil {

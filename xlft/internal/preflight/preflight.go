@@ -151,7 +151,7 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 		add(p.What, p.Advice)
 	}
 	if len(conf.NICs) > 0 {
-		for _, err := range []error{netbuffer.Check(ctx), netbuffer.Inspect(d.ID, netbuffer.Options{})} {
+		for _, err := range []error{netbuffer.Check(ctx), netbuffer.Inspect(d.ID, netbuffer.Options{Devices: conf.Devices()})} {
 			for _, err := range each(err) {
 				add(err.Error(), c.Advice(err))
 			}

@@ -22,6 +22,7 @@ type gate interface {
 	xlft.Gate
 	AddVifs() ([]string, error)
 	Restore() ([]string, error)
+	Missing(devices []int) []int
 	Holding() (holding, adopted bool)
 }
 
@@ -30,10 +31,11 @@ type gate interface {
 // dom0 is busy.
 const gateTimeout = 5 * time.Second
 
-// openGate builds the network gate of a domain, or adopts the one that an
-// earlier protector left.
-func openGate(h *xen.Host, d xen.Domain, limit uint64) (*netGate, error) {
+// openGate builds the network gate of a domain that has these network devices,
+// or adopts the one that an earlier protector left.
+func openGate(h *xen.Host, d xen.Domain, devices []int, limit uint64) (*netGate, error) {
 	g, err := netbuffer.Open(d.ID, netbuffer.Options{
+		Devices: devices,
 		Limit:   uint32(min(limit, 1<<32-1)),
 		Timeout: gateTimeout,
 		Quiesce: func() (func(), error) {
@@ -47,6 +49,19 @@ func openGate(h *xen.Host, d xen.Domain, limit uint64) (*netGate, error) {
 		return nil, err
 	}
 	return &netGate{g}, nil
+}
+
+// covers checks, before a protection begins, that all that the domain sends will
+// be held: that each of its network devices is behind the gate.
+func (g *netGate) covers(domain uint32, devices []int) error {
+	if _, err := g.AddVifs(); err != nil {
+		return err
+	}
+	var errs error
+	for _, n := range g.Missing(devices) {
+		errs = errors.Join(errs, &netbuffer.NoVifError{Vif: fmt.Sprintf("vif%d.%d", domain, n)})
+	}
+	return errs
 }
 
 // Seal also gives gates to network devices that came since, and redirects those

@@ -34,6 +34,8 @@ func (f *faulty) mend(what, vif string) ([]string, error) {
 	return []string{vif}, nil
 }
 
+func (f *faulty) Missing(devices []int) []int { return devices[1:] }
+
 func (f *faulty) AddVifs() ([]string, error) { return f.mend("add", "vif1.1") }
 func (f *faulty) Restore() ([]string, error) { return f.mend("restore", "vif1.0") }
 
@@ -72,5 +74,25 @@ func TestSealMends(t *testing.T) {
 				t.Errorf("did %q, want %q", got, c.actions)
 			}
 		})
+	}
+}
+
+// A network device without an interface behind the gate is named; those that
+// came since are behind it.
+func TestCovers(t *testing.T) {
+	f := &faulty{}
+	err := (&netGate{f}).covers(3, []int{0, 1, 4})
+	if !errors.Is(err, netbuffer.ErrNoVif) || !strings.Contains(err.Error(), "vif3.1 ") || !strings.Contains(err.Error(), "vif3.4 ") || strings.Contains(err.Error(), "vif3.0 ") {
+		t.Errorf("got %v", err)
+	}
+	if err := (&netGate{f}).covers(3, []int{0}); err != nil {
+		t.Errorf("nothing is missing: %v", err)
+	}
+	if got := strings.Join(f.calls, " "); got != "add add" {
+		t.Errorf("did %q", got)
+	}
+	f.mending = errors.New("netlink is busy")
+	if err := (&netGate{f}).covers(3, []int{0}); !errors.Is(err, f.mending) {
+		t.Errorf("got %v", err)
 	}
 }

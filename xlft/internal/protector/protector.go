@@ -94,17 +94,21 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 // session opens the gates and returns a session that has not begun.
 func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, check *preflight.Check, peer config.Peer) (*primary.Session, error) {
 	c, dc := p.Config, p.Config.For(p.Domain)
-	offer := func() (wire.Offer, error) {
-		o, _, err := check.Offer(ctx, d)
-		return o, err
-	}
-	o, err := offer()
+	o, conf, err := check.Offer(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	gates := xlft.Gates{}
-	if gates.Net, err = openGate(h, d, dc.NetBuffer); err != nil {
+	net, err := openGate(h, d, conf.Devices(), dc.NetBuffer)
+	if err != nil {
 		return nil, fmt.Errorf("hold output: %w", err)
+	}
+	gates := xlft.Gates{Net: net}
+	offer := func() (wire.Offer, error) {
+		o, conf, err := check.Offer(ctx, d)
+		if err == nil {
+			err = net.covers(d.ID, conf.Devices())
+		}
+		return o, err
 	}
 	records := store.Dir(c.StateDir)
 	log := p.Log.With(zap.String("domain", p.Domain), zap.String("backup", peer.Name))
