@@ -29,6 +29,7 @@ func watchLinks() (fd int, err error) {
 // kernel nothing, for the domain's pause, unless reports were lost.
 func (k *kernel) added(vifs []*vif) ([]string, error) {
 	buf := make([]byte, 1<<16)
+	lost := false
 	for {
 		n, _, err := unix.Recvfrom(k.watch, buf, 0)
 		if err == unix.EAGAIN {
@@ -38,13 +39,14 @@ func (k *kernel) added(vifs []*vif) ([]string, error) {
 			continue
 		}
 		if err == unix.ENOBUFS {
-			if _, err := k.missing(vifs); err != nil {
-				return nil, err
-			}
-			continue // the reports that are still there repeat what was listed
+			lost = true
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("netbuffer: watch links: %w", err)
+		}
+		if lost {
+			continue // the end of an interface may be among what was lost
 		}
 		msgs, err := syscall.ParseNetlinkMessage(buf[:n])
 		if err != nil {
@@ -54,6 +56,11 @@ func (k *kernel) added(vifs []*vif) ([]string, error) {
 			if c, ok := parseLink(m.Header.Type, m.Data); ok {
 				k.note(c, vifs)
 			}
+		}
+	}
+	if lost {
+		if _, err := k.missing(vifs); err != nil {
+			return nil, err
 		}
 	}
 	return slices.Sorted(maps.Values(k.fresh)), nil
