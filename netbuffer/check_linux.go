@@ -60,7 +60,7 @@ func check() error {
 
 	var errs error
 	missing := func(err error) { errs = errors.Join(errs, err) }
-	missing(unsupported("plug qdisc", "sch_plug", t.changePlug(ifb, plugLimit, DefaultLimit, unix.NLM_F_CREATE|unix.NLM_F_EXCL)))
+	missing(unsupported("plug qdisc", "sch_plug", t.changePlug(ifb, plugLimit, leastCeiling, unix.NLM_F_CREATE|unix.NLM_F_EXCL)))
 	d := &device{tc: t, vif: vif, ifb: [2]netlink.Link{ifb, ifb}}
 	if err := d.addQdisc(); err != nil {
 		missing(err)

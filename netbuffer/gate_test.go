@@ -475,3 +475,34 @@ func TestDropsAreTold(t *testing.T) {
 		t.Errorf("in the next protection: %v", err)
 	}
 }
+
+// TestHeldIsMemory: what counts is the memory that packets take, which is much
+// more than small ones hold, of both queues; and at the limit nothing is dropped.
+func TestHeldIsMemory(t *testing.T) {
+	small, large := make([]byte, 60), make([]byte, 1514)
+	for _, c := range []struct {
+		packet      []byte
+		least, most uint64 // for each packet
+	}{{small, 1 << 10, 4 << 10}, {large, 1<<10 + 4096 + 1386, 8 << 10}} {
+		t.Run(fmt.Sprint(len(c.packet)), func(t *testing.T) {
+			const n = 1000
+			p, other := netbuffertest.NewPath(func([]byte) {}), netbuffertest.NewPath(func([]byte) {})
+			g := netbuffer.New(netbuffer.Options{Limit: n * c.least}, netbuffer.Vif{Name: "vif1.0", Path: other}, netbuffer.Vif{Name: "vif1.1", Path: p})
+			must(t, g.Seal(1))
+			other.Send(c.packet)
+			for i := range n {
+				if i == n/2 {
+					must(t, g.Release(1), g.Seal(2)) // the packets so far are in the other queue now
+				}
+				p.Send(c.packet)
+			}
+			held, limit, err := g.Held()
+			if err != nil || limit != n*c.least || held < n*c.least || held > n*c.most {
+				t.Errorf("held %d of %d, %v; want %d to %d", held, limit, err, n*c.least, n*c.most)
+			}
+			if s, err := g.Stats(); err != nil || s.Fullest < 1 || s.Drops != 0 || s.Packets != n+1 || s.Vifs[1].Memory != held {
+				t.Errorf("stats: %+v, %v", s, err)
+			}
+		})
+	}
+}

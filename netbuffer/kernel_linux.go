@@ -253,7 +253,7 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 		}
 		d.ifb[i] = ifb
 		d.ownQdisc = d.ownQdisc || aliasOf(ifb.Attrs().Alias).ownQdisc
-		if err := d.makePlug(i, k.opts.limit()); err != nil {
+		if err := d.makePlug(i, k.opts.ceiling()); err != nil {
 			return fail("make plug", err)
 		}
 		if err := k.h.LinkSetUp(ifb); err != nil {

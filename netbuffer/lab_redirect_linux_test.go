@@ -70,7 +70,7 @@ func TestLabRedirects(t *testing.T) {
 			l := startLoad(t, 3, 1)
 			time.Sleep(10 * time.Millisecond)
 			crash(g)
-			g = w.open(Options{Limit: 1 << 30})
+			g = w.open(Options{drop: 1 << 30})
 			time.Sleep(10 * time.Millisecond)
 			if holding, adopted := g.Holding(); !holding || !adopted {
 				t.Errorf("holding %v, adopted %v", holding, adopted)

@@ -36,7 +36,7 @@ const gateTimeout = 5 * time.Second
 func openGate(h *xen.Host, d xen.Domain, devices []int, limit uint64) (*netGate, error) {
 	g, err := netbuffer.Open(d.ID, netbuffer.Options{
 		Devices: devices,
-		Limit:   uint32(min(limit, 1<<32-1)),
+		Limit:   limit,
 		Timeout: gateTimeout,
 		Quiesce: func() (func(), error) {
 			if err := h.Pause(d.ID); err != nil {
