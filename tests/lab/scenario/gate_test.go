@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"xlft/netbuffer"
 )
 
 // bulk returns how many bits a second the guest brings out over one TCP connection, once the connection has found its
@@ -86,4 +88,19 @@ func TestBulkOutput(t *testing.T) {
 	if r := fx.status(fx.home); !r.Protected {
 		t.Errorf("it is %s", r.State)
 	}
+}
+
+// Some other program removes the redirect to the gate, as Open vSwitch does with the ingress of its ports. From then on
+// nothing is held: the domain counts as unprotected, everywhere, until its output is held again.
+func TestRedirectRemoved(t *testing.T) {
+	fx := protected(t)
+	fx.home.Must(t, "tc", "qdisc", "del", "dev", fx.vif(), "clsact")
+	fx.awaitUnprotected()
+	fx.expectLog(fx.home, netbuffer.ErrBypassed.Error())
+	fx.await(fx.home, "protected again", isProtected)
+	filters := fx.home.Must(t, "tc", "filter", "show", "dev", fx.vif(), "ingress")
+	if !strings.Contains(filters, "matchall") || !strings.Contains(filters, "xlft") {
+		t.Errorf("the filters of %s:\n%s", fx.vif(), filters)
+	}
+	fx.get()
 }
