@@ -11,12 +11,13 @@ type moved struct {
 	host
 	wrong   error // what redirected finds
 	later   error // what alone finds
-	holding bool  // what restore was told
+	lost    uint64
+	holding bool // what restore was told
 }
 
 func (m *moved) added([]*vif) ([]string, error) { return nil, nil }
 func (m *moved) remember(*vif, bool) error      { return nil }
-func (m *moved) redirected(*vif) error          { return m.wrong }
+func (m *moved) redirected(v *vif) error        { v.lost = m.lost; return m.wrong }
 func (m *moved) alone(*vif) error               { return m.later }
 
 func (m *moved) restore(v *vif, holding bool) (bool, error) {
@@ -87,5 +88,25 @@ func TestLaterProgramsAreNoticed(t *testing.T) {
 	g.vifs[0].gone = true
 	if _, _, err := g.Held(); err != nil {
 		t.Errorf("of a vif that is gone: %v", err)
+	}
+}
+
+// TestLostPacketsAreTold: packets that never got into a queue count as dropped
+// from the first seal on, also if the count begins anew.
+func TestLostPacketsAreTold(t *testing.T) {
+	m := &moved{lost: 7}
+	g := newGate(Options{}, m)
+	g.vifs = []*vif{newVif(Vif{Name: "vif1.0", Path: &idle{}}, g.opts)}
+	if err := g.Seal(1); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		lost uint64
+		want bool
+	}{{7, false}, {8, true}, {0, false}, {1, true}} {
+		m.lost = step.lost
+		if _, _, err := g.Held(); errors.Is(err, ErrDropped) != step.want {
+			t.Errorf("%d lost: %v", step.lost, err)
+		}
 	}
 }

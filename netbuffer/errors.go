@@ -24,9 +24,10 @@ var (
 	// ErrBypassed: some other program removed the redirect of a vif; the vif's
 	// output leaves at once.
 	ErrBypassed = errors.New("redirect to the gate is gone")
-	// ErrDropped: a queue was full and dropped packets of an epoch that the gate
-	// holds. To the domain's peers they are packets that the network lost.
-	ErrDropped = errors.New("packets dropped, because the gate was full")
+	// ErrDropped: packets of an epoch that the gate holds were dropped, because
+	// a queue was full, or the kernel had no memory to copy them. To the domain's
+	// peers they are packets that the network lost.
+	ErrDropped = errors.New("packets dropped by the gate: it was full, or the host short of memory")
 	// ErrBusy: a queue that was opened did not run empty in time.
 	ErrBusy = errors.New("released packets do not leave")
 	// ErrBroken: after an earlier error the gate does not know which vifs are

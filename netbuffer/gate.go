@@ -43,10 +43,13 @@ type Gate struct {
 type vif struct {
 	Vif
 	nap   func()
-	ready bool   // the other queue is empty and holds
-	gone  bool   // the interface vanished; its queues may still hold packets
-	moved bool   // it is gone from here, and lives in another network namespace
-	drops uint64 // that the queues had counted when the gate began to hold
+	ready bool // the other queue is empty and holds
+	gone  bool // the interface vanished; its queues may still hold packets
+	moved bool // it is gone from here, and lives in another network namespace
+
+	// Packets that the queues dropped, up to when the gate began to hold; that
+	// never got into a queue; and those up to then.
+	drops, lost, lostBefore uint64
 }
 
 // host is what a gate needs of the machine besides its paths.
@@ -59,7 +62,8 @@ type host interface {
 	// remember writes down, for the next process, whether the gate holds.
 	remember(v *vif, holding bool) error
 	// redirected checks that the vif's packets still go to the queues:
-	// ErrBypassed, ErrForeign. A vif that vanished just now is no error.
+	// ErrBypassed, ErrForeign. A vif that vanished just now is no error. It also
+	// reads how many packets never got into a queue.
 	redirected(v *vif) error
 	// alone checks that no other program takes the vif's packets before the
 	// redirect, and that none misses them: ErrForeign. redirected looks at some
@@ -182,7 +186,7 @@ func (g *Gate) begin() error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.Name, err)
 		}
-		v.drops = st.Drops
+		v.drops, v.lostBefore = st.Drops, v.lost
 		// Write it down first: if a gate holds and its alias does not say so,
 		// the next process lets everything out.
 		if g.host != nil {

@@ -347,6 +347,7 @@ func (k *kernel) redirected(v *vif) error {
 	}
 	for _, f := range fs {
 		if d.redirects(f) {
+			v.lost = failed(f)
 			return foreign(d.vif, fs)
 		}
 	}

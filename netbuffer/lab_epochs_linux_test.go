@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 func TestLabSealAndRelease(t *testing.T) {
@@ -94,6 +96,27 @@ func TestLabLimit(t *testing.T) {
 	}
 	inOrder(t, "what had room", got, 0, uint32(len(got)))
 	must(t, "close", g.Close())
+}
+
+// TestLabLost: packets that the redirect can't put into a queue are told.
+func TestLabLost(t *testing.T) {
+	w := newWorld(t, 1)
+	u := newGuest(t, 0, 1)
+	g := w.open(Options{})
+	must(t, "seal 1", g.Seal(1))
+	if _, _, err := g.Held(); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "set ifb down", netlink.LinkSetDown(mustLink(t, suffix("xlft901.0", g.vifs[0].Current))))
+	u.burst(2, 6)
+	flush()
+	if _, _, err := g.Held(); !errors.Is(err, ErrDropped) {
+		t.Errorf("got %v, want ErrDropped", err)
+	} else {
+		t.Log(err)
+	}
+	inOrder(t, "lost", w.wait(0), 0, 0)
+	must(t, "discard", g.Discard())
 }
 
 // TestLabCost says what Seal and Release cost when nothing else runs.

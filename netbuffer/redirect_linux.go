@@ -178,3 +178,14 @@ func target(f netlink.Filter) int {
 	}
 	return 0
 }
+
+// failed returns how many packets the mirred action of a gate's filter could not
+// redirect, and dropped: the kernel had no memory for the clone, or the queue was
+// full, or the ifb is down.
+func failed(f netlink.Filter) uint64 {
+	r := redirect(f)
+	if r == nil || r.Statistics == nil || r.Statistics.Queue == nil {
+		return 0
+	}
+	return uint64(r.Statistics.Queue.Overlimits)
+}

@@ -43,14 +43,19 @@ func (g *Gate) Stats() (Stats, error) {
 	if g.closed {
 		return s, g.errorf("stats: %w", ErrClosed)
 	}
-	var errs error
+	errs := g.checkVifs()
+	for _, check := range []func(host, *vif) error{host.redirected, host.alone} {
+		if err := g.each(check); err != nil {
+			errs = errors.Join(errs, g.errorf("stats: %w", err))
+		}
+	}
 	for _, v := range g.vifs {
 		stats, err := v.stats(g.opts.limit())
 		if err != nil {
 			errs = errors.Join(errs, g.errorf("stats: %s: %w", v.Name, err))
 		}
-		if g.holding && !g.adopted && stats.Drops > v.drops {
-			errs = errors.Join(errs, g.errorf("stats: %s: %d %w", v.Name, stats.Drops-v.drops, ErrDropped))
+		if n := v.dropped(stats.Drops); n > 0 && g.holding && !g.adopted {
+			errs = errors.Join(errs, g.errorf("stats: %s: %d %w", v.Name, n, ErrDropped))
 		}
 		s.Vifs = append(s.Vifs, stats)
 		s.Packets += stats.Packets
@@ -58,15 +63,17 @@ func (g *Gate) Stats() (Stats, error) {
 		s.Drops += stats.Drops
 		s.Fullest = max(s.Fullest, float64(stats.Memory)/float64(stats.Limit))
 	}
-	if err := g.checkVifs(); err != nil {
-		errs = errors.Join(errs, err)
-	}
-	for _, check := range []func(host, *vif) error{host.redirected, host.alone} {
-		if err := g.each(check); err != nil {
-			errs = errors.Join(errs, g.errorf("stats: %w", err))
-		}
-	}
 	return s, errs
+}
+
+// dropped returns how many packets were dropped since the gate began to hold,
+// with the queues' present counters. A packet that a queue drops counts as lost
+// too. The count of the lost begins anew with a new redirect.
+func (v *vif) dropped(drops uint64) uint64 {
+	if v.lost < v.lostBefore {
+		v.lostBefore = 0
+	}
+	return max(drops-min(v.drops, drops), v.lost-v.lostBefore)
 }
 
 // stats adds up the two queues of a vif. A queue that can't be read counts as
