@@ -55,7 +55,9 @@ func (k *kernel) close() error {
 //
 // Errors: an UnsupportedError if the kernel lacks something, a ForeignError if
 // some other program has tc filters, tcx or XDP programs, or nftables chains at
-// the ingress of a vif, ErrNoVif for a name in Options.Vifs.
+// the ingress of a vif that has no gate yet, ErrNoVif for Options.Vifs and
+// Options.Devices. What came to stand beside a gate that is there is told by
+// Stats.
 func Open(domid uint32, opts Options) (*Gate, error) {
 	return open(domid, opts, false)
 }
@@ -238,6 +240,9 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 		return v, fmt.Errorf("netbuffer: hold output of %s: %s: %w", link.Attrs().Name, what, err)
 	}
 	filters, err := k.free(link)
+	if errors.Is(err, ErrForeign) && found != [2]netlink.Link{} {
+		err = nil // packets may wait in that gate, and have to be decided on
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -108,7 +108,22 @@ func TestLabIntruders(t *testing.T) {
 			} else {
 				t.Log(err)
 			}
-			must(t, "discard", g.Discard())
+			// The next process has to decide on what waits all the same.
+			u := newGuest(t, 0, 1)
+			crash(g)
+			g = w.open(Options{})
+			if holding, adopted := g.Holding(); !holding || !adopted {
+				t.Errorf("holding %v, adopted %v", holding, adopted)
+			}
+			if err := Inspect(domid, Options{}); !errors.Is(err, ErrForeign) {
+				t.Errorf("inspect: got %v, want ErrForeign", err)
+			}
+			if _, _, err := g.Held(); !errors.Is(err, ErrForeign) {
+				t.Errorf("held by the next process: got %v, want ErrForeign", err)
+			}
+			must(t, "release all", g.ReleaseAll())
+			u.burst(1, 6)
+			must(t, "close", g.Close())
 		})
 	}
 }

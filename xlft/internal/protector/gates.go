@@ -52,12 +52,16 @@ func openGate(h *xen.Host, d xen.Domain, devices []int, limit uint64) (*netGate,
 }
 
 // covers checks, before a protection begins, that all that the domain sends will
-// be held: that each of its network devices is behind the gate.
+// be held: that each of its network devices is behind the gate, and no other
+// program beside it.
 func (g *netGate) covers(domain uint32, devices []int) error {
 	if _, err := g.AddVifs(); err != nil {
 		return err
 	}
 	var errs error
+	if _, _, err := g.Held(); errors.Is(err, netbuffer.ErrForeign) {
+		errs = err
+	}
 	for _, n := range g.Missing(devices) {
 		errs = errors.Join(errs, &netbuffer.NoVifError{Vif: fmt.Sprintf("vif%d.%d", domain, n)})
 	}

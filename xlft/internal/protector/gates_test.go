@@ -15,6 +15,7 @@ type faulty struct {
 	holding bool
 	fault   error
 	mending error    // AddVifs and Restore fail so
+	beside  error    // of Held
 	calls   []string // in order
 }
 
@@ -33,6 +34,8 @@ func (f *faulty) mend(what, vif string) ([]string, error) {
 	f.fault = nil
 	return []string{vif}, nil
 }
+
+func (f *faulty) Held() (held, limit uint64, err error) { return 0, 1, f.beside }
 
 func (f *faulty) Missing(devices []int) []int { return devices[1:] }
 
@@ -90,6 +93,14 @@ func TestCovers(t *testing.T) {
 	}
 	if got := strings.Join(f.calls, " "); got != "add add" {
 		t.Errorf("did %q", got)
+	}
+	f.beside = netbuffer.ErrForeign
+	if err := (&netGate{f}).covers(3, []int{0, 1}); !errors.Is(err, netbuffer.ErrForeign) || !errors.Is(err, netbuffer.ErrNoVif) {
+		t.Errorf("beside another program: %v", err)
+	}
+	f.beside = netbuffer.ErrBypassed // the first seal mends it
+	if err := (&netGate{f}).covers(3, []int{0}); err != nil {
+		t.Errorf("bypassed: %v", err)
 	}
 	f.mending = errors.New("netlink is busy")
 	if err := (&netGate{f}).covers(3, []int{0}); !errors.Is(err, f.mending) {
