@@ -506,3 +506,30 @@ func TestHeldIsMemory(t *testing.T) {
 		})
 	}
 }
+
+// TestBypassedPath: a gate on a path whose redirect is gone says so, and works
+// again after a release of all, when the redirect is back.
+func TestBypassedPath(t *testing.T) {
+	var out []byte
+	p := netbuffertest.NewPath(func(b []byte) { out = append(out, b...) })
+	g := netbuffer.New(netbuffer.Options{}, vif(p))
+	must(t, g.Seal(1), g.Release(1))
+	p.Send([]byte("a"))
+	p.Bypass(true)
+	p.Send([]byte("b"))
+	if string(out) != "b" || !p.Open() {
+		t.Errorf("%q came out, open %v", out, p.Open())
+	}
+	if _, _, err := g.Held(); !errors.Is(err, netbuffer.ErrBypassed) {
+		t.Errorf("held: %v", err)
+	}
+	if err := g.Seal(2); !errors.Is(err, netbuffer.ErrBypassed) {
+		t.Errorf("seal: %v", err)
+	}
+	p.Bypass(false)
+	must(t, g.ReleaseAll(), g.Seal(1))
+	p.Send([]byte("c"))
+	if string(out) != "ba" || p.Open() {
+		t.Errorf("%q came out, open %v", out, p.Open())
+	}
+}
