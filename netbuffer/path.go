@@ -64,7 +64,7 @@ const (
 
 // Memory returns how much of the kernel's memory the waiting packets take at
 // most, in bytes. For small packets that is many times what they hold.
-func (s QueueState) Memory() uint64 {
-	larger := min(s.Packets, s.Bytes/packetHead) // so many may have more than a head
-	return s.Packets*packetMemory + s.Bytes + larger*pageSize
+func (st QueueState) Memory() uint64 {
+	larger := min(st.Packets, st.Bytes/packetHead) // so many may have more than a head
+	return st.Packets*packetMemory + st.Bytes + larger*pageSize
 }
