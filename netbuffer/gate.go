@@ -67,7 +67,8 @@ type host interface {
 	redirected(v *vif) error
 	// alone checks that no other program takes the vif's packets before the
 	// redirect, and that none misses them: ErrForeign. redirected looks at some
-	// of these too; it is quick, for the domain's pause.
+	// of these too; it is quick, for the domain's pause. alone may be some time
+	// behind.
 	alone(v *vif) error
 	// restore redirects a vif again that is not redirected any more, and
 	// reports whether it was one.

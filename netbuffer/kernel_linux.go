@@ -362,11 +362,23 @@ func (k *kernel) redirected(v *vif) error {
 	return ErrBypassed
 }
 
+// lookEvery is the time between two looks for programs and chains at a vif. Stats
+// is called far more often, for what waits.
+const lookEvery = 200 * time.Millisecond
+
 func (k *kernel) alone(v *vif) error {
 	d := k.all[v]
 	if d.vif == nil {
 		return nil
 	}
+	if time.Since(d.looked) >= lookEvery {
+		d.looked, d.beside = time.Now(), k.look(d)
+	}
+	return d.beside
+}
+
+// look looks for programs and chains at a vif.
+func (k *kernel) look(d *device) error {
 	link, err := k.h.LinkByIndex(d.vif.Attrs().Index)
 	if err != nil {
 		return nil // vanished just now

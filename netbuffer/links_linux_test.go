@@ -221,3 +221,18 @@ func TestParseLink(t *testing.T) {
 		t.Error("a message without a name was read")
 	}
 }
+
+// TestAloneLooksAgain: what comes to stand beside a gate is noticed, and no
+// longer told when it has gone.
+func TestAloneLooksAgain(t *testing.T) {
+	k, v := gated(t)
+	if err := k.alone(v); err != nil {
+		t.Fatal(err)
+	}
+	addChain(t, unix.NFPROTO_NETDEV, netdevIngress, "vif901.0", false)
+	soon(t, "the chain is noticed", func() bool { return errors.Is(k.alone(v), ErrForeign) })
+	if err := netlink.LinkDel(k.all[v].vif); err != nil {
+		t.Fatal(err)
+	}
+	soon(t, "it is gone with the vif", func() bool { return k.alone(v) == nil })
+}

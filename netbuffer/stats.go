@@ -32,7 +32,8 @@ type VifStats struct {
 // them. ErrBypassed says that some other program removed a redirect, ErrForeign
 // that it added a filter, a BPF program or an nftables chain, ErrNewVif and
 // ErrMoved that a vif came or was moved away, ErrDropped that a queue dropped
-// packets since the first Seal. The numbers are good even then.
+// packets since the first Seal. The numbers are good even then. BPF programs and
+// chains are looked for five times a second at most.
 func (g *Gate) Stats() (Stats, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -63,6 +64,9 @@ type device struct {
 	action   uint32          // index of the mirred action that steers
 	ownQdisc bool            // we made the clsact
 	made     bool            // the ifbs are new
+
+	looked time.Time // for programs and chains at the vif
+	beside error     // that were found then
 }
 
 // makeIfb makes an ifb without a qdisc of ours, down.
