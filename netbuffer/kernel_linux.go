@@ -97,9 +97,9 @@ func (g *Gate) undo(k *kernel) error {
 // adoptOrBuild fills the gate with the vifs of the domain: those of a gate that
 // an earlier process left, vanished ones too, and new ones.
 func (k *kernel) adoptOrBuild(g *Gate, onlyFound bool) error {
-	links, err := k.h.LinkList()
+	links, err := k.links()
 	if err != nil {
-		return fmt.Errorf("netbuffer: list links: %w", err)
+		return err
 	}
 	interfaces, err := k.domainVifs(links)
 	if err != nil {
@@ -200,9 +200,9 @@ func Inspect(domid uint32, opts Options) error {
 		return err
 	}
 	defer k.close()
-	links, err := k.h.LinkList()
+	links, err := k.links()
 	if err != nil {
-		return fmt.Errorf("netbuffer: list links: %w", err)
+		return err
 	}
 	vifs, err := k.domainVifs(links)
 	err = errors.Join(err, k.missingDevices(vifs))
@@ -226,7 +226,7 @@ func (k *kernel) free(link netlink.Link) ([]netlink.Filter, error) {
 	}
 	var fe *ForeignError
 	if err != nil && !errors.As(err, &fe) {
-		err = fmt.Errorf("netbuffer: hold output of %s: read filters: %w", link.Attrs().Name, err)
+		err = fmt.Errorf("netbuffer: hold output of %s: look what is there: %w", link.Attrs().Name, err)
 	}
 	return filters, err
 }
@@ -380,10 +380,13 @@ func (k *kernel) alone(v *vif) error {
 // look looks for programs and chains at a vif.
 func (k *kernel) look(d *device) error {
 	link, err := k.h.LinkByIndex(d.vif.Attrs().Index)
-	if err != nil {
-		return nil // vanished just now
+	switch {
+	case err == nil:
+		return k.hooked(link)
+	case k.vanished(d.vif):
+		return nil
 	}
-	return k.hooked(link)
+	return err
 }
 
 func (k *kernel) restore(v *vif, holding bool) (bool, error) {

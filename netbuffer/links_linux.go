@@ -109,12 +109,26 @@ func (k *kernel) note(c linkChange, vifs []*vif) {
 	}
 }
 
+// links lists the links, again if any changed meanwhile.
+func (t *tc) links() (links []netlink.Link, err error) {
+	for range 10 {
+		links, err = t.h.LinkList()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("netbuffer: list links: %w", err)
+	}
+	return links, nil
+}
+
 // missing lists the links. It returns interfaces of the domain that the gate
 // does not have, and marks the vifs whose interface is gone.
 func (k *kernel) missing(vifs []*vif) ([]netlink.Link, error) {
-	links, err := k.h.LinkList()
+	links, err := k.links()
 	if err != nil {
-		return nil, fmt.Errorf("netbuffer: list links: %w", err)
+		return nil, err
 	}
 	opts := k.opts
 	defer func() { k.opts = opts }()
