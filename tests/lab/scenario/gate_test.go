@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"xlft/netbuffer"
+	"xlft/tests/lab/ft"
 )
 
 // bulk returns how many bits a second the guest brings out over one TCP connection, once the connection has found its
@@ -95,7 +96,8 @@ func TestBulkOutput(t *testing.T) {
 func TestRedirectRemoved(t *testing.T) {
 	fx := protected(t)
 	fx.home.Must(t, "tc", "qdisc", "del", "dev", fx.vif(), "clsact")
-	fx.awaitUnprotected()
+	fx.await(fx.home, "unprotected", func(r ft.Row) bool { return !r.Protected && r.Role == "primary" })
+	fx.refused(fx.home, "not protected", "xl", "ft-status", fx.guest.Name)
 	fx.expectLog(fx.home, netbuffer.ErrBypassed.Error())
 	fx.await(fx.home, "protected again", isProtected)
 	filters := fx.home.Must(t, "tc", "filter", "show", "dev", fx.vif(), "ingress")
