@@ -70,7 +70,7 @@ type Domain struct {
 	AckTimeout     time.Duration
 	SuspendTimeout time.Duration
 	RetryDelay     time.Duration
-	NetBuffer      uint64 // bytes per network device
+	NetBuffer      uint64 // of memory for the held output of each network device, in bytes
 	Compress       bool
 	SyncRate       uint64          // bytes a second that the first copy of a disk compares; 0: no limit
 	Disks          map[string]Disk // by virtual device, such as "xvda"

@@ -57,6 +57,7 @@ type Disk struct {
 	Format  string `json:"format"`
 	// ReadWrite is the number 0 or 1.
 	ReadWrite int `json:"readwrite"`
+	Server
 }
 
 // byQEMU reports whether QEMU serves the disk.
@@ -87,6 +88,34 @@ type NIC struct {
 	MAC    string `json:"mac"`
 	Bridge string `json:"bridge"`
 	Script string `json:"script"`
+	Server
+}
+
+// Server is the domain that serves a device: its backend.
+type Server struct {
+	ID   uint32 `json:"backend_domid"`
+	Name string `json:"backend_domname"`
+}
+
+// elsewhere returns the name of the domain that serves the device; "" if that is
+// dom0.
+func (s Server) elsewhere() string {
+	switch {
+	case s.Name != "" && s.Name != "0" && s.Name != "Domain-0":
+		return s.Name
+	case s.ID != 0:
+		return fmt.Sprint(s.ID)
+	}
+	return ""
+}
+
+// Devices returns the numbers of the network devices.
+func (c *Config) Devices() []int {
+	ns := make([]int, len(c.NICs))
+	for i, n := range c.NICs {
+		ns[i] = n.DevID
+	}
+	return ns
 }
 
 // Parse reads libxl's JSON.
@@ -123,7 +152,18 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 	default:
 		add(fmt.Sprintf("it is a domain of unknown type %q", c.Create.Type), "Run it as a PVH domain (type=\"pvh\").")
 	}
+	for _, n := range c.NICs {
+		if where := n.elsewhere(); where != "" {
+			add(fmt.Sprintf("network device %d (%s) is served by domain %s, where its output can't be held", n.DevID, n.MAC, where),
+				"Let dom0 serve it: remove backend= from its line in the domain's configuration.")
+		}
+	}
 	for _, d := range c.Disks {
+		if where := d.elsewhere(); where != "" {
+			add(fmt.Sprintf("disk %s is served by domain %s, out of reach of xlft", d.VDev, where),
+				"Let dom0 serve it: remove backend= from its line in the domain's configuration.")
+			continue
+		}
 		switch {
 		case d.Copied():
 			if want := c.Create.Name + "/" + d.VDev; d.Target != want {

@@ -128,6 +128,21 @@ func merge(own, backups []wire.Problem, backup string) []wire.Problem {
 	return own
 }
 
+// each returns the errors that were joined to err.
+func each(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []error
+		for _, e := range j.Unwrap() {
+			all = append(all, each(e)...)
+		}
+		return all
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
+}
+
 // local returns the reasons on this host.
 func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer) (ps []wire.Problem, err error) {
 	add := func(what, advice string) {
@@ -141,8 +156,10 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 		add(p.What, p.Advice)
 	}
 	if len(conf.NICs) > 0 {
-		if err := netbuffer.Check(ctx); err != nil {
-			add(err.Error(), c.Advice(err))
+		for _, err := range []error{netbuffer.Check(ctx), netbuffer.Inspect(d.ID, netbuffer.Options{Devices: conf.Devices()})} {
+			for _, err := range each(err) {
+				add(err.Error(), c.Advice(err))
+			}
 		}
 	}
 	st, why, err := c.Host.Guest(d).State()

@@ -103,11 +103,7 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 // session opens the gates and returns a session that has not begun.
 func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, check *preflight.Check, peer config.Peer) (*primary.Session, error) {
 	c, dc := p.Config, p.Config.For(p.Domain)
-	offer := func() (wire.Offer, error) {
-		o, _, err := check.Offer(ctx, d)
-		return o, err
-	}
-	o, err := offer()
+	o, conf, err := check.Offer(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -115,12 +111,19 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	if err := p.renamed(records, d); err != nil {
 		return nil, err
 	}
-	gate, err := openGate(h, d, dc.NetBuffer)
+	gate, err := openGate(h, d, conf.Devices(), dc.NetBuffer)
 	if err != nil {
 		return nil, fmt.Errorf("hold output: %w", err)
 	}
 	gates := xlft.Gates{Net: gate}
 	_, found := gate.Holding()
+	offer := func() (wire.Offer, error) {
+		o, conf, err := check.Offer(ctx, d)
+		if err == nil {
+			err = gate.covers(d.ID, conf.Devices())
+		}
+		return o, err
+	}
 	log := p.Log.With(zap.String("domain", p.Domain), zap.String("backup", peer.Name))
 	if len(o.Disks) > 0 {
 		client := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, p.Domain), peer.Name, o.Disks)
