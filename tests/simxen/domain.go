@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"hash/fnv"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ type Domain struct {
 	mu        sync.Mutex
 	pages     [][]byte // nil: never written, all zero
 	dirty     map[int]bool
+	fresh     map[int]bool // came since the last checkpoint: what is written to them is not in dirty
+	lacks     map[int]bool // pages that the domain gave back
+	limit     int          // pages that it may have
 	suspended bool
 	paused    bool
 	gone      bool
@@ -54,7 +58,7 @@ func (h *Host) Boot(name string, n int) *Domain {
 }
 
 func (h *Host) domain(name string, n int) *Domain {
-	d := &Domain{Name: name, host: h, vif: newVif(h.outside), dirty: map[int]bool{}, stop: make(chan struct{})}
+	d := &Domain{Name: name, host: h, vif: newVif(h.outside), dirty: map[int]bool{}, fresh: map[int]bool{}, lacks: map[int]bool{}, limit: n + slack, stop: make(chan struct{})}
 	d.mirror = h.newMirror()
 	d.pages = make([][]byte, n)
 	if n > 0 {
@@ -97,7 +101,7 @@ func (d *Domain) Touch(n int) {
 	defer d.mu.Unlock()
 	for i := 1; i <= n; i++ {
 		binary.LittleEndian.PutUint64(d.page(i)[8*(i%500):], in+uint64(i))
-		d.dirty[i] = true
+		d.wrote(i)
 	}
 }
 
@@ -119,8 +123,12 @@ func (d *Domain) step() {
 	binary.LittleEndian.PutUint64(d.page(0), count)
 	binary.LittleEndian.PutUint64(d.page(0)[8:], sum)
 	at := 1 + int(in%uint64(len(d.pages)-1))
-	binary.LittleEndian.PutUint64(d.page(at)[8*(count%(PageSize/8)):], sum)
-	d.dirty[0], d.dirty[at] = true, true
+	d.takePages()
+	if !d.lacks[at] {
+		binary.LittleEndian.PutUint64(d.page(at)[8*(count%(PageSize/8)):], sum)
+		d.wrote(at)
+	}
+	d.dirty[0] = true
 	d.takeAnswer()
 	if !d.issued && !d.host.outside.NoDisks {
 		if binary.LittleEndian.Uint64(d.page(0)[memBusy:]) == 0 {
@@ -211,6 +219,8 @@ func hash(pages [][]byte) uint64 {
 type guest struct {
 	p *Process
 	d *Domain
+
+	limit, held int // of HoldMemory
 
 	// Buffers of Save, reused.
 	entries []savestream.PageEntry
@@ -328,7 +338,11 @@ func (g *guest) save(ctx context.Context, w io.Writer, hooks xlft.SaveHooks) err
 	for i := range all {
 		all[i] = i
 	}
-	clear(g.d.dirty)
+	for i := range g.d.lacks {
+		all = slices.DeleteFunc(all, func(p int) bool { return p == i })
+	}
+	g.d.clean()
+	size := len(g.d.pages) // libxc asks once
 	g.d.mu.Unlock()
 	const batch = 256
 	for len(all) > 0 {
@@ -347,12 +361,12 @@ func (g *guest) save(ctx context.Context, w io.Writer, hooks xlft.SaveHooks) err
 		}
 		g.d.mu.Lock()
 		var dirty []int
-		for i := range g.d.pages {
-			if g.d.dirty[i] {
+		for i := range size {
+			if g.d.dirty[i] && !g.d.lacks[i] {
 				dirty = append(dirty, i)
 			}
 		}
-		clear(g.d.dirty)
+		g.d.clean()
 		g.d.mu.Unlock()
 		for len(dirty) > 0 {
 			n := min(batch, len(dirty))

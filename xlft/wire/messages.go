@@ -39,6 +39,9 @@ type Offer struct {
 	Config json.RawMessage `json:"config"`
 	// MaxMemKiB is what the backup needs free, without its own overhead.
 	MaxMemKiB uint64 `json:"max_mem_kib"`
+	// Pages is how many pages of 4 KiB the domain has; the save begins only while
+	// it has as many.
+	Pages uint64 `json:"pages,omitempty"`
 	// XenVersion is "major.minor" of the primary's hypervisor.
 	XenVersion string `json:"xen_version"`
 	// FailureTimeout is the silence after which the backup suspects the primary.

@@ -35,8 +35,34 @@ func (c *Check) Dial(p config.Peer) wire.Dialer {
 	return c.Identity.Dialer(p.Address, p.Fingerprint)
 }
 
-// Offer describes a domain to a backup.
-func (c *Check) Offer(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.Config, error) {
+// Offer describes a domain to a backup. It fails while the domain's memory is in
+// a state that no replica can have.
+func (c *Check) Offer(ctx context.Context, d xen.Domain) (wire.Offer, error) {
+	o, conf, err := c.describe(ctx, d)
+	if err != nil {
+		return o, err
+	}
+	ps, err := c.memory(d, conf, o.Pages)
+	if err == nil && len(ps) > 0 {
+		err = fmt.Errorf("%s: %s. %s", d.Name, ps[0].What, ps[0].Advice)
+	}
+	return o, err
+}
+
+// memory returns what in the domain's memory no replica could have.
+func (c *Check) memory(d xen.Domain, conf *domconf.Config, pages uint64) ([]domconf.Problem, error) {
+	var unpopulated uint64
+	if conf.Create.Type != "pv" {
+		var err error
+		if unpopulated, err = c.Host.Guest(d).Unpopulated(); err != nil {
+			return nil, err
+		}
+	}
+	return conf.MemoryProblems(pages*4, unpopulated*4, xen.MaxMemSlack), nil
+}
+
+// describe describes a domain as it is.
+func (c *Check) describe(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.Config, error) {
 	raw, err := c.Host.Config(d.ID)
 	if err != nil {
 		return wire.Offer{}, nil, err
@@ -49,12 +75,17 @@ func (c *Check) Offer(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.C
 	if err != nil {
 		return wire.Offer{}, nil, err
 	}
+	memory, err := c.Host.Guest(d).Memory()
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
 	disks, err := c.disks(ctx, d.Name, conf.Copied())
 	if err != nil {
 		return wire.Offer{}, nil, err
 	}
 	return wire.Offer{
 		Disks: disks, Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
+		Pages:      memory.Pages,
 		XenVersion: info.Version, FailureTimeout: c.Config.For(d.Name).FailureTimeout,
 	}, conf, nil
 }
@@ -87,11 +118,11 @@ func (c *Check) disks(ctx context.Context, domain string, vdevs []string) ([]wir
 // Problems returns every reason why a domain can't be protected now by a peer.
 // An error means that this host could not be looked at.
 func (c *Check) Problems(ctx context.Context, d xen.Domain, p config.Peer) ([]wire.Problem, error) {
-	o, conf, err := c.Offer(ctx, d)
+	o, conf, err := c.describe(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	ps, err := c.local(ctx, d, conf, p)
+	ps, err := c.local(ctx, d, conf, p, o.Pages)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +155,7 @@ func merge(own, backups []wire.Problem, backup string) []wire.Problem {
 }
 
 // local returns the reasons on this host.
-func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer) (ps []wire.Problem, err error) {
+func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer, pages uint64) (ps []wire.Problem, err error) {
 	add := func(what, advice string) {
 		ps = append(ps, wire.Problem{Host: c.Config.Name, What: what, Advice: advice})
 	}
@@ -132,7 +163,11 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range conf.Problems(info.ShadowPV) {
+	memory, err := c.memory(d, conf, pages)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range append(conf.Problems(info.ShadowPV), memory...) {
 		add(p.What, p.Advice)
 	}
 	if len(conf.NICs) > 0 {

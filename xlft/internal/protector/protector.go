@@ -94,8 +94,12 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 // session opens the gates and returns a session that has not begun.
 func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, check *preflight.Check, peer config.Peer) (*primary.Session, error) {
 	c, dc := p.Config, p.Config.For(p.Domain)
+	var size settling
 	offer := func() (wire.Offer, error) {
-		o, _, err := check.Offer(ctx, d)
+		o, err := check.Offer(ctx, d)
+		if err == nil {
+			err = size.look(o.Pages)
+		}
 		return o, err
 	}
 	o, err := offer()
@@ -122,6 +126,21 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 		Guest: h.Guest(d), Gates: gates, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
 		Dial: check.Dial(peer), Peer: peer.Name, Store: records, Log: log,
 	}, nil
+}
+
+// settling tells whether a domain's memory still changes. A domain that is
+// protected keeps the memory that it has: one that is on its way to a new size
+// would be held halfway.
+type settling struct{ pages uint64 }
+
+// look compares with the look before.
+func (s *settling) look(pages uint64) error {
+	before := s.pages
+	s.pages = pages
+	if before != 0 && before != pages {
+		return fmt.Errorf("the domain's memory still changes: it had %d KiB, now %d KiB", before*4, pages*4)
+	}
+	return nil
 }
 
 // lock makes sure that a domain has one protector.

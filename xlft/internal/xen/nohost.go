@@ -40,4 +40,8 @@ func (*Guest) Pause() error                                              { retur
 func (*Guest) Unpause() error                                            { return ErrNoXen }
 func (*Guest) Destroy() error                                            { return ErrNoXen }
 func (*Guest) DirtyPages() (uint64, error)                               { return 0, ErrNoXen }
+func (*Guest) HoldMemory() (xlft.Memory, error)                          { return xlft.Memory{}, ErrNoXen }
+func (*Guest) ReleaseMemory() error                                      { return ErrNoXen }
+func (*Guest) Memory() (xlft.Memory, error)                              { return xlft.Memory{}, ErrNoXen }
+func (*Guest) Unpopulated() (uint64, error)                              { return 0, ErrNoXen }
 func (*Guest) State() (xlft.GuestState, string, error)                   { return 0, "", ErrNoXen }

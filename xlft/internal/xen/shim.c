@@ -97,6 +97,29 @@ int xlft_domain_state(xc_interface *xch, uint32_t domid, int *reason)
     return *reason == SHUTDOWN_suspend ? XLFT_SUSPENDED : XLFT_OVER;
 }
 
+int xlft_domain_memory(xc_interface *xch, uint32_t domid, uint64_t *pages,
+                       uint64_t *limit)
+{
+    xc_domaininfo_t info;
+    int n = xc_domain_getinfolist(xch, domid, 1, &info);
+
+    if (n < 0)
+        return -errno;
+    if (n == 0 || info.domain != domid)
+        return -ESRCH;
+    *pages = info.tot_pages;
+    *limit = info.max_pages;
+    return 0;
+}
+
+int xlft_domain_pod(xc_interface *xch, uint32_t domid, uint64_t *entries)
+{
+    uint64_t total, cache;
+
+    return xc_domain_get_pod_target(xch, domid, &total, &cache, entries) < 0
+               ? -errno : 0;
+}
+
 int xlft_wait_stopped(xc_interface *xch, uint32_t domid, int *reason,
                       unsigned usec)
 {

@@ -21,6 +21,13 @@ char *xlft_logger_take(xentoollog_logger *l);
 /* State of a domain; *reason gets SHUTDOWN_xxx when it is over. < 0: errno. */
 int xlft_domain_state(xc_interface *xch, uint32_t domid, int *reason);
 
+/* Pages that a domain has, and may have. < 0: errno. */
+int xlft_domain_memory(xc_interface *xch, uint32_t domid, uint64_t *pages, uint64_t *limit);
+
+/* Pages of an HVM or PVH domain that it may use and that no memory stands behind
+ * yet (populate on demand). < 0: errno. */
+int xlft_domain_pod(xc_interface *xch, uint32_t domid, uint64_t *entries);
+
 /* Polls until the domain is not running, at most usec microseconds. */
 int xlft_wait_stopped(xc_interface *xch, uint32_t domid, int *reason, unsigned usec);
 
