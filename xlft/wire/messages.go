@@ -51,6 +51,15 @@ type Offer struct {
 	MaxEpoch uint64 `json:"max_epoch_bytes"`
 	// Disks are those that the backup keeps copies of.
 	Disks []Disk `json:"disks,omitempty"`
+	// NICs are the domain's network devices as this host has them.
+	NICs []NIC `json:"nics,omitempty"`
+}
+
+// NIC is a network device of a domain.
+type NIC struct {
+	DevID int `json:"devid"`
+	// MTU of the device on the primary, in bytes; 0 if it is not known.
+	MTU int `json:"mtu,omitempty"`
 }
 
 // Disk is a disk of a domain.

@@ -109,6 +109,7 @@ type NIC struct {
 	MAC    string `json:"mac"`
 	Bridge string `json:"bridge"`
 	Script string `json:"script"`
+	MTU    int    `json:"mtu"` // 0: that of its bridge
 }
 
 // Parse reads libxl's JSON.

@@ -7,6 +7,10 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -85,9 +89,22 @@ func (c *Check) describe(ctx context.Context, d xen.Domain) (wire.Offer, *domcon
 	}
 	return wire.Offer{
 		Disks: disks, Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
-		Pages:      memory.Pages,
+		Pages: memory.Pages, NICs: nics("/sys/class/net", conf),
 		XenVersion: info.Version, FailureTimeout: c.Config.For(d.Name).FailureTimeout,
 	}, conf, nil
+}
+
+// nics describes a domain's network devices: vif-bridge gives a device the MTU of
+// its bridge, unless its configuration has one.
+func nics(net string, conf *domconf.Config) (all []wire.NIC) {
+	for _, n := range conf.NICs {
+		mtu := n.MTU
+		if b, err := os.ReadFile(filepath.Join(net, n.Bridge, "mtu")); err == nil && mtu == 0 && n.Bridge != "" {
+			mtu, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+		}
+		all = append(all, wire.NIC{DevID: n.DevID, MTU: mtu})
+	}
+	return all
 }
 
 // disks describes the disks of a domain that are copied, as its disk server has

@@ -98,24 +98,15 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 			if _, err := os.Stat(filepath.Join(scriptDir, domconf.Script)); err != nil {
 				add("Install xlft there.", "no hotplug script %s in %s, which disk %s uses", domconf.Script, scriptDir, d.VDev)
 			}
-		} else if _, err := os.Stat(d.Target); err != nil && d.Target != "" && d.ReadWrite == 0 {
+			continue
+		}
+		ps = append(ps, ownPlaces.script(d.Script, "disk "+d.VDev)...)
+		// With a script the target is the script's to understand.
+		if _, err := os.Stat(d.Target); err != nil && d.Target != "" && d.Script == "" && d.ReadWrite == 0 {
 			add("Put the same file or device at the same place on the backup.", "disk %s, which is read-only, is not there: %v", d.VDev, err)
 		}
 	}
-	for _, nic := range c.NICs {
-		if nic.Bridge == "" {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join("/sys/class/net", nic.Bridge, "bridge")); err != nil {
-			add(fmt.Sprintf("Make a bridge %s on the backup, on the same network.", nic.Bridge), "no bridge %s, which the domain's network device %d is on", nic.Bridge, nic.DevID)
-		}
-		if s := nic.Script; filepath.IsAbs(s) {
-			if _, err := os.Stat(s); err != nil {
-				add("Install the script on the backup.", "no hotplug script %s, which the domain's network device %d uses", s, nic.DevID)
-			}
-		}
-	}
-	return ps
+	return append(ps, ownPlaces.nics(c, o.NICs)...)
 }
 
 // older compares versions such as "4.17".
