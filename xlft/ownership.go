@@ -20,6 +20,9 @@ type Ownership struct {
 	// an owner: the primary handed the domain over, and it is not yet known
 	// whether the domain runs here.
 	Handed bool `json:"handed,omitempty"`
+	// Paused, on a primary: this run of the domain was paused by its protector.
+	// Xen counts pauses: whoever finds this undoes one, and no other.
+	Paused bool `json:"paused,omitempty"`
 	// Instance, on a primary, tells this run of the domain from any other.
 	Instance string `json:"instance,omitempty"`
 }

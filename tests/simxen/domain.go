@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"hash/fnv"
 	"io"
 	"slices"
@@ -30,8 +31,9 @@ type Domain struct {
 	fresh     map[int]bool // came since the last checkpoint: what is written to them is not in dirty
 	lacks     map[int]bool // pages that the domain gave back
 	limit     int          // pages that it may have
+	written   int          // page that Write wrote last
 	suspended bool
-	paused    bool
+	paused    int // how often, as Xen counts
 	gone      bool
 	ended     string // why the program ended by itself; "" until then
 	deaf      bool   // ignores suspend requests
@@ -105,6 +107,20 @@ func (d *Domain) Touch(n int) {
 	}
 }
 
+// Write writes to n pages from page 1 on, one after the other, going on where the last Write ended.
+func (d *Domain) Write(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone || d.suspended || d.paused > 0 {
+		return
+	}
+	for range n {
+		d.written = d.written%(len(d.pages)-1) + 1
+		d.page(d.written)[16]++
+		d.wrote(d.written)
+	}
+}
+
 func fold(sum, in, count uint64) uint64 {
 	x := (sum ^ in ^ count<<32) * 0x9e3779b97f4a7c15
 	return x ^ x>>29
@@ -113,7 +129,7 @@ func fold(sum, in, count uint64) uint64 {
 func (d *Domain) step() {
 	in := d.host.outside.Rand()
 	d.mu.Lock()
-	if d.gone || d.suspended || d.paused || d.ended != "" {
+	if d.gone || d.suspended || d.paused > 0 || d.ended != "" {
 		d.mu.Unlock()
 		return
 	}
@@ -155,14 +171,14 @@ func (d *Domain) state() (count, sum uint64) {
 func (d *Domain) speaks() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.gone && !d.suspended && !d.paused && d.ended == "" && d.vif.speaks.Load()
+	return !d.gone && !d.suspended && d.paused == 0 && d.ended == "" && d.vif.speaks.Load()
 }
 
 // Runs reports whether the domain takes steps.
 func (d *Domain) Runs() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.gone && !d.suspended && !d.paused && d.ended == ""
+	return !d.gone && !d.suspended && d.paused == 0 && d.ended == ""
 }
 
 // Undelivered returns how many packets of this life were not delivered.
@@ -183,7 +199,14 @@ func (d *Domain) End(why string) {
 func (d *Domain) Freeze() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.paused = true
+	d.paused++
+}
+
+// Thaw undoes one Freeze.
+func (d *Domain) Thaw() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.paused--
 }
 
 // Deafen makes the domain ignore suspend requests.
@@ -243,7 +266,7 @@ func (g *guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 		case g.d.gone || g.d.ended != "":
 			g.d.mu.Unlock()
 			return asked, xlft.ErrGuestEnded
-		case !g.d.deaf && !g.d.paused:
+		case !g.d.deaf && g.d.paused == 0:
 			g.d.suspended = true
 			h := hash(g.d.pages)
 			l := g.d.life
@@ -271,9 +294,20 @@ func (g *guest) change(f func(*Domain)) error {
 	return nil
 }
 
-func (g *guest) Resume() error  { return g.change(func(d *Domain) { d.suspended = false }) }
-func (g *guest) Pause() error   { return g.change(func(d *Domain) { d.paused = true }) }
-func (g *guest) Unpause() error { return g.change(func(d *Domain) { d.paused = false }) }
+func (g *guest) Resume() error { return g.change(func(d *Domain) { d.suspended = false }) }
+func (g *guest) Pause() error  { return g.change(func(d *Domain) { d.paused++ }) }
+
+func (g *guest) Unpause() error {
+	var none error
+	err := g.change(func(d *Domain) {
+		if d.paused == 0 {
+			none = errors.New("simxen: the domain is not paused")
+			return
+		}
+		d.paused--
+	})
+	return errors.Join(err, none)
+}
 
 func (g *guest) Destroy() error {
 	g.p.h.work()

@@ -57,6 +57,9 @@ func (v *save) run() error {
 		err = v.s.Guest.Save(v.ctx, v.spool, xlft.SaveHooks{Suspend: v.suspend, Captured: v.captured, Next: v.wait})
 	}
 	v.spool.fail(errSpoolClosed)
+	if _, overflows := v.spool.usage(); overflows > 0 {
+		v.s.trigger.overflowed()
+	}
 	v.release()
 	if v.suspended && !v.destroyed.Load() {
 		if rerr := v.s.Guest.Resume(); rerr != nil {

@@ -104,6 +104,7 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	// failed before it had destroyed the copy here.
 	yielded := same && found.Role == xlft.HostYielded
 	s.ownership = found
+	s.ownership.Paused = same && found.Paused
 	if !yielded {
 		if !held {
 			s.ownership.Generation++
@@ -122,9 +123,10 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	s.spawn(func() { s.watchGuest(work) })
 	s.trigger.epochMax, s.trigger.dirtyMax = s.Settings.EpochMax, s.Settings.DirtyMax
 	s.trigger.guest, s.trigger.gate, s.trigger.output = s.Guest, s.Gates, s.Events
+	s.trigger.memory = s.Settings.SpoolLimit
 	s.spawn(func() { s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }) })
 
-	s.step(work, Start{Held: held, Handed: found.Handed, Yielded: yielded})
+	s.step(work, Start{Held: held, Handed: found.Handed, Yielded: yielded, Paused: s.ownership.Paused})
 	stop := ctx.Done()
 	for s.exit == nil {
 		select {
@@ -206,10 +208,13 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		s.do(ctx, a)
 	}
 	now := s.m.State()
-	if now != Protected {
+	if now != Protected && now != Syncing {
 		s.trigger.close()
 	}
-	s.status.set(func(v *Status) { v.State, v.Epoch, v.Generation = now, s.m.Acked(), s.ownership.Generation })
+	s.status.set(func(v *Status) {
+		v.Holding = s.m.Holding()
+		v.State, v.Epoch, v.Generation = now, s.m.Acked(), s.ownership.Generation
+	})
 	s.answerFailovers()
 }
 
@@ -335,13 +340,9 @@ func (s *Session) do(ctx context.Context, a Action) {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
 	case Pause:
-		if err := s.Guest.Pause(); err != nil {
-			s.Log.Error("pause the domain", zap.Error(err))
-		}
+		s.pause()
 	case Unpause:
-		if err := s.Guest.Unpause(); err != nil {
-			s.Log.Error("unpause the domain", zap.Error(err))
-		}
+		s.unpause()
 	case ReleaseAll:
 		if err := s.Gates.ReleaseAll(); err != nil {
 			s.Log.Error("release all held output", zap.Error(err))
@@ -410,7 +411,7 @@ func (s *Session) destroy() {
 	if s.save != nil {
 		s.save.destroyed.Store(true)
 	}
-	s.ownership.Role, s.ownership.Exposed, s.ownership.Handed = xlft.HostYielded, false, false
+	s.ownership.Role, s.ownership.Exposed, s.ownership.Handed, s.ownership.Paused = xlft.HostYielded, false, false, false
 	if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 		s.Log.Error("record that the domain was given up", zap.Error(err))
 	}

@@ -1,0 +1,32 @@
+package primary
+
+import "go.uber.org/zap"
+
+// pause stops the domain's vCPUs. Xen counts pauses, xl's among them, so each of
+// ours is undone once, by this protector or its successor: the record comes
+// first.
+func (s *Session) pause() {
+	s.recordPaused(true)
+	if err := s.Guest.Pause(); err != nil {
+		s.Log.Error("pause the domain", zap.Error(err))
+		s.recordPaused(false)
+	}
+}
+
+// unpause undoes pause, if it had an effect.
+func (s *Session) unpause() {
+	if !s.ownership.Paused {
+		return
+	}
+	if err := s.Guest.Unpause(); err != nil {
+		s.Log.Error("unpause the domain", zap.Error(err))
+	}
+	s.recordPaused(false)
+}
+
+func (s *Session) recordPaused(paused bool) {
+	s.ownership.Paused = paused
+	if err := s.Store.Save(s.Domain, s.ownership); err != nil {
+		s.Log.Error("record whether the domain is paused", zap.Error(err))
+	}
+}
