@@ -53,7 +53,22 @@ type Offer struct {
 	Disks []Disk `json:"disks,omitempty"`
 	// NICs are the domain's network devices as this host has them.
 	NICs []NIC `json:"nics,omitempty"`
+	// CPUID is what the domain was told of its processor.
+	CPUID []CPUIDLeaf `json:"cpuid,omitempty"`
 }
+
+// CPUIDLeaf is what the instruction CPUID answers for one leaf.
+type CPUIDLeaf struct {
+	Leaf uint32 `json:"leaf"`
+	Sub  uint32 `json:"sub"` // NoSubleaf if the leaf has none
+	A    uint32 `json:"a"`
+	B    uint32 `json:"b"`
+	C    uint32 `json:"c"`
+	D    uint32 `json:"d"`
+}
+
+// NoSubleaf is Xen's XEN_CPUID_NO_SUBLEAF.
+const NoSubleaf = ^uint32(0)
 
 // NIC is a network device of a domain.
 type NIC struct {

@@ -83,13 +83,17 @@ func (c *Check) describe(ctx context.Context, d xen.Domain) (wire.Offer, *domcon
 	if err != nil {
 		return wire.Offer{}, nil, err
 	}
+	cpu, err := c.Host.CPUID(d.ID)
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
 	disks, err := c.disks(ctx, d.Name, conf.Copied())
 	if err != nil {
 		return wire.Offer{}, nil, err
 	}
 	return wire.Offer{
 		Disks: disks, Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
-		Pages: memory.Pages, NICs: nics("/sys/class/net", conf),
+		Pages: memory.Pages, NICs: nics("/sys/class/net", conf), CPUID: cpu,
 		XenVersion: info.Version, FailureTimeout: c.Config.For(d.Name).FailureTimeout,
 	}, conf, nil
 }

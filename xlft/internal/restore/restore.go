@@ -27,6 +27,7 @@ import (
 	"xlft/savestream"
 
 	"xlft/xlft/backup"
+	"xlft/xlft/internal/cpuid"
 	"xlft/xlft/internal/domconf"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/wire"
@@ -76,6 +77,11 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 	if c.Create.Type != "pv" && !info.HAP {
 		add("Switch hardware-assisted paging on in the firmware or on Xen's command line.", "Xen has no hardware-assisted paging, which a %s domain needs", c.Create.Type)
 	}
+	if host, err := r.Host.MostCPUID(c.Create.Type == "pv"); err != nil {
+		add("Look at the receiver's log on the backup.", "%v", err)
+	} else if len(o.CPUID) > 0 {
+		ps = append(ps, cpuProblems(cpuid.Compare(o.CPUID, host))...)
+	}
 	all, err := r.Host.Domains()
 	if err != nil {
 		add("Look at the receiver's log on the backup.", "%v", err)
@@ -107,6 +113,21 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 		}
 	}
 	return append(ps, ownPlaces.nics(c, o.NICs)...)
+}
+
+// cpuProblems says what this host's processors lack.
+func cpuProblems(m cpuid.Missing) []wire.Problem {
+	switch {
+	case m.None():
+		return nil
+	case m.Vendor != "":
+		return []wire.Problem{{What: fmt.Sprintf("its processors are of another vendor: %v", m), Advice: "Use hosts with processors of one vendor."}}
+	}
+	advice := "Use hosts with the same processors, microcode and Xen options."
+	if mask := m.Mask(); mask != "" {
+		advice = fmt.Sprintf("Hide them from the domain: put %s into its configuration on the primary, and start it again.", mask)
+	}
+	return []wire.Problem{{What: fmt.Sprintf("its processors lack what the domain was told it has, and may use: %v", m), Advice: advice}}
 }
 
 // older compares versions such as "4.17".
