@@ -290,7 +290,11 @@ func TestPauseUndone(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, end := busySim(t, variant{pages: 2000, memory: 1 << 20, slow: 6 * simEpoch, store: c.store}, 12)
-				for !s.session.Status().Holding {
+				for waited := 0; !s.session.Status().Holding; waited++ {
+					if waited == 1000 {
+						t.Error("the domain is not held")
+						break
+					}
 					time.Sleep(5 * time.Millisecond)
 				}
 				if c.operator {
