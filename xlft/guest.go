@@ -37,9 +37,27 @@ type Guest interface {
 	Destroy() error
 	// DirtyPages counts the pages written since the last checkpoint.
 	DirtyPages() (uint64, error)
+	// HoldMemory keeps the hypervisor from giving the domain further pages, and
+	// returns the domain's memory as it is then. ReleaseMemory undoes it, unless
+	// somebody else has set the limit since.
+	HoldMemory() (Memory, error)
+	ReleaseMemory() error
+	// Memory returns the domain's memory. As long as it is what HoldMemory
+	// returned, the domain has had the same pages all the time.
+	Memory() (Memory, error)
 	// State looks at the domain; why says how it ended.
 	State() (s GuestState, why string, err error)
 }
+
+// Memory is how many pages of 4 KiB a domain has, and how many it may have.
+//
+// A save knows which pages the domain wrote, but not which pages came: Xen up
+// to 4.18 does not log what is written to a new page in its first epoch (fixed
+// by Xen's commit 98fccdf0ac7c, in 4.19.5, 4.20.3, 4.21.1), and a page that
+// left stays in the replica. So the memory of a protected domain is held, one
+// page short of what it is. A domain that gives a page back can't take another,
+// and then has fewer: every change shows in these numbers.
+type Memory struct{ Pages, Limit uint64 }
 
 // SaveHooks are called by Guest.Save, in this order for each checkpoint, on
 // one goroutine.
@@ -59,4 +77,7 @@ var (
 	ErrSuspendTimeout = errors.New("the domain did not suspend in time")
 	// ErrGuestEnded: the domain shut down, crashed or was destroyed.
 	ErrGuestEnded = errors.New("the domain ended")
+	// ErrMemoryChanged: the domain gave memory back or was to get more
+	// (ballooning). The backup needs a new copy.
+	ErrMemoryChanged = errors.New("the domain's memory changed")
 )

@@ -25,7 +25,8 @@ type Ownership struct {
 	Exposed bool `json:"exposed,omitempty"`
 	// Handed, on a primary: the backup may have been told to run the domain.
 	Handed bool `json:"handed,omitempty"`
-	// Paused, on a primary: the protector has paused the domain, or was about to.
+	// Paused, on a primary: this run of the domain was paused by its protector, or
+	// was about to be. Xen counts pauses: whoever finds this undoes one, and no other.
 	Paused bool `json:"paused,omitempty"`
 	// Pending, on an owner: the takeover was begun, and whether the domain runs
 	// here is found out by looking.

@@ -191,3 +191,131 @@ func (c *deafConn) Write(b []byte) (int, error) {
 	}
 	return c.Conn.Write(b)
 }
+
+// busySim runs a domain that writes so many pages every 10 ms, until the test
+// ends it.
+func busySim(t *testing.T, v variant, pages int) (s *sim, end func()) {
+	v.storage = mirrored
+	s = newSim(t, 2, v, zap.NewNop())
+	s.receive()
+	s.protect()
+	s.awaitProtected()
+	stop := make(chan struct{})
+	s.wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+				s.domain.Write(pages)
+			}
+		}
+	})
+	return s, func() {
+		close(stop)
+		s.endWell()
+	}
+}
+
+// TestHeldForBackup: a domain that writes more than the next checkpoint can
+// carry, while the backup is slow, waits and stays protected.
+func TestHeldForBackup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const memory = 1 << 20 // 255 pages
+		s, end := busySim(t, variant{pages: 2000, memory: memory, slow: 6 * simEpoch}, 12)
+		held := false
+		for range 200 {
+			time.Sleep(simEpoch / 2)
+			st := s.session.Status()
+			if !st.Protected {
+				t.Errorf("%+v", st)
+				break
+			}
+			held = held || st.Holding
+		}
+		st := s.session.Status()
+		if !held || st.Holds < 5 || st.HeldTime < simEpoch || st.Overflows > 0 || st.Epoch < 10 {
+			t.Errorf("was seen to wait: %v; %+v", held, st)
+		}
+		t.Logf("%d checkpoints; waited %d times, %v in all", st.Checkpoints, st.Holds, st.HeldTime)
+		end()
+	})
+}
+
+// TestOverflowEnds: a domain that writes more between two looks than a checkpoint
+// can carry loses its protection, but not again and again.
+func TestOverflowEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const memory = 1 << 20
+		s, end := busySim(t, variant{pages: 2000, memory: memory}, 80)
+		time.Sleep(50 * simEpoch)
+		s.awaitProtected()
+		before := s.session.Status()
+		if before.Generation < 2 {
+			t.Errorf("never was a checkpoint too large: %+v", before)
+		}
+		for range 200 {
+			time.Sleep(simEpoch)
+			if st := s.session.Status(); st.Generation != before.Generation || !st.Protected {
+				t.Errorf("lost its protection again: %+v", st)
+				break
+			}
+		}
+		t.Logf("%d generations, %d checkpoints", before.Generation, s.session.Status().Checkpoints)
+		end()
+	})
+}
+
+// A forgetfulStore does not keep that the domain was paused.
+type forgetfulStore struct{ xlft.Store }
+
+func (s forgetfulStore) Save(domain string, o xlft.Ownership) error {
+	o.Paused = false
+	return s.Store.Save(domain, o)
+}
+
+// TestPauseUndone: the protector and the backup die while the domain waits for
+// the backup. The successor lets the domain run on, unless an operator has paused
+// it too: that pause stays.
+func TestPauseUndone(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		operator, runs bool
+		store          func(xlft.Store) xlft.Store
+	}{
+		{"as it is", false, true, nil},
+		{"paused by an operator too", true, false, nil},
+		{"the record is lost, and this test notices", false, false, func(s xlft.Store) xlft.Store { return forgetfulStore{s} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, end := busySim(t, variant{pages: 2000, memory: 1 << 20, slow: 6 * simEpoch, store: c.store}, 12)
+				for waited := 0; !s.session.Status().Holding; waited++ {
+					if waited == 1000 {
+						t.Error("the domain is not held")
+						break
+					}
+					time.Sleep(5 * time.Millisecond)
+				}
+				if c.operator {
+					s.domain.Freeze()
+				}
+				s.b.Crash()
+				protector, _, _ := s.now()
+				protector.Kill()
+				s.protect()
+				time.Sleep(wire.OwnerTimeout + 10*simEpoch)
+				if s.domain.Runs() != c.runs {
+					t.Errorf("the domain runs: %v", !c.runs)
+				}
+				if !c.runs {
+					s.domain.Thaw()
+				}
+				if !s.domain.Runs() {
+					t.Error("the domain stays paused")
+				}
+				end()
+			})
+		})
+	}
+}

@@ -162,6 +162,25 @@ type yesArbiter struct{ xlft.Arbiter }
 
 func (yesArbiter) Claim(context.Context, xlft.Claim) (bool, error) { return true, nil }
 
+// forgetfulGuest breaks P4: nobody looks whether the domain's memory changed.
+type forgetfulGuest struct {
+	xlft.Guest
+	first xlft.Memory
+}
+
+func (g *forgetfulGuest) HoldMemory() (m xlft.Memory, err error) {
+	g.first, err = g.Guest.HoldMemory()
+	return g.first, err
+}
+
+func (g *forgetfulGuest) Memory() (xlft.Memory, error) { return g.first, nil }
+
+// looseGuest breaks P4: the domain may take another page for one that it gave
+// back, between two looks.
+type looseGuest struct{ xlft.Guest }
+
+func (g looseGuest) HoldMemory() (xlft.Memory, error) { return g.Guest.Memory() }
+
 // TestSimulationCatches breaks each promise on purpose. The checks must notice.
 func TestSimulationCatches(t *testing.T) {
 	for _, c := range []struct {
@@ -187,6 +206,10 @@ func TestSimulationCatches(t *testing.T) {
 		{"P2", "shared storage without a fence", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }, storage: shared}},
 		{"P3", "arbiter says yes to both", variant{arbiter: func(a xlft.Arbiter) xlft.Arbiter { return yesArbiter{a} }}},
 		{"P4", "checkpoint not applied whole", variant{torn: true}},
+		{"P4", "domain grows unnoticed", variant{guest: func(g xlft.Guest) xlft.Guest { return &forgetfulGuest{Guest: g} },
+			faults: []int{grows, powerCutA}}},
+		{"P4", "a page comes for another unnoticed", variant{guest: func(g xlft.Guest) xlft.Guest { return looseGuest{g} },
+			faults: []int{givesBack, powerCutA}}},
 		{"P5", "held output dropped", variant{net: func(g xlft.Gate) xlft.Gate { return lossyOutput{g} }}},
 		{"P6", "silence not noticed", variant{patience: time.Minute}},
 		{"P6", "hanging capture not noticed", variant{noLimit: true, guest: func(g xlft.Guest) xlft.Guest {

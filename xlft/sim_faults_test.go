@@ -13,6 +13,8 @@ const (
 	switchOver   = 12 // not a fault
 	killAtSaveA  = 18
 	killAtSaveB  = 19
+	grows        = 20
+	givesBack    = 21
 )
 
 func (s *sim) fault(begun time.Time) {
@@ -25,7 +27,7 @@ func (s *sim) fault(begun time.Time) {
 		return
 	}
 	primary, backup, session := s.now()
-	kind := s.rng.IntN(20)
+	kind := s.rng.IntN(22)
 	if n := len(s.v.faults); n > 0 {
 		kind = s.v.faults[s.rng.IntN(n)]
 	}
@@ -103,6 +105,12 @@ func (s *sim) fault(begun time.Time) {
 		before := s.rng.IntN(2) == 0
 		s.tell("%v %s killed at its next record, before it stands: %v", at, name, before)
 		p.KillAtSave(before, func() { after(again) })
+	case grows:
+		s.tell("%v the domain gets more memory", at)
+		s.domain.Grow(1 + s.rng.IntN(3))
+	case givesBack:
+		s.tell("%v the domain gives a page back and takes another", at)
+		s.domain.GiveBack()
 	case 17:
 		s.tell("%v disk server killed", at)
 		s.domain.RestartDisk()

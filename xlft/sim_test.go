@@ -1,6 +1,7 @@
 package xlft_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -69,6 +70,10 @@ type variant struct {
 	noLimit  bool // no limit on the time from a trigger to the ack
 	noFlush  bool // the domain never flushes its disk
 	guest    func(xlft.Guest) xlft.Guest
+	store    func(xlft.Store) xlft.Store // A's records
+	pages    int                         // of the domain, if not 12
+	memory   int64                       // for a checkpoint, if not 1 MiB
+	slow     time.Duration               // that the replica takes for a checkpoint
 	dial     func(wire.Dialer) wire.Dialer
 	faults   []int // the only faults, if any are given
 }
@@ -135,7 +140,13 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 	}
 	s.b.DurableAck, s.b.ReplayTwice = !s.shared && seed%4 == 0, v.twice
 	s.outside.NoFlushes = v.noFlush
-	s.domain = s.a.Boot(simDomain, 12)
+	s.domain = s.a.Boot(simDomain, cmp.Or(v.pages, 12))
+	if s.v.memory == 0 {
+		s.v.memory = 1 << 20
+		if seed%6 == 1 {
+			s.v.memory = 40 << 10 // the domain writes more while a checkpoint is on its way
+		}
+	}
 	if v.leak {
 		s.domain.LeakTo(s.b.Disk())
 	}
@@ -205,14 +216,18 @@ func (s *sim) protect() {
 	if s.v.noLimit {
 		ack = time.Hour
 	}
+	kept := p.Store(s.recordsA)
+	if s.v.store != nil {
+		kept = s.v.store(kept)
+	}
 	session := &primary.Session{
 		Domain: simDomain, Software: "sim", Instance: "A/1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48, Disks: s.domain.OfferedDisks()},
 		Settings: primary.Settings{
 			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: ack,
-			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: 1 << 20,
+			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: s.v.memory,
 		},
-		Guest: guest, Gates: gates, Arbiter: s.arb(p, "B"), Dial: dial, Peer: "B", Store: p.Store(s.recordsA),
+		Guest: guest, Gates: gates, Arbiter: s.arb(p, "B"), Dial: dial, Peer: "B", Store: kept,
 		Log: s.log.Named("A"),
 	}
 	s.primary, s.session, s.over = p, session, false
@@ -241,9 +256,9 @@ func (s *sim) receive() {
 	}
 	p := s.b.Spawn()
 	r := &backup.Receiver{
-		Software: "sim", Restorer: &simxen.Restorer{P: p, Torn: s.v.torn}, Arbiter: s.arb(p, "A"), Store: p.Store(s.recordsB),
+		Software: "sim", Restorer: &simxen.Restorer{P: p, Torn: s.v.torn, Slow: s.v.slow}, Arbiter: s.arb(p, "A"), Store: p.Store(s.recordsB),
 		Log: s.log.Named("B"), PeerName: func(c net.Conn) string { return c.(*simxen.Conn).From() },
-		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20, Disks: &simxen.DiskHost{P: p, Broken: s.v.copy},
+		RetryDelay: 100 * time.Millisecond, EpochLimit: max(1<<20, uint64(s.v.memory)), Disks: &simxen.DiskHost{P: p, Broken: s.v.copy},
 	}
 	ended := make(chan struct{})
 	s.backup, s.receiver, s.received = p, r, ended

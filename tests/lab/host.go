@@ -102,13 +102,16 @@ func (h *Host) Revive(ctx context.Context) error {
 
 // Boot starts a killed host from its disk as it was left, which takes as long as a boot takes. Data that its kernel had
 // not written by then is lost.
-func (h *Host) Boot(ctx context.Context) error {
+func (h *Host) Boot(ctx context.Context) error { return h.BootLacking(ctx) }
+
+// BootLacking is Boot with a processor that lacks features, as QEMU calls them.
+func (h *Host) BootLacking(ctx context.Context, features ...string) error {
 	if h.attached {
 		return errAttached
 	}
 	h.Kill()
 	q, err := startQEMU(h.net.ns, machine{hostSpec: h.hostSpec, image: h.img, disk: filepath.Join(h.dir, "disk.qcow2"),
-		san: sanOf(h.dir), dir: h.dir})
+		san: sanOf(h.dir), dir: h.dir, lacks: lacking(features)})
 	if err != nil {
 		return err
 	}
@@ -122,6 +125,14 @@ func (h *Host) Boot(ctx context.Context) error {
 		return err
 	}
 	return h.net.forget()
+}
+
+func lacking(features []string) string {
+	s := ""
+	for _, f := range features {
+		s += ",-" + f
+	}
+	return s
 }
 
 // AwaitOff waits until the host has switched itself off.

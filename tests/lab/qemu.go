@@ -34,6 +34,7 @@ type machine struct {
 	shared bool   // memory is written to that file, and not to a private copy
 	frozen bool   // start without running, ready for an incoming migration
 	dir    string // for the console and the monitor
+	lacks  string // features that its processor lacks: ",-avx2"
 }
 
 func (m machine) console() string { return filepath.Join(m.dir, "console.log") }
@@ -54,7 +55,7 @@ func (m machine) args() []string {
 		"-name", "xlft-lab-" + m.name,
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-accel", "tcg,thread=multi",
-		"-cpu", "max,-smap,-smep,-rdtscp,-aes,-pclmulqdq,-erms",
+		"-cpu", "max,-smap,-smep,-rdtscp,-aes,-pclmulqdq,-erms" + m.lacks,
 		"-smp", "1",
 		"-m", hostMemory,
 		"-chardev", "file,id=console,append=on,path=" + m.console(),

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"hash/fnv"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,8 +28,12 @@ type Domain struct {
 	mu        sync.Mutex
 	pages     [][]byte // nil: never written, all zero
 	dirty     map[int]bool
+	fresh     map[int]bool // came since the last checkpoint: what is written to them is not in dirty
+	lacks     map[int]bool // pages that the domain gave back
+	limit     int          // pages that it may have
+	written   int          // page that Write wrote last
 	suspended bool
-	paused    bool
+	paused    int // how often, as Xen counts
 	gone      bool
 	ended     string // why the program ended by itself; "" until then
 	deaf      bool   // ignores suspend requests
@@ -54,7 +60,7 @@ func (h *Host) Boot(name string, n int) *Domain {
 }
 
 func (h *Host) domain(name string, n int) *Domain {
-	d := &Domain{Name: name, host: h, vif: newVif(h.outside), dirty: map[int]bool{}, stop: make(chan struct{})}
+	d := &Domain{Name: name, host: h, vif: newVif(h.outside), dirty: map[int]bool{}, fresh: map[int]bool{}, lacks: map[int]bool{}, limit: n + slack, stop: make(chan struct{})}
 	d.mirror = h.newMirror()
 	d.pages = make([][]byte, n)
 	if n > 0 {
@@ -97,7 +103,21 @@ func (d *Domain) Touch(n int) {
 	defer d.mu.Unlock()
 	for i := 1; i <= n; i++ {
 		binary.LittleEndian.PutUint64(d.page(i)[8*(i%500):], in+uint64(i))
-		d.dirty[i] = true
+		d.wrote(i)
+	}
+}
+
+// Write writes to n pages from page 1 on, one after the other, going on where the last Write ended.
+func (d *Domain) Write(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone || d.suspended || d.paused > 0 {
+		return
+	}
+	for range n {
+		d.written = d.written%(len(d.pages)-1) + 1
+		d.page(d.written)[16]++
+		d.wrote(d.written)
 	}
 }
 
@@ -109,7 +129,7 @@ func fold(sum, in, count uint64) uint64 {
 func (d *Domain) step() {
 	in := d.host.outside.Rand()
 	d.mu.Lock()
-	if d.gone || d.suspended || d.paused || d.ended != "" {
+	if d.gone || d.suspended || d.paused > 0 || d.ended != "" {
 		d.mu.Unlock()
 		return
 	}
@@ -119,8 +139,12 @@ func (d *Domain) step() {
 	binary.LittleEndian.PutUint64(d.page(0), count)
 	binary.LittleEndian.PutUint64(d.page(0)[8:], sum)
 	at := 1 + int(in%uint64(len(d.pages)-1))
-	binary.LittleEndian.PutUint64(d.page(at)[8*(count%(PageSize/8)):], sum)
-	d.dirty[0], d.dirty[at] = true, true
+	d.takePages()
+	if !d.lacks[at] {
+		binary.LittleEndian.PutUint64(d.page(at)[8*(count%(PageSize/8)):], sum)
+		d.wrote(at)
+	}
+	d.dirty[0] = true
 	d.takeAnswer()
 	if !d.issued && !d.host.outside.NoDisks {
 		if binary.LittleEndian.Uint64(d.page(0)[memBusy:]) == 0 {
@@ -147,14 +171,14 @@ func (d *Domain) state() (count, sum uint64) {
 func (d *Domain) speaks() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.gone && !d.suspended && !d.paused && d.ended == "" && d.vif.speaks.Load()
+	return !d.gone && !d.suspended && d.paused == 0 && d.ended == "" && d.vif.speaks.Load()
 }
 
 // Runs reports whether the domain takes steps.
 func (d *Domain) Runs() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.gone && !d.suspended && !d.paused && d.ended == ""
+	return !d.gone && !d.suspended && d.paused == 0 && d.ended == ""
 }
 
 // Undelivered returns how many packets of this life were not delivered.
@@ -175,7 +199,14 @@ func (d *Domain) End(why string) {
 func (d *Domain) Freeze() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.paused = true
+	d.paused++
+}
+
+// Thaw undoes one Freeze.
+func (d *Domain) Thaw() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.paused--
 }
 
 // Deafen makes the domain ignore suspend requests.
@@ -212,6 +243,8 @@ type guest struct {
 	p *Process
 	d *Domain
 
+	limit, held int // of HoldMemory
+
 	// Buffers of Save, reused.
 	entries []savestream.PageEntry
 	data    []byte
@@ -233,7 +266,7 @@ func (g *guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 		case g.d.gone || g.d.ended != "":
 			g.d.mu.Unlock()
 			return asked, xlft.ErrGuestEnded
-		case !g.d.deaf && !g.d.paused:
+		case !g.d.deaf && g.d.paused == 0:
 			g.d.suspended = true
 			h := hash(g.d.pages)
 			l := g.d.life
@@ -261,9 +294,20 @@ func (g *guest) change(f func(*Domain)) error {
 	return nil
 }
 
-func (g *guest) Resume() error  { return g.change(func(d *Domain) { d.suspended = false }) }
-func (g *guest) Pause() error   { return g.change(func(d *Domain) { d.paused = true }) }
-func (g *guest) Unpause() error { return g.change(func(d *Domain) { d.paused = false }) }
+func (g *guest) Resume() error { return g.change(func(d *Domain) { d.suspended = false }) }
+func (g *guest) Pause() error  { return g.change(func(d *Domain) { d.paused++ }) }
+
+func (g *guest) Unpause() error {
+	var none error
+	err := g.change(func(d *Domain) {
+		if d.paused == 0 {
+			none = errors.New("simxen: the domain is not paused")
+			return
+		}
+		d.paused--
+	})
+	return errors.Join(err, none)
+}
 
 func (g *guest) Destroy() error {
 	g.p.h.work()
@@ -328,7 +372,11 @@ func (g *guest) save(ctx context.Context, w io.Writer, hooks xlft.SaveHooks) err
 	for i := range all {
 		all[i] = i
 	}
-	clear(g.d.dirty)
+	for i := range g.d.lacks {
+		all = slices.DeleteFunc(all, func(p int) bool { return p == i })
+	}
+	g.d.clean()
+	size := len(g.d.pages) // libxc asks once
 	g.d.mu.Unlock()
 	const batch = 256
 	for len(all) > 0 {
@@ -347,12 +395,12 @@ func (g *guest) save(ctx context.Context, w io.Writer, hooks xlft.SaveHooks) err
 		}
 		g.d.mu.Lock()
 		var dirty []int
-		for i := range g.d.pages {
-			if g.d.dirty[i] {
+		for i := range size {
+			if g.d.dirty[i] && !g.d.lacks[i] {
 				dirty = append(dirty, i)
 			}
 		}
-		clear(g.d.dirty)
+		g.d.clean()
 		g.d.mu.Unlock()
 		for len(dirty) > 0 {
 			n := min(batch, len(dirty))

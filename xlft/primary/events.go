@@ -15,7 +15,7 @@ type (
 	// Start is the first event. Held: an earlier protector left the domain's
 	// output held. Handed: the earlier protector may have told the backup to
 	// run the domain. Yielded: it knew that the backup runs the domain. Paused: it
-	// paused the domain.
+	// left the domain paused.
 	Start struct{ Held, Handed, Yielded, Paused bool }
 	// Connected says that the backup accepted the offer.
 	Connected struct{}
@@ -29,7 +29,8 @@ type (
 	// Owner is the backup's answer to AskOwner: RoleReplica if the backup does
 	// not know yet, "" if it could not be asked.
 	Owner struct{ Role wire.Role }
-	// Trigger asks for a checkpoint.
+	// Trigger asks for a checkpoint; with WhyFull, also for a halt of the domain if
+	// the checkpoint can't be taken yet.
 	Trigger struct{ Why Why }
 	// Captured says that the checkpoint is in memory here. The domain runs again
 	// unless the checkpoint was the final one.

@@ -24,7 +24,8 @@ type link struct {
 
 	session string // id
 	silence time.Duration
-	pack    bool // compress data
+	pages   uint64 // that the backup was told the domain has; 0: not told
+	pack    bool   // compress data
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -38,7 +39,7 @@ var errHungUp = errors.New("hung up")
 func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Offer, set Settings) (_ *link, err error) {
 	var id [16]byte
 	rand.Read(id[:])
-	l := &link{session: hex.EncodeToString(id[:]), silence: set.FailureTimeout, spool: newSpool(set.SpoolLimit)}
+	l := &link{session: hex.EncodeToString(id[:]), silence: set.FailureTimeout, spool: newSpool(set.SpoolLimit), pages: o.Pages}
 	if l.control, err = wire.OpenControl(ctx, dial, software, l.session, o); err != nil {
 		return nil, err
 	}

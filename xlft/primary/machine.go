@@ -89,11 +89,17 @@ type Machine struct {
 
 	failover bool // hand over as soon as nothing is in flight
 	handed   bool // the backup may have been told, by this protector or an earlier one, to run the domain
-	paused   bool // the domain was paused by Pause
+	paused   bool // the domain was paused by Pause, of this protector or an earlier one
 }
 
 // State returns the state.
 func (m *Machine) State() State { return m.state }
+
+// Holding reports whether the domain waits for the backup: it wrote more than the
+// next checkpoint can carry.
+func (m *Machine) Holding() bool {
+	return m.paused && (m.state == Syncing || m.state == Protected)
+}
 
 // Acked returns the newest epoch that the backup holds; 0 if none.
 func (m *Machine) Acked() uint64 { return m.acked }
@@ -143,6 +149,7 @@ func (m *Machine) Step(ev Event) []Action {
 func (m *Machine) stepConnecting(ev Event) []Action {
 	switch ev := ev.(type) {
 	case Start:
+		m.paused = ev.Paused
 		switch {
 		case ev.Yielded:
 			return m.yield()
@@ -153,11 +160,7 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 		}
 		// A protector that died after all was decided may have left its gate
 		// holding, and the domain paused.
-		acts := []Action{ReleaseAll{}, Connect{}}
-		if ev.Paused {
-			acts = append([]Action{Unpause{}}, acts...)
-		}
-		return acts
+		return append(append([]Action{ReleaseAll{}}, m.unpause()...), Connect{})
 	case Connected:
 		m.state = Syncing
 		m.acked, m.flight, m.taking = 0, 0, 0
@@ -217,6 +220,11 @@ func (m *Machine) stepRunning(ev Event) []Action {
 		m.giveUp(ev.Err)
 		return m.askDestroy()
 	case Trigger:
+		if ev.Why == WhyFull && m.flight != 0 && !m.paused {
+			// What the domain writes now would not fit into the next checkpoint.
+			m.paused = true
+			return []Action{Pause{}}
+		}
 		return m.checkpoint()
 	case Captured:
 		return []Action{Send{ev.Epoch}}
@@ -226,8 +234,13 @@ func (m *Machine) stepRunning(ev Event) []Action {
 			m.proven = true
 		}
 		acts := []Action{Release{ev.Epoch}}
-		if m.failover {
+		full := m.paused
+		acts = append(acts, m.unpause()...)
+		switch {
+		case m.failover:
 			acts = append(acts, m.handOver()...)
+		case full:
+			acts = append(acts, m.checkpoint()...)
 		}
 		return acts
 	case BackupLost:
@@ -427,14 +440,20 @@ func (m *Machine) detach() []Action {
 func (m *Machine) alone() []Action {
 	m.state = Detaching
 	acts := []Action{NextGeneration{}}
-	if m.paused {
-		m.paused = false
-		acts = append(acts, Unpause{})
-	}
+	acts = append(acts, m.unpause()...)
 	if m.saving {
 		return append(acts, EndSave{})
 	}
 	return append(acts, m.settle()...)
+}
+
+// unpause undoes a Pause, if there was one: Xen counts them.
+func (m *Machine) unpause() []Action {
+	if !m.paused {
+		return nil
+	}
+	m.paused = false
+	return []Action{Unpause{}}
 }
 
 func (m *Machine) stepDetaching(ev Event) []Action {

@@ -24,7 +24,8 @@ func tell(m *Machine) func([]string) string {
 		switch w[0] {
 		case "start":
 			said := strings.Join(w[1:], " ")
-			ev = Start{Held: strings.Contains(said, "held"), Handed: strings.Contains(said, "handed"), Yielded: strings.Contains(said, "yielded")}
+			ev = Start{Held: strings.Contains(said, "held"), Handed: strings.Contains(said, "handed"), Yielded: strings.Contains(said, "yielded"),
+				Paused: strings.Contains(said, "paused")}
 		case "connected":
 			ev = Connected{}
 		case "synced":
@@ -41,6 +42,9 @@ func tell(m *Machine) func([]string) string {
 			ev = NotDrained{errStory}
 		case "trigger":
 			ev = Trigger{WhyInterval}
+			if len(w) > 1 {
+				ev = Trigger{WhyFull}
+			}
 		case "captured":
 			ev = Captured{story.Number(w, 1)}
 		case "save-ended":
@@ -79,10 +83,11 @@ func FuzzMachine(f *testing.F) {
 	f.Add([]byte{0, 1, 5, 7, 4, 5, 7})
 	f.Fuzz(func(t *testing.T, script []byte) {
 		m := new(Machine)
+		paused := false
 		for _, c := range script {
 			arg := uint64(c >> 4)
 			evs := []Event{
-				Start{Held: arg%2 == 1, Handed: arg%4 == 3, Yielded: arg == 4, Paused: arg >= 8}, Connected{}, ConnectFailed{errStory}, Owner{[]wire.Role{wire.RoleNone, wire.RoleRunning, wire.RoleReplica, ""}[arg%4]}, Trigger{WhyDirty},
+				Start{Held: arg%2 == 1, Handed: arg%4 == 3, Yielded: arg == 4, Paused: arg%8 > 5}, Connected{}, ConnectFailed{errStory}, Owner{[]wire.Role{wire.RoleNone, wire.RoleRunning, wire.RoleReplica, ""}[arg%4]}, Trigger{[]Why{WhyDirty, WhyFull}[arg%2]},
 				Captured{m.taking}, SaveEnded{}, Acked{arg}, BackupLost{errStory}, ReplicaDestroyed{errStory},
 				Arbitrated{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"}, GateFailed{errStory},
 			}
@@ -91,9 +96,30 @@ func FuzzMachine(f *testing.F) {
 				continue // the session's own word, never untrue
 			}
 			before := m.State()
+			if s, ok := ev.(Start); ok {
+				if before != Connecting || m.paused {
+					continue // the first event, and no other
+				}
+				paused = s.Paused
+			}
 			for _, a := range m.Step(ev) {
 				switch a := a.(type) {
+				case Pause, Unpause:
+					// Xen counts pauses, an operator's among them.
+					if _, on := a.(Pause); on == paused {
+						t.Fatalf("%T in %v after %v: paused already %v", a, before, ev, paused)
+					}
+					paused = !paused
+				case Destroy:
+					paused = false
+				case CloseGate:
+					if paused {
+						t.Fatalf("the domain stays paused in %v after %v", before, ev)
+					}
 				case Checkpoint:
+					if paused {
+						t.Fatalf("checkpoint %d of a paused domain", a.Epoch)
+					}
 					if m.flight != 0 {
 						t.Fatalf("checkpoint %d with epoch %d in flight", a.Epoch, m.flight)
 					}

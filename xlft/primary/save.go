@@ -17,12 +17,14 @@ import (
 type save struct {
 	s         *Session
 	spool     *spool
+	offered   uint64          // pages that the backup knows of; 0: not told
 	next      chan Checkpoint // from the loop, one at a time
 	ctx       context.Context
 	cancel    context.CancelFunc
 	destroyed atomic.Bool // the domain was destroyed: leave it alone
 
 	// The save goroutine's own.
+	memory    xlft.Memory // as it must stay
 	cp        Checkpoint
 	suspended bool
 	asked     time.Time
@@ -34,7 +36,7 @@ type save struct {
 
 func (s *Session) beginSave(ctx context.Context) {
 	v := &save{
-		s: s, spool: s.link.spool,
+		s: s, spool: s.link.spool, offered: s.link.pages,
 		next:   make(chan Checkpoint, 1),
 		cp:     Checkpoint{Epoch: 1},
 		failed: make(chan error, 1),
@@ -50,8 +52,15 @@ func (s *Session) beginSave(ctx context.Context) {
 // run returns nil if the loop ended the save. The domain runs afterwards,
 // unless it is gone.
 func (v *save) run() error {
-	err := v.s.Guest.Save(v.ctx, v.spool, xlft.SaveHooks{Suspend: v.suspend, Captured: v.captured, Next: v.wait})
+	err := v.hold()
+	if err == nil {
+		err = v.s.Guest.Save(v.ctx, v.spool, xlft.SaveHooks{Suspend: v.suspend, Captured: v.captured, Next: v.wait})
+	}
 	v.spool.fail(errSpoolClosed)
+	if _, overflows := v.spool.usage(); overflows > 0 {
+		v.s.trigger.overflowed()
+	}
+	v.release()
 	if v.suspended && !v.destroyed.Load() {
 		if rerr := v.s.Guest.Resume(); rerr != nil {
 			v.s.Log.Error("resume the domain", zap.Error(rerr))
@@ -72,6 +81,41 @@ func (v *save) run() error {
 	return fmt.Errorf("save %s: %w", v.s.Domain, err)
 }
 
+// hold keeps the domain's pages as they are while the save lasts. It comes
+// before the save: a page that came later would not be tracked.
+func (v *save) hold() (err error) {
+	if v.memory, err = v.s.Guest.HoldMemory(); err != nil {
+		return fmt.Errorf("hold the domain's memory: %w", err)
+	}
+	if was := v.offered; was != 0 && was != v.memory.Pages {
+		return fmt.Errorf("%w from %d to %d KiB while its disks were copied", xlft.ErrMemoryChanged, was*4, v.memory.Pages*4)
+	}
+	return nil
+}
+
+func (v *save) release() {
+	if v.destroyed.Load() {
+		return
+	}
+	if err := v.s.Guest.ReleaseMemory(); err != nil {
+		v.s.Log.Warn("let the domain have its memory limit back", zap.Error(err))
+	}
+}
+
+// sameMemory looks whether the domain has had the same pages since hold.
+func (v *save) sameMemory() error {
+	now, err := v.s.Guest.Memory()
+	switch {
+	case err != nil:
+		return fmt.Errorf("look at the domain's memory: %w", err)
+	case now.Pages != v.memory.Pages:
+		return fmt.Errorf("%w from %d to %d KiB", xlft.ErrMemoryChanged, v.memory.Pages*4, now.Pages*4)
+	case now.Limit != v.memory.Limit:
+		return fmt.Errorf("%w: its limit was set to %d KiB", xlft.ErrMemoryChanged, now.Limit*4)
+	}
+	return nil
+}
+
 func (v *save) fail(err error) {
 	select {
 	case v.failed <- err:
@@ -90,6 +134,9 @@ func (v *save) suspend() error {
 	v.suspended = true
 	v.stopped = time.Now()
 	v.spool.suspended()
+	if err := v.sameMemory(); err != nil {
+		return err
+	}
 	if err := v.s.Gates.Seal(v.cp.Epoch); err != nil {
 		return fmt.Errorf("seal epoch %d: %w", v.cp.Epoch, err)
 	}

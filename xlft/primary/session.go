@@ -150,11 +150,12 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	s.spawn(func() { s.watchGuest(work) })
 	s.trigger.epochMax, s.trigger.dirtyMax = s.Settings.EpochMax, s.Settings.DirtyMax
 	s.trigger.guest, s.trigger.gate, s.trigger.output = s.Guest, s.Gates, s.Events
+	s.trigger.memory = s.Settings.SpoolLimit
 	s.spawn(func() {
 		s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }, func(err error) { s.post(work, GateFailed{err}) })
 	})
 
-	s.step(work, Start{Held: held || lost, Handed: same && found.Handed, Yielded: yielded, Paused: same && found.Paused})
+	s.step(work, Start{Held: held || lost, Handed: same && found.Handed, Yielded: yielded, Paused: s.ownership.Paused})
 	stop := ctx.Done()
 	for s.exit == nil {
 		select {
@@ -274,11 +275,11 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		s.do(ctx, a)
 	}
 	now := s.m.State()
-	if now != Protected {
+	if now != Protected && now != Syncing {
 		s.trigger.close()
 	}
 	s.status.set(func(v *Status) {
-		v.State, v.Epoch, v.Generation = now, s.m.Acked(), s.ownership.Generation
+		v.State, v.Epoch, v.Generation, v.Holding = now, s.m.Acked(), s.ownership.Generation, s.m.Holding()
 		// In a switch-over nobody can take over any more once the backup was told
 		// to run the domain.
 		v.Protected = now == Protected || now == HandingOver && !s.ownership.Handed
@@ -420,28 +421,9 @@ func (s *Session) do(ctx context.Context, a Action) {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
 	case Pause:
-		// Recorded first: a successor that did not know would never unpause it. The
-		// output is held anyway, so a domain that can't be paused may run.
-		s.ownership.Paused = true
-		err := s.Store.Save(s.Domain, s.ownership)
-		if err == nil {
-			err = s.Guest.Pause()
-		}
-		if err != nil {
-			s.ownership.Paused = false
-			s.Log.Error("pause the domain; it runs, with its output held", zap.Error(err))
-		}
+		s.pause()
 	case Unpause:
-		if !s.ownership.Paused {
-			break
-		}
-		if err := s.Guest.Unpause(); err != nil {
-			s.Log.Error("unpause the domain", zap.Error(err))
-		}
-		s.ownership.Paused = false
-		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
-			s.Log.Error("record that the domain is not paused", zap.Error(err))
-		}
+		s.unpause()
 	case ReleaseAll:
 		if err := s.Gates.ReleaseAll(); err != nil {
 			s.Log.Error("release all held output", zap.Error(err))
@@ -514,7 +496,7 @@ func (s *Session) destroy() {
 	if s.save != nil {
 		s.save.destroyed.Store(true)
 	}
-	s.ownership.Role, s.ownership.Exposed, s.ownership.Handed = xlft.HostYielded, false, false
+	s.ownership.Role, s.ownership.Exposed, s.ownership.Handed, s.ownership.Paused = xlft.HostYielded, false, false, false
 	if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 		s.Log.Error("record that the domain was given up", zap.Error(err))
 	}

@@ -35,6 +35,13 @@ type Status struct {
 	AckMedian   time.Duration `json:"ack_median_ns"` // from resume to ack
 	BytesMedian uint64        `json:"bytes_median"`  // per checkpoint
 
+	// Holding: the domain is paused until the backup has acknowledged a checkpoint,
+	// since it writes more than the next one can carry. Holds and HeldTime count
+	// that since the session began.
+	Holding  bool          `json:"holding"`
+	Holds    uint64        `json:"holds"`
+	HeldTime time.Duration `json:"held_time_ns"`
+
 	HeldBytes uint64 `json:"held_bytes"`
 	HeldLimit uint64 `json:"held_limit_bytes"`
 
@@ -43,12 +50,14 @@ type Status struct {
 
 // statusBox holds the status and what it is computed from.
 type statusBox struct {
-	mu      sync.Mutex
-	v       Status
-	pauses  ring[Downtime]
-	acks    ring[time.Duration]
-	bytes   ring[uint64]
-	changed chan struct{} // closed and replaced when state or epoch change
+	mu     sync.Mutex
+	v      Status
+	pauses ring[Downtime]
+	acks   ring[time.Duration]
+	bytes  ring[uint64]
+	// heldSince is since when the domain waits for the backup, if it does.
+	heldSince time.Time
+	changed   chan struct{} // closed and replaced when state or epoch change
 }
 
 func (b *statusBox) init() { b.changed = make(chan struct{}) }
@@ -56,8 +65,15 @@ func (b *statusBox) init() { b.changed = make(chan struct{}) }
 func (b *statusBox) set(f func(*Status)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	state, epoch := b.v.State, b.v.Epoch
+	state, epoch, holding := b.v.State, b.v.Epoch, b.v.Holding
 	f(&b.v)
+	switch now := time.Now(); {
+	case b.v.Holding && !holding:
+		b.v.Holds++
+		b.heldSince = now
+	case holding && !b.v.Holding:
+		b.v.HeldTime += now.Sub(b.heldSince)
+	}
 	// Counters change with every piece sent. Whoever waits for a change looks
 	// at the gate too, and must not ask the kernel that often.
 	if b.v.State != state || b.v.Epoch != epoch {
@@ -124,6 +140,9 @@ func (s *Session) Status() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v := b.v
+	if v.Holding {
+		v.HeldTime += time.Since(b.heldSince)
+	}
 	v.Domain, v.Peer, v.Arbiter = s.Domain, s.Peer, s.Arbiter.String()
 	if err == nil {
 		v.HeldBytes, v.HeldLimit = held, limit

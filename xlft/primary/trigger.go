@@ -16,15 +16,21 @@ const (
 	WhyDirty    Why = "dirty_max"
 	WhyBacklog  Why = "backlog"
 	WhyOutput   Why = "output"
+	// WhyFull: the epoch nears the memory that a checkpoint may take. If the
+	// checkpoint before is not acked yet the domain has to wait for it.
+	WhyFull Why = "checkpoint_memory"
 )
 
 // A trigger asks for checkpoints: when the epoch is as long as it may be, when
 // the domain has written many pages, when a gate fills up, and when output
 // waits. It asks only while an epoch is open: from the ack of the checkpoint
-// before until the next capture, while the domain is protected.
+// before until the next capture, while the domain is protected. From a capture
+// until its ack it looks only whether the domain writes more than the next
+// checkpoint can carry.
 type trigger struct {
 	epochMax time.Duration
 	dirtyMax uint64 // pages; 0: no limit
+	memory   int64  // bytes that a checkpoint may take; 0: no limit
 	guest    xlft.Guest
 	gate     xlft.Gate
 	output   <-chan struct{} // the domain did something that the outside waits for
@@ -32,6 +38,12 @@ type trigger struct {
 	mu      sync.Mutex
 	resumed time.Time // when the domain last resumed: its epoch began then
 	begun   time.Time // of the open epoch; zero if none is open
+	flight  bool      // a checkpoint is captured and not acked
+	caution int       // how often the memory did not suffice
+
+	// The last look at the dirty pages; run's alone.
+	looked time.Time
+	seen   uint64
 }
 
 // captured closes the epoch that a checkpoint ended. The next one began when
@@ -39,14 +51,14 @@ type trigger struct {
 func (t *trigger) captured(resumed time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.resumed, t.begun = resumed, time.Time{}
+	t.resumed, t.begun, t.flight = resumed, time.Time{}, true
 }
 
 // open opens the epoch that the domain is in, and returns when the epoch began.
 func (t *trigger) open() time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.begun = t.resumed
+	t.begun, t.flight = t.resumed, false
 	return t.begun
 }
 
@@ -54,19 +66,35 @@ func (t *trigger) open() time.Time {
 func (t *trigger) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.begun = time.Time{}
+	t.begun, t.flight = time.Time{}, false
 }
 
-// since returns when the open epoch began, if there is one.
-func (t *trigger) since() (begun time.Time, open bool) {
+// overflowed says that a checkpoint took more memory than it may, since the
+// domain wrote so much between two looks. From now on the trigger looks twice as
+// often, and lets the domain write half as much.
+func (t *trigger) overflowed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.begun, !t.begun.IsZero()
+	t.caution = min(t.caution+1, mostCaution)
+}
+
+// mostCaution leaves looks every few milliseconds.
+const mostCaution = 5
+
+// since returns when the open epoch began, if there is one.
+func (t *trigger) since() (begun time.Time, open, flight bool, caution int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.begun, !t.begun.IsZero(), t.flight, t.caution
 }
 
 // maxPoll is the longest time between two looks at counters: however long an
 // epoch may be, a gate fills up in its own time.
 const maxPoll = 25 * time.Millisecond
+
+// minLook is the shortest time between two looks at the dirty pages: for each,
+// Xen stops all of the domain's vCPUs.
+const minLook = 50 * time.Millisecond
 
 // run calls fire when a checkpoint is due, until ctx ends. It looks at counters
 // far more often than a checkpoint is due; the machine takes only what fits.
@@ -74,7 +102,8 @@ const maxPoll = 25 * time.Millisecond
 // It calls broken while a gate can't say what it holds: then the gate holds
 // nothing that can be relied on.
 func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
-	poll := time.NewTicker(min(max(t.epochMax/8, 2*time.Millisecond), maxPoll))
+	every := min(max(t.epochMax/8, 2*time.Millisecond), maxPoll)
+	poll := time.NewTicker(every)
 	defer poll.Stop()
 	for failed := 0; ; {
 		output := false
@@ -85,7 +114,12 @@ func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
 			output = true
 		case <-poll.C:
 		}
-		if _, open := t.since(); open {
+		_, open, flight, caution := t.since()
+		if t.look(caution) < every {
+			every = t.look(caution)
+			poll.Reset(every)
+		}
+		if open || flight {
 			// One failed look may be the kernel's doing: links come and go.
 			if _, _, err := t.gate.Held(); err == nil {
 				failed = 0
@@ -104,8 +138,13 @@ const gateFailures = 3
 
 // due returns why a checkpoint is due now; "" if none is.
 func (t *trigger) due(output bool) Why {
-	begun, open := t.since()
+	begun, open, flight, caution := t.since()
 	switch {
+	case flight:
+		if n, more, ok := t.dirty(caution); ok && t.full(n+more, caution) {
+			return WhyFull
+		}
+		return ""
 	case !open:
 		return ""
 	case output:
@@ -114,8 +153,14 @@ func (t *trigger) due(output bool) Why {
 		return WhyInterval
 	case t.backlogged():
 		return WhyBacklog
-	case t.dirty():
+	}
+	switch n, more, ok := t.dirty(caution); {
+	case !ok:
+		return ""
+	case t.dirtyMax > 0 && n >= t.dirtyMax:
 		return WhyDirty
+	case t.full(n+max(more, n/2), caution): // some room: it goes on writing until it is suspended
+		return WhyFull
 	}
 	return ""
 }
@@ -126,10 +171,31 @@ func (t *trigger) backlogged() bool {
 	return err == nil && limit > 0 && held > limit/2
 }
 
-func (t *trigger) dirty() bool {
-	if t.dirtyMax == 0 {
-		return false
+// dirty counts the pages that the domain wrote in its present epoch, and how
+// many it wrote since the last look: as many may come until the next one. It is
+// not ok if the last look is too fresh for another, or nobody needs the number.
+func (t *trigger) dirty(caution int) (n, more uint64, ok bool) {
+	if t.dirtyMax == 0 && t.memory == 0 || time.Since(t.looked) < t.look(caution) {
+		return 0, 0, false
 	}
+	t.looked = time.Now()
 	n, err := t.guest.DirtyPages()
-	return err == nil && n >= t.dirtyMax
+	if more = n; t.seen < n {
+		more = n - t.seen
+	}
+	t.seen = n
+	return n, more, err == nil
+}
+
+// look is the time between two looks at the dirty pages.
+func (t *trigger) look(caution int) time.Duration {
+	return max(t.epochMax/4, minLook) >> caution
+}
+
+// bytesPerPage is what a page takes in the stream: its data and its number.
+const bytesPerPage = 4096 + 8
+
+// full: so many pages are four fifths of what a checkpoint may take.
+func (t *trigger) full(pages uint64, caution int) bool {
+	return t.memory > 0 && pages > uint64(t.memory)*4/5>>caution/bytesPerPage
 }

@@ -41,6 +41,9 @@ type Offer struct {
 	Config json.RawMessage `json:"config"`
 	// MaxMemKiB is what the backup needs free, without its own overhead.
 	MaxMemKiB uint64 `json:"max_mem_kib"`
+	// Pages is how many pages of 4 KiB the domain has; the save begins only while
+	// it has as many.
+	Pages uint64 `json:"pages,omitempty"`
 	// XenVersion is "major.minor" of the primary's hypervisor.
 	XenVersion string `json:"xen_version"`
 	// FailureTimeout is the silence after which the backup suspects the primary.
@@ -50,6 +53,30 @@ type Offer struct {
 	MaxEpoch uint64 `json:"max_epoch_bytes"`
 	// Disks are those that the backup keeps copies of.
 	Disks []Disk `json:"disks,omitempty"`
+	// NICs are the domain's network devices as this host has them.
+	NICs []NIC `json:"nics,omitempty"`
+	// CPUID is what the domain was told of its processor.
+	CPUID []CPUIDLeaf `json:"cpuid,omitempty"`
+}
+
+// CPUIDLeaf is what the instruction CPUID answers for one leaf.
+type CPUIDLeaf struct {
+	Leaf uint32 `json:"leaf"`
+	Sub  uint32 `json:"sub"` // NoSubleaf if the leaf has none
+	A    uint32 `json:"a"`
+	B    uint32 `json:"b"`
+	C    uint32 `json:"c"`
+	D    uint32 `json:"d"`
+}
+
+// NoSubleaf is Xen's XEN_CPUID_NO_SUBLEAF.
+const NoSubleaf = ^uint32(0)
+
+// NIC is a network device of a domain.
+type NIC struct {
+	DevID int `json:"devid"`
+	// MTU of the device on the primary, in bytes; 0 if it is not known.
+	MTU int `json:"mtu,omitempty"`
 }
 
 // Disk is a disk of a domain.

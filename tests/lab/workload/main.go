@@ -1,6 +1,7 @@
 // Workload is what the lab's guest runs as its first process: a TCP service with a state that tells whether an
-// answer was ever taken back, a page dirtier, a sender of numbered frames, a sender of bulk, a watch on its own
-// standstills, and on its first disk a sequence of writes that a test can replay, or real programs (mkfs, e2fsck, fio, SQLite) at work.
+// answer was ever taken back, a page dirtier, a filler of new pages, a sender of numbered frames, a sender of bulk, a
+// watch on its own standstills, and on its first disk a sequence of writes that a test can replay, or real programs
+// (mkfs, e2fsck, fio, SQLite) at work.
 //
 // It takes its settings from the kernel command line (lab.ip4=, lab.ip6=, lab.peer4=, lab.peer6=, lab.peermac=,
 // lab.dirty=RATE,PAGES, lab.chatter=RATE); guest-init has set up the network by then. Package probe documents the
@@ -29,6 +30,7 @@ type guest struct {
 	watcher stallWatch
 	data    dataDisk
 	pattern scribbler
+	filler  filler
 }
 
 func main() {
@@ -131,6 +133,18 @@ func (g *guest) answer(line string) (string, error) {
 		return fmt.Sprint(last, " ", since), nil
 	case "stall":
 		return fmt.Sprint(g.watcher.take().Microseconds()), nil
+	case "fill":
+		var pages, rate int
+		if _, err := fmt.Sscan(rest, &pages, &rate); err != nil {
+			return "", fmt.Errorf("fill: %w", err)
+		}
+		return "ok", g.filler.start(pages, rate)
+	case "filled":
+		filled, wrong := g.filler.check()
+		return fmt.Sprint(filled, " ", wrong), nil
+	case "memory":
+		total, free, err := memory()
+		return fmt.Sprint(total, " ", free), err
 	case "write":
 		var block int64
 		var n uint64

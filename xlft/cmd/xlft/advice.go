@@ -65,6 +65,8 @@ func advice(err error) string {
 		return "Destroy the domain on one of the hosts, then start protection on the other."
 	case is(wire.ErrExists):
 		return "--force replaces it; its peers then need the new fingerprint."
+	case is(xlft.ErrMemoryChanged):
+		return "Start protection again when \"xl list\" shows that the domain's memory stays the same."
 	case is(xlft.ErrSuspendTimeout):
 		return "The domain needs drivers that react to a suspend request (Linux and most PV drivers do), and time to: see suspend_timeout."
 	case errors.As(err, &refusal) && refusal.Code == wire.CodeVersion:

@@ -95,6 +95,13 @@ func printPrimary(line func(key, format string, args ...any), s *primary.Status)
 	line("  of the median", "suspend %v, seal %v, capture %v, resume %v", round(s.PauseMedian.Suspend), round(s.PauseMedian.Seal), round(s.PauseMedian.Capture), round(s.PauseMedian.Resume))
 	line("Ack after resume", "median %v", round(s.AckMedian))
 	line("Per checkpoint", "median %d KiB", s.BytesMedian>>10)
+	if s.Holds > 0 {
+		now := ""
+		if s.Holding {
+			now = "now, "
+		}
+		line("Held for the backup", "%s%d times, %v in all", now, s.Holds, round(s.HeldTime))
+	}
 	if s.HeldLimit > 0 { // a domain without a network has no gate
 		line("Output held", "%d of %d KiB", s.HeldBytes>>10, s.HeldLimit>>10)
 	}

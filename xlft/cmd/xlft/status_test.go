@@ -15,6 +15,7 @@ func TestPrintRow(t *testing.T) {
 	st := primary.Status{
 		State: primary.Syncing, Arbiter: "fence", Epoch: 7, Checkpoints: 6, PagesSent: 1200, BytesSent: 5 << 20,
 		SyncBytes: 64 << 20, SyncTotal: 128 << 20, HeldBytes: 2048, HeldLimit: 8192, LastError: "silent for 1s",
+		Holding: true, Holds: 3, HeldTime: 1500 * time.Millisecond,
 		PauseMedian: primary.Downtime{Suspend: time.Millisecond, Total: 3 * time.Millisecond},
 		Disks: []xlft.DiskProgress{
 			{VDev: "xvda", Progress: diskrepl.Progress{Synced: true}},
@@ -39,6 +40,7 @@ Pause:             median 3ms, worst 0s
   of the median:   suspend 1ms, seal 0s, capture 0s, resume 0s
 Ack after resume:  median 0s
 Per checkpoint:    median 0 KiB
+Held for the backup: now, 3 times, 1.5s in all
 Output held:       2 of 8 KiB
 Disk xvda:         in sync
 Disk xvdb:         sending what was written since, 10 of 40 MiB

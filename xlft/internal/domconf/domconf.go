@@ -24,6 +24,12 @@ type Config struct {
 		TargetMemKiB uint64 `json:"target_memkb"`
 		ShadowMemKiB uint64 `json:"shadow_memkb"`
 		MaxVCPUs     int    `json:"max_vcpus"`
+
+		NoMigrate defbool           `json:"disable_migrate"`
+		NestedHVM defbool           `json:"nested_hvm"`
+		IOPorts   []json.RawMessage `json:"ioports"`
+		IOMem     []json.RawMessage `json:"iomem"`
+		IRQs      []json.RawMessage `json:"irqs"`
 	} `json:"b_info"`
 	Disks    []Disk            `json:"disks"`
 	NICs     []NIC             `json:"nics"`
@@ -40,11 +46,17 @@ type Config struct {
 	Channels []json.RawMessage `json:"channels"`
 	USBCtrls []json.RawMessage `json:"usbctrls"`
 	USBDevs  []json.RawMessage `json:"usbdevs"`
+	Virtios  []json.RawMessage `json:"virtios"` // from Xen 4.18 on
 
 	OnPoweroff string `json:"on_poweroff"`
 	OnReboot   string `json:"on_reboot"`
 	OnCrash    string `json:"on_crash"`
 }
+
+// defbool is a libxl_defbool in JSON: "True", "False" or "<default>".
+type defbool string
+
+func (b defbool) set() bool { return b == "True" }
 
 // Disk is a libxl_device_disk.
 type Disk struct {
@@ -58,6 +70,8 @@ type Disk struct {
 	// ReadWrite is the number 0 or 1.
 	ReadWrite int `json:"readwrite"`
 	Server
+	// Specification is "virtio" for a disk that no Xen backend serves.
+	Specification string `json:"specification"`
 }
 
 // byQEMU reports whether QEMU serves the disk.
@@ -88,6 +102,7 @@ type NIC struct {
 	MAC    string `json:"mac"`
 	Bridge string `json:"bridge"`
 	Script string `json:"script"`
+	MTU    int    `json:"mtu"` // 0: that of its bridge
 	Server
 }
 
@@ -158,6 +173,14 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 				"Let dom0 serve it: remove backend= from its line in the domain's configuration.")
 		}
 	}
+	if c.Build.NoMigrate.set() {
+		add("nomigrate=1 shows it this host's own time stamp counter, and another host's counter differs",
+			"Remove nomigrate from the domain's configuration and start the domain again.")
+	}
+	if c.Build.NestedHVM.set() {
+		add("nestedhvm=1 lets it run domains of its own, whose state is not copied",
+			"Remove nestedhvm from the domain's configuration and start the domain again.")
+	}
 	for _, d := range c.Disks {
 		if where := d.elsewhere(); where != "" {
 			add(fmt.Sprintf("disk %s is served by domain %s, out of reach of xlft", d.VDev, where),
@@ -165,6 +188,9 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 			continue
 		}
 		switch {
+		case d.Specification == "virtio":
+			add(fmt.Sprintf("disk %s (%s) is a virtio device, whose state is not copied", d.VDev, d.Target),
+				"Remove specification=virtio from the disk.")
 		case d.Copied():
 			if want := c.Create.Name + "/" + d.VDev; d.Target != want {
 				add(fmt.Sprintf("disk %s has the target %s, not %s", d.VDev, d.Target, want),
@@ -188,12 +214,34 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 		{len(c.DTDevs), "device-tree device passed through"}, {len(c.VFBs), "virtual framebuffer"},
 		{len(c.VTPMs), "virtual TPM"}, {len(c.P9s), "9p file system"}, {len(c.PVCalls), "PV calls device"},
 		{len(c.VDispls), "virtual display"}, {len(c.VSnds), "virtual sound card"}, {len(c.Channels), "channel"},
-		{len(c.USBCtrls) + len(c.USBDevs), "USB device"},
+		{len(c.USBCtrls) + len(c.USBDevs), "USB device"}, {len(c.Virtios), "virtio device"},
+		{len(c.Build.IOPorts), "range of I/O ports"}, {len(c.Build.IOMem), "range of I/O memory"},
+		{len(c.Build.IRQs), "hardware interrupt"},
 	} {
 		if d.n > 0 {
 			add(fmt.Sprintf("it has %d of: %s; what it does can't be held back or copied", d.n, d.what),
 				"Remove it from the domain's configuration.")
 		}
+	}
+	return ps
+}
+
+// MemoryProblems returns what makes a domain's memory one that no replica could
+// have: pages that the domain may use and that have no memory behind them
+// (unpopulated), and more than libxl lets the replica have: the target and a
+// slack. Sizes are in KiB.
+func (c *Config) MemoryProblems(has, unpopulated, slack uint64) (ps []Problem) {
+	if unpopulated > 0 {
+		ps = append(ps, Problem{
+			fmt.Sprintf("it was started with less memory than maxmem, and %d KiB are still to be populated on demand, which a checkpoint can't tell from written pages", unpopulated),
+			"Wait until its balloon driver has begun to work, or start it with memory equal to maxmem; \"xl mem-set\" makes it smaller afterwards.",
+		})
+	}
+	if most := c.Build.TargetMemKiB + slack; has > most && c.Build.TargetMemKiB > 0 {
+		ps = append(ps, Problem{
+			fmt.Sprintf("it has %d KiB of memory, and its target is %d KiB: its replica could not have as much", has, c.Build.TargetMemKiB),
+			fmt.Sprintf("Wait until it has given memory back, or \"xl mem-set %s %dk\".", c.Create.Name, has),
+		})
 	}
 	return ps
 }

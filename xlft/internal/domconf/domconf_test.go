@@ -37,7 +37,14 @@ func TestProblems(t *testing.T) {
 		{"NIC of a driver domain by number", `{"c_info":{"type":"pvh"},"nics":[{"devid":0,"backend_domid":3}]}`, false, []string{"is served by domain 3"}},
 		{"NIC of a driver domain by name", `{"c_info":{"type":"pvh"},"nics":[{"devid":0,"backend_domname":"sys-net"}]}`, false, []string{"is served by domain sys-net"}},
 		{"devices of dom0", `{"c_info":{"type":"pvh"},"nics":[{"devid":0,"backend_domname":"Domain-0"},{"devid":1,"backend_domname":"0","backend_domid":0}],"disks":[{"vdev":"xvda","backend_domname":"0"}]}`, false, nil},
-		{"disk of a driver domain", fmt.Sprintf(pvh, `,"disks":[{"pdev_path":"/dev/vg/web1","vdev":"xvda","backend_domid":2}]`), false, []string{"disk xvda is served by domain 2"}},
+		{"disk of a driver domain", fmt.Sprintf(pvh, `,"disks":[{"backend_domid":3,"pdev_path":"/srv/a","vdev":"xvda"},{"backend_domname":"storage","pdev_path":"/srv/b","vdev":"xvdb","readwrite":1}]`), false,
+			[]string{"disk xvda is served by domain 3", "disk xvdb is served by domain storage"}},
+		{"no migration", `{"c_info":{"type":"pvh"},"b_info":{"disable_migrate":"True","nested_hvm":"False"}}`, false, []string{"nomigrate=1"}},
+		{"nested", `{"c_info":{"type":"pvh"},"b_info":{"disable_migrate":"<default>","nested_hvm":"True"}}`, false, []string{"nestedhvm=1"}},
+		{"hardware", `{"c_info":{"type":"pvh"},"b_info":{"ioports":[{"first":1016,"number":8}],"iomem":[{"start":1}],"irqs":[4,5]}}`, false,
+			[]string{"1 of: range of I/O ports", "1 of: range of I/O memory", "2 of: hardware interrupt"}},
+		{"virtio", fmt.Sprintf(pvh, `,"virtios":[{"type":"virtio,device22"}],"disks":[{"pdev_path":"/srv/web1","vdev":"xvda","specification":"virtio","readwrite":1}]`), false,
+			[]string{"disk xvda (/srv/web1) is a virtio device", "1 of: virtio device"}},
 		{"unknown type", `{"c_info":{"type":"xyz"}}`, false, []string{`unknown type "xyz"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -70,5 +77,29 @@ func TestDevices(t *testing.T) {
 	}
 	if got := conf.Devices(); !slices.Equal(got, []int{0, 2}) {
 		t.Errorf("devices %v", got)
+	}
+}
+
+func TestMemoryProblems(t *testing.T) {
+	for _, c := range []struct {
+		name                   string
+		has, unpopulated, want uint64
+		what                   string
+	}{
+		{"as its target says", 131072, 0, 131072, ""},
+		{"within libxl's slack", 131072 + 1024, 0, 131072, ""},
+		{"smaller than its target", 100000, 0, 131072, ""},
+		{"not shrunk yet", 131072 + 1028, 0, 131072, "its replica could not have as much"},
+		{"not populated", 100000, 4, 131072, "4 KiB are still to be populated"},
+		{"no target known", 131072, 0, 0, ""},
+	} {
+		conf, err := domconf.Parse(fmt.Appendf(nil, `{"c_info":{"type":"pvh","name":"web1"},"b_info":{"target_memkb":%d}}`, c.want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ps := conf.MemoryProblems(c.has, c.unpopulated, 1024)
+		if c.what == "" && len(ps) > 0 || c.what != "" && (len(ps) != 1 || !strings.Contains(ps[0].What, c.what) || ps[0].Advice == "") {
+			t.Errorf("%s: %v, want %q", c.name, ps, c.what)
+		}
 	}
 }

@@ -7,6 +7,10 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -35,8 +39,34 @@ func (c *Check) Dial(p config.Peer) wire.Dialer {
 	return c.Identity.Dialer(p.Address, p.Fingerprint)
 }
 
-// Offer describes a domain to a backup.
+// Offer describes a domain to a backup. It fails while the domain's memory is in
+// a state that no replica can have.
 func (c *Check) Offer(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.Config, error) {
+	o, conf, err := c.Describe(ctx, d)
+	if err != nil {
+		return o, conf, err
+	}
+	ps, err := c.memory(d, conf, o.Pages)
+	if err == nil && len(ps) > 0 {
+		err = fmt.Errorf("%s: %s. %s", d.Name, ps[0].What, ps[0].Advice)
+	}
+	return o, conf, err
+}
+
+// memory returns what in the domain's memory no replica could have.
+func (c *Check) memory(d xen.Domain, conf *domconf.Config, pages uint64) ([]domconf.Problem, error) {
+	var unpopulated uint64
+	if conf.Create.Type != "pv" {
+		var err error
+		if unpopulated, err = c.Host.Guest(d).Unpopulated(); err != nil {
+			return nil, err
+		}
+	}
+	return conf.MemoryProblems(pages*4, unpopulated*4, xen.MaxMemSlack), nil
+}
+
+// Describe describes a domain as it is.
+func (c *Check) Describe(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.Config, error) {
 	raw, err := c.Host.Config(d.ID)
 	if err != nil {
 		return wire.Offer{}, nil, err
@@ -49,19 +79,40 @@ func (c *Check) Offer(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.C
 	if err != nil {
 		return wire.Offer{}, nil, err
 	}
+	memory, err := c.Host.Guest(d).Memory()
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	cpu, err := c.Host.CPUID(d.ID)
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
 	disks, err := c.disks(ctx, d.Name, conf.Copied())
 	if err != nil {
 		return wire.Offer{}, nil, err
 	}
 	return wire.Offer{
 		Disks: disks, Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
-		Arbiter:    c.arbiter().String(),
+		Arbiter: c.arbiter().String(), Pages: memory.Pages, NICs: nics("/sys/class/net", conf), CPUID: cpu,
 		XenVersion: info.Version, FailureTimeout: c.Config.For(d.Name).FailureTimeout,
 	}, conf, nil
 }
 
 func (c *Check) arbiter() xlft.Arbiter {
 	return arbiter.New(c.Config, c.Software, c.Dial, zap.NewNop())
+}
+
+// nics describes a domain's network devices: vif-bridge gives a device the MTU of
+// its bridge, unless its configuration has one.
+func nics(net string, conf *domconf.Config) (all []wire.NIC) {
+	for _, n := range conf.NICs {
+		mtu := n.MTU
+		if b, err := os.ReadFile(filepath.Join(net, n.Bridge, "mtu")); err == nil && mtu == 0 && n.Bridge != "" {
+			mtu, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+		}
+		all = append(all, wire.NIC{DevID: n.DevID, MTU: mtu})
+	}
+	return all
 }
 
 // disks describes the disks of a domain that are copied, as its disk server has
@@ -92,11 +143,11 @@ func (c *Check) disks(ctx context.Context, domain string, vdevs []string) ([]wir
 // Problems returns every reason why a domain can't be protected now by a peer.
 // An error means that this host could not be looked at.
 func (c *Check) Problems(ctx context.Context, d xen.Domain, p config.Peer) ([]wire.Problem, error) {
-	o, conf, err := c.Offer(ctx, d)
+	o, conf, err := c.Describe(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	ps, err := c.local(ctx, d, conf, p)
+	ps, err := c.local(ctx, d, conf, p, o.Pages)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +195,7 @@ func each(err error) []error {
 }
 
 // local returns the reasons on this host.
-func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer) (ps []wire.Problem, err error) {
+func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer, pages uint64) (ps []wire.Problem, err error) {
 	add := func(what, advice string) {
 		ps = append(ps, wire.Problem{Host: c.Config.Name, What: what, Advice: advice})
 	}
@@ -152,7 +203,11 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range conf.Problems(info.ShadowPV) {
+	memory, err := c.memory(d, conf, pages)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range append(conf.Problems(info.ShadowPV), memory...) {
 		add(p.What, p.Advice)
 	}
 	if len(conf.NICs) > 0 {

@@ -2,9 +2,12 @@ package preflight
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"testing"
 
+	"xlft/xlft/internal/domconf"
 	"xlft/xlft/wire"
 )
 
@@ -30,6 +33,23 @@ func TestMerge(t *testing.T) {
 	theirs.Host = "beta"
 	got := merge([]wire.Problem{own}, []wire.Problem{pci, bridge}, "beta")
 	if want := []wire.Problem{own, theirs}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// The backup is told the MTU that each network device has here.
+func TestNICs(t *testing.T) {
+	net := t.TempDir()
+	if err := os.Mkdir(filepath.Join(net, "br0"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(net, "br0/mtu"), []byte("9000\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got := nics(net, &domconf.Config{NICs: []domconf.NIC{
+		{DevID: 0, Bridge: "br0"}, {DevID: 1, Bridge: "br0", MTU: 1400}, {DevID: 2, Bridge: "br1"}, {DevID: 3},
+	}})
+	if want := []wire.NIC{{DevID: 0, MTU: 9000}, {DevID: 1, MTU: 1400}, {DevID: 2}, {DevID: 3}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

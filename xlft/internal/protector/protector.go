@@ -103,7 +103,9 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 // session opens the gates and returns a session that has not begun.
 func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, check *preflight.Check, peer config.Peer) (*primary.Session, error) {
 	c, dc := p.Config, p.Config.For(p.Domain)
-	o, conf, err := check.Offer(ctx, d)
+	// Not yet whether the domain can be protected as it is: first the session has
+	// to decide on what an earlier protector left.
+	o, conf, err := check.Describe(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -117,8 +119,13 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	}
 	gates := xlft.Gates{Net: gate}
 	_, found := gate.Holding()
+	var size settling
+	size.look(o.Pages)
 	offer := func() (wire.Offer, error) {
 		o, conf, err := check.Offer(ctx, d)
+		if err == nil {
+			err = size.look(o.Pages)
+		}
 		if err == nil {
 			err = gate.covers(d.ID, conf.Devices())
 		}
@@ -160,6 +167,21 @@ func (p *Protector) renamed(records store.Dir, d xen.Domain) error {
 		if name != p.Domain && o.Role == xlft.HostPrimary && o.Exposed && o.Instance != "" && o.Instance == instance(d) {
 			return fmt.Errorf("this domain was protected as %s, and %s may run it by that name: \"xl rename %s %s\", then \"xl ft-start %s\"", name, o.Peer, p.Domain, name, name)
 		}
+	}
+	return nil
+}
+
+// settling tells whether a domain's memory still changes. A domain that is
+// protected keeps the memory that it has: one that is on its way to a new size
+// would be held halfway.
+type settling struct{ pages uint64 }
+
+// look compares with the look before.
+func (s *settling) look(pages uint64) error {
+	before := s.pages
+	s.pages = pages
+	if before != 0 && before != pages {
+		return fmt.Errorf("the domain's memory still changes: it had %d KiB, now %d KiB", before*4, pages*4)
 	}
 	return nil
 }

@@ -152,3 +152,16 @@ func TestChooseBackup(t *testing.T) {
 		t.Errorf("what can't be read is %q", peer)
 	}
 }
+
+// A domain is offered again when its memory has been the same at two looks.
+func TestSettling(t *testing.T) {
+	var s settling
+	for i, c := range []struct {
+		pages uint64
+		ok    bool
+	}{{1000, true}, {1000, true}, {900, false}, {800, false}, {800, true}, {800, true}} {
+		if err := s.look(c.pages); (err == nil) != c.ok {
+			t.Errorf("look %d: %v", i, err)
+		}
+	}
+}

@@ -29,6 +29,7 @@ import (
 	"xlft/savestream"
 
 	"xlft/xlft/backup"
+	"xlft/xlft/internal/cpuid"
 	"xlft/xlft/internal/domconf"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/wire"
@@ -80,6 +81,11 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 	if c.Create.Type != "pv" && !info.HAP {
 		add("Switch hardware-assisted paging on in the firmware or on Xen's command line.", "Xen has no hardware-assisted paging, which a %s domain needs", c.Create.Type)
 	}
+	if host, err := r.Host.MostCPUID(c.Create.Type == "pv"); err != nil {
+		add("Look at the receiver's log on the backup.", "%v", err)
+	} else if len(o.CPUID) > 0 {
+		ps = append(ps, cpuProblems(cpuid.Compare(o.CPUID, host))...)
+	}
 	all, err := r.Host.Domains()
 	if err != nil {
 		add("Look at the receiver's log on the backup.", "%v", err)
@@ -102,24 +108,30 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 			if _, err := os.Stat(filepath.Join(scriptDir, domconf.Script)); err != nil {
 				add("Install xlft there.", "no hotplug script %s in %s, which disk %s uses", domconf.Script, scriptDir, d.VDev)
 			}
-		} else if _, err := os.Stat(d.Target); err != nil && d.Target != "" && d.ReadWrite == 0 {
+			continue
+		}
+		ps = append(ps, ownPlaces.script(d.Script, "disk "+d.VDev)...)
+		// With a script the target is the script's to understand.
+		if _, err := os.Stat(d.Target); err != nil && d.Target != "" && d.Script == "" && d.ReadWrite == 0 {
 			add("Put the same file or device at the same place on the backup.", "disk %s, which is read-only, is not there: %v", d.VDev, err)
 		}
 	}
-	for _, nic := range c.NICs {
-		if nic.Bridge == "" {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join("/sys/class/net", nic.Bridge, "bridge")); err != nil {
-			add(fmt.Sprintf("Make a bridge %s on the backup, on the same network.", nic.Bridge), "no bridge %s, which the domain's network device %d is on", nic.Bridge, nic.DevID)
-		}
-		if s := nic.Script; filepath.IsAbs(s) {
-			if _, err := os.Stat(s); err != nil {
-				add("Install the script on the backup.", "no hotplug script %s, which the domain's network device %d uses", s, nic.DevID)
-			}
-		}
+	return append(ps, ownPlaces.nics(c, o.NICs)...)
+}
+
+// cpuProblems says what this host's processors lack.
+func cpuProblems(m cpuid.Missing) []wire.Problem {
+	switch {
+	case m.None():
+		return nil
+	case m.Vendor != "":
+		return []wire.Problem{{What: fmt.Sprintf("its processors are of another vendor: %v", m), Advice: "Use hosts with processors of one vendor."}}
 	}
-	return ps
+	advice := "Use hosts with the same processors, microcode and Xen options."
+	if mask := m.Mask(); mask != "" {
+		advice = fmt.Sprintf("Hide them from the domain: put %s into its configuration on the primary, and start it again.", mask)
+	}
+	return []wire.Problem{{What: fmt.Sprintf("its processors lack what the domain was told it has, and may use: %v", m), Advice: advice}}
 }
 
 // older compares versions such as "4.17".

@@ -23,6 +23,10 @@ type Domain struct {
 	UUID string
 }
 
+// MaxMemSlack is what libxl lets a domain have beyond its target, in KiB
+// (LIBXL_MAXMEM_CONSTANT).
+const MaxMemSlack = 1024
+
 // Info is what a host can do.
 type Info struct {
 	Version  string // "4.17"

@@ -42,10 +42,14 @@ const ackGrace = 30 * time.Second
 type Guest struct {
 	h *Host
 	d Domain
+
+	// Of HoldMemory, in pages: the domain's own limit, and the one set instead; 0
+	// if the memory is not held.
+	limit, held uint64
 }
 
 // Guest returns a domain as an xlft.Guest.
-func (h *Host) Guest(d Domain) *Guest { return &Guest{h, d} }
+func (h *Host) Guest(d Domain) *Guest { return &Guest{h: h, d: d} }
 
 func (g *Guest) id() C.uint32_t { return C.uint32_t(g.d.ID) }
 

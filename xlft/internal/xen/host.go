@@ -213,6 +213,18 @@ func (h *Host) state(domid uint32) (state C.int, reason int, err error) {
 	return state, int(r), nil
 }
 
+// xsRead returns what a xenstore node holds; "" if there is none.
+func (h *Host) xsRead(path string) string {
+	cp := C.CString(path)
+	defer C.free(unsafe.Pointer(cp))
+	h.xsmu.Lock()
+	defer h.xsmu.Unlock()
+	var n C.uint
+	p := C.xs_read(h.xs, C.XBT_NULL, cp, &n)
+	defer C.free(p)
+	return C.GoStringN((*C.char)(p), C.int(n))
+}
+
 // xsSwap writes value to a xenstore node if the node holds old. It returns what
 // the node held; a node that does not exist holds "".
 func (h *Host) xsSwap(path, old, value string) (was string, err error) {

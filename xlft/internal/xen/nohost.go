@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"xlft/xlft"
+	"xlft/xlft/wire"
 )
 
 // Host stands for libxl, libxc and xenstore of this host.
@@ -28,6 +29,8 @@ func (*Host) Destroy(uint32) error                                      { return
 func (*Host) Pause(uint32) error                                        { return ErrNoXen }
 func (*Host) Unpause(uint32) error                                      { return ErrNoXen }
 func (*Host) Rename(uint32, string, string) error                       { return ErrNoXen }
+func (*Host) CPUID(uint32) ([]wire.CPUIDLeaf, error)                    { return nil, ErrNoXen }
+func (*Host) MostCPUID(bool) ([]wire.CPUIDLeaf, error)                  { return nil, ErrNoXen }
 func (*Host) Restore(json.RawMessage, string, *os.File) (uint32, error) { return 0, ErrNoXen }
 
 // Guest is an xlft.Guest.
@@ -40,4 +43,8 @@ func (*Guest) Pause() error                                              { retur
 func (*Guest) Unpause() error                                            { return ErrNoXen }
 func (*Guest) Destroy() error                                            { return ErrNoXen }
 func (*Guest) DirtyPages() (uint64, error)                               { return 0, ErrNoXen }
+func (*Guest) HoldMemory() (xlft.Memory, error)                          { return xlft.Memory{}, ErrNoXen }
+func (*Guest) ReleaseMemory() error                                      { return ErrNoXen }
+func (*Guest) Memory() (xlft.Memory, error)                              { return xlft.Memory{}, ErrNoXen }
+func (*Guest) Unpopulated() (uint64, error)                              { return 0, ErrNoXen }
 func (*Guest) State() (xlft.GuestState, string, error)                   { return 0, "", ErrNoXen }

@@ -21,6 +21,20 @@ char *xlft_logger_take(xentoollog_logger *l);
 /* State of a domain; *reason gets SHUTDOWN_xxx when it is over. < 0: errno. */
 int xlft_domain_state(xc_interface *xch, uint32_t domid, int *reason);
 
+/* Pages that a domain has, and may have. < 0: errno. */
+int xlft_domain_memory(xc_interface *xch, uint32_t domid, uint64_t *pages, uint64_t *limit);
+
+/* Pages of an HVM or PVH domain that it may use and that no memory stands behind
+ * yet (populate on demand). < 0: errno. */
+int xlft_domain_pod(xc_interface *xch, uint32_t domid, uint64_t *entries);
+
+/* Policies that xlft_cpuid reads besides domains'. */
+enum { XLFT_MOST_PV = -1, XLFT_MOST_HVM = -2 };
+
+/* CPUID leaves of a domain, or the most that this host can give. To be freed;
+ * NULL on an error, which errno has. */
+xen_cpuid_leaf_t *xlft_cpuid(xc_interface *xch, int64_t of, uint32_t *n);
+
 /* Polls until the domain is not running, at most usec microseconds. */
 int xlft_wait_stopped(xc_interface *xch, uint32_t domid, int *reason, unsigned usec);
 
