@@ -55,6 +55,13 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery, peer string) (w
 		answer.Role = wire.RoleReplica
 	case found == FoundDomain:
 		answer = wire.OwnerResult{Role: wire.RoleRunning, Generation: max(rec.Generation, q.Generation)}
+		if rec.Role == xlft.HostBackup {
+			// A takeover that could not be recorded.
+			rec.Role, rec.Took = xlft.HostOwner, rec.Generation
+			if err := r.Store.Save(q.Domain, rec); err != nil {
+				r.Log.Error("record that a domain was taken over", zap.String("domain", q.Domain), zap.Error(err))
+			}
+		}
 	}
 	return answer, nil
 }

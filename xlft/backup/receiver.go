@@ -22,6 +22,7 @@ const (
 	maxReplicas = 256              // domains held for others
 	joinTimeout = 15 * time.Second // from ACCEPT to the data connection
 	acceptDelay = 20 * time.Millisecond
+	stopTimeout = 50 * time.Second // for what is under way when the receiver stops; less than TimeoutStopSec
 )
 
 // A Receiver holds replicas of other hosts' domains, and runs one on when its
@@ -293,10 +294,14 @@ func (r *Receiver) stop() {
 	var g errgroup.Group
 	for _, s := range all {
 		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
+			ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 			defer cancel()
 			s.ask(ctx, DestroyAsked{errStopping, false})
 			s.wait(ctx)
+			if st := s.now(); st == Claiming || st == TakingOver {
+				r.Log.Error("this receiver ends with a replica whose primary is lost: it may have been all that was left of the domain",
+					zap.String("domain", s.offer.Domain), zap.Stringer("state", st))
+			}
 			return nil
 		})
 	}

@@ -38,7 +38,7 @@ func (s *Session) connect(ctx context.Context, generation uint64) {
 			case wire.CodeRunning:
 				err = fmt.Errorf("%w: %w", ErrBothRun, err)
 			case wire.CodeGeneration:
-				if r.Generation >= generation {
+				if r.Generation >= generation && r.Generation < maxGeneration {
 					s.post(ctx, behind{ConnectFailed{err}, r.Generation})
 					return
 				}
@@ -71,6 +71,9 @@ func (s *Session) beginSession(ctx context.Context) {
 		post(DisksSynced{})
 	})
 }
+
+// maxGeneration is far beyond what changes of owner can count to.
+const maxGeneration = 1 << 48
 
 // behind says that the backup knows a newer generation.
 type behind struct {

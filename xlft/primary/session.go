@@ -72,6 +72,7 @@ type Session struct {
 	decider   decider // who may run the domain besides this host
 	said      xlft.Said
 	failures  int       // in a row
+	caughtUp  bool      // with the backup's generation, in this try to connect
 	protected time.Time // when the domain last became protected
 	exit      *Exit
 	link      *link
@@ -240,7 +241,8 @@ type opened struct {
 func (s *Session) step(ctx context.Context, ev Event) {
 	switch e := ev.(type) {
 	case behind:
-		if ev = e.Event; s.m.State() == Connecting {
+		if ev = e.Event; s.m.State() == Connecting && !s.caughtUp {
+			s.caughtUp = true // once for each try
 			s.ownership = s.fresh(e.generation + 1)
 			s.decider.generation = s.ownership.Generation
 			if err := s.Store.Save(s.Domain, s.ownership); err != nil {
@@ -447,6 +449,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 		}
 		s.endLink()
 	case RetryLater:
+		s.caughtUp = false
 		s.retry = time.After(s.delay(a.Failed))
 	case Destroy:
 		s.destroy()
