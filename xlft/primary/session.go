@@ -500,6 +500,7 @@ func (s *Session) destroy() {
 		s.save.destroyed.Store(true)
 	}
 	s.ownership.Role, s.ownership.Exposed, s.ownership.Handed, s.ownership.Paused = xlft.HostYielded, false, false, false
+	s.ownership.Instance = s.Instance
 	if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 		s.Log.Error("record that the domain was given up", zap.Error(err))
 	}
