@@ -199,13 +199,13 @@ func (m *seam) cutAtTakeover(r *backup.Receiver) {
 	}}
 }
 
-// A full store has no room; what it had is there.
-type fullStore struct {
+// A roomStore is a store whose file system may have no room; what it had is there.
+type roomStore struct {
 	xlft.Store
-	full atomic.Bool
+	full *atomic.Bool
 }
 
-func (f *fullStore) Save(d string, o xlft.Ownership) error {
+func (f *roomStore) Save(d string, o xlft.Ownership) error {
 	if f.full.Load() {
 		return syscall.ENOSPC
 	}
@@ -321,7 +321,7 @@ func TestFullDiskAtRecovery(t *testing.T) {
 		m.begin()
 		m.b.Crash()
 		m.pa.Kill()
-		f := &fullStore{}
+		f := &roomStore{full: new(atomic.Bool)}
 		f.full.Store(true)
 		m.protect(m.a, m.domain, "B", func(s *primary.Session) { f.Store, s.Store = s.Store, f })
 		time.Sleep(time.Minute)
@@ -341,7 +341,7 @@ func TestFullDiskAtRecovery(t *testing.T) {
 // H3: a domain that is won is run, also if that can't be recorded.
 func TestFullDiskAtTakeover(t *testing.T) {
 	seams(t, func(m *seam) {
-		f := &fullStore{}
+		f := &roomStore{full: new(atomic.Bool)}
 		m.receive(m.b, func(r *backup.Receiver) { f.Store, r.Store = r.Store, f })
 		m.protect(m.a, m.domain, "B", nil)
 		m.await(m.session, primary.Protected)
@@ -356,7 +356,7 @@ func TestFullDiskAtTakeover(t *testing.T) {
 // H3: a backup that can't record anything says so before it is relied on.
 func TestFullDiskAtOffer(t *testing.T) {
 	seams(t, func(m *seam) {
-		f := &fullStore{}
+		f := &roomStore{full: new(atomic.Bool)}
 		f.full.Store(true)
 		m.receive(m.b, func(r *backup.Receiver) { f.Store, r.Store = r.Store, f })
 		m.protect(m.a, m.domain, "B", nil)
@@ -502,4 +502,44 @@ func TestCaptureHangsForGood(t *testing.T) {
 		m.await(m.session, primary.Protected)
 		close(let)
 	}, "cas")
+}
+
+// A bypassed gate is one past which packets go: it says so when it is asked.
+type bypassedGate struct {
+	xlft.Gate
+	bypassed *atomic.Bool
+}
+
+var errBypassedGate = errors.New("vif1.0: the redirect is gone")
+
+func (g bypassedGate) Held() (held, limit uint64, err error) {
+	if g.bypassed.Load() {
+		return 0, 0, errBypassedGate
+	}
+	return g.Gate.Held()
+}
+
+// N2: a gate that does not hold any more ends the protection, with its reason; and
+// no new one begins until it holds again.
+func TestBypassedGate(t *testing.T) {
+	seams(t, func(m *seam) {
+		bypassed := new(atomic.Bool)
+		m.receive(m.b, nil)
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Gates.Net = bypassedGate{s.Gates.Net, bypassed} })
+		m.await(m.session, primary.Protected)
+		bypassed.Store(true)
+		begun := time.Now()
+		for m.session.Status().Protected && time.Since(begun) < time.Minute {
+			time.Sleep(time.Millisecond)
+		}
+		if d := time.Since(begun); d > 5*simEpoch {
+			m.t.Errorf("\"protected\" for %v", d)
+		}
+		time.Sleep(3 * time.Second)
+		if st := m.session.Status(); st.State != primary.Connecting || !strings.Contains(st.LastError, errBypassedGate.Error()) {
+			m.t.Errorf("%v: %s", st.State, st.LastError)
+		}
+		bypassed.Store(false)
+		m.await(m.session, primary.Protected)
+	}, "cas", "none")
 }

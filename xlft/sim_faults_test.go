@@ -15,6 +15,12 @@ const (
 	killAtSaveB  = 19
 	grows        = 20
 	givesBack    = 21
+	noRoomA      = 22
+	noRoomB      = 23
+	takeoverBad  = 24
+	domainEnds   = 25
+	stopAndStart = 26 // not a fault
+	faultKinds   = 27
 )
 
 func (s *sim) fault(begun time.Time) {
@@ -27,11 +33,11 @@ func (s *sim) fault(begun time.Time) {
 		return
 	}
 	primary, backup, session := s.now()
-	kind := s.rng.IntN(22)
+	kind := s.rng.IntN(faultKinds)
 	if n := len(s.v.faults); n > 0 {
 		kind = s.v.faults[s.rng.IntN(n)]
 	}
-	if kind != switchOver {
+	if kind != switchOver && kind != stopAndStart {
 		s.faults++
 	}
 	switch kind {
@@ -111,6 +117,32 @@ func (s *sim) fault(begun time.Time) {
 	case givesBack:
 		s.tell("%v the domain gives a page back and takes another", at)
 		s.domain.GiveBack()
+	case noRoomA, noRoomB:
+		name, full := "A", &s.fullA
+		if kind == noRoomB {
+			name, full = "B", &s.fullB
+		}
+		s.tell("%v no room for %s's records", at, name)
+		full.Store(true)
+		after(func() { full.Store(false) })
+	case takeoverBad:
+		s.tell("%v the next domain that B takes over does not start", at)
+		s.badTakeover.Store(true)
+	case domainEnds:
+		s.tell("%v the domain powers off", at)
+		s.domain.End("poweroff")
+		s.domainOver.Store(true)
+	case stopAndStart:
+		s.tell("%v protection stopped by an operator, and begun again", at)
+		primary.Terminate()
+		s.wg.Go(func() {
+			<-session.Done()
+			time.Sleep(time.Duration(s.outside.Rand() % uint64(300*time.Millisecond)))
+			if !s.domainOver.Load() {
+				primary.Kill()
+				s.protect()
+			}
+		})
 	case 17:
 		s.tell("%v disk server killed", at)
 		s.domain.RestartDisk()

@@ -113,6 +113,11 @@ type sim struct {
 	receiver *backup.Receiver
 	received chan struct{} // closed when the receiver's Serve has returned
 	finished bool          // no process is started again
+
+	fullA, fullB atomic.Bool // the hosts' file systems have no room for records
+	badTakeover  atomic.Bool // the next takeover fails
+	domainOver   atomic.Bool // the domain ended by itself
+
 	story    []string
 	unhappy  time.Time // since when the primary wrongly says "protected"
 	fresh    time.Time // when the primary last said "protected" with a new checkpoint
@@ -216,7 +221,7 @@ func (s *sim) protect() {
 	if s.v.noLimit {
 		ack = time.Hour
 	}
-	kept := p.Store(s.recordsA)
+	var kept xlft.Store = &roomStore{p.Store(s.recordsA), &s.fullA}
 	if s.v.store != nil {
 		kept = s.v.store(kept)
 	}
@@ -255,8 +260,14 @@ func (s *sim) receive() {
 		return
 	}
 	p := s.b.Spawn()
+	restorer := restoring{&simxen.Restorer{P: p, Torn: s.v.torn, Slow: s.v.slow}, func(ctx context.Context, r backup.Replica) error {
+		if s.badTakeover.Swap(false) {
+			return errors.New("a hotplug script failed")
+		}
+		return r.Activate(ctx)
+	}}
 	r := &backup.Receiver{
-		Software: "sim", Restorer: &simxen.Restorer{P: p, Torn: s.v.torn, Slow: s.v.slow}, Arbiter: s.arb(p, "A"), Store: p.Store(s.recordsB),
+		Software: "sim", Restorer: restorer, Arbiter: s.arb(p, "A"), Store: &roomStore{p.Store(s.recordsB), &s.fullB},
 		Log: s.log.Named("B"), PeerName: func(c net.Conn) string { return c.(*simxen.Conn).From() },
 		RetryDelay: 100 * time.Millisecond, EpochLimit: max(1<<20, uint64(s.v.memory)), Disks: &simxen.DiskHost{P: p, Broken: s.v.copy},
 	}
@@ -311,6 +322,8 @@ func (s *sim) run() {
 	}
 	s.domain.Deafen(false)
 	s.b.Disk().Fail(false)
+	s.fullA.Store(false)
+	s.fullB.Store(false)
 	if _, backup, _ := s.now(); backup.Context().Err() != nil {
 		s.receive()
 	}
@@ -387,6 +400,13 @@ func (s *sim) judge() {
 	s.mu.Lock()
 	over, result := s.over, s.result
 	s.mu.Unlock()
+	if s.domainOver.Load() {
+		// That it ended is noticed wherever the protection is by then.
+		if runs(s.b) && s.outside.Takeovers == 0 {
+			s.outside.Violate("P5", "the domain ended, and runs on B")
+		}
+		return
+	}
 	running := runs(s.a, s.b)
 	// A host that lost its power after it had won the domain is a second failure.
 	// One failure never costs the domain.

@@ -224,6 +224,17 @@ func (s *session) finishDisks(epoch uint64) error {
 	return nil
 }
 
+// takenBack makes a disk that was to be the domain's a copy again: the takeover
+// failed, and the primary may have the domain. Nothing was written to it here.
+func (d *disk) takenBack() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.ours || d.Shared {
+		return nil
+	}
+	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent})
+}
+
 // leave ends a disk's session, and records which checkpoint the copy is of, so
 // that the next session need not compare the whole disk.
 func (s *session) leave(d *disk, repl *diskrepl.Replica) error {

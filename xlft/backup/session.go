@@ -238,6 +238,11 @@ func (s *session) takeoverFailed() bool {
 	}
 	s.ownership.Role, s.ownership.Pending = xlft.HostFailed, false
 	s.record("record that the takeover failed")
+	for _, d := range s.disks {
+		if err := d.takenBack(); err != nil {
+			s.log.Error("record that a disk is a copy again", zap.String("vdev", d.VDev), zap.Error(err))
+		}
+	}
 	return true
 }
 
