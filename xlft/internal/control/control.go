@@ -15,16 +15,17 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"xlft/xlft"
 )
 
 // Socket returns the path of a daemon's socket; name is a domain's, or
 // Receiver.
-func Socket(dir, name string) string { return filepath.Join(dir, url.PathEscape(name)+".sock") }
+func Socket(dir, name string) string { return filepath.Join(dir, xlft.FileName(name)+".sock") }
 
 // Receiver names the receiver's socket. No domain has that name: Xen allows
 // no "/" in one.
@@ -39,7 +40,7 @@ func Names(dir string) ([]string, error) {
 	var names []string
 	for _, e := range es {
 		if n, ok := strings.CutSuffix(e.Name(), ".sock"); ok {
-			if n, err := url.PathUnescape(n); err == nil && n != Receiver {
+			if n, ok := xlft.NameOf(n); ok && n != Receiver {
 				names = append(names, n)
 			}
 		}

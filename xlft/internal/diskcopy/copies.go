@@ -10,7 +10,6 @@ package diskcopy
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 
@@ -160,7 +159,7 @@ func (c *Copies) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 
 // durable returns the journal of a disk on stable storage.
 func (c *Copies) journal(domain, vdev string) diskrepl.EpochDir {
-	return diskrepl.EpochDir(filepath.Join(c.Config().StateDir, "journal", url.PathEscape(domain)+","+url.PathEscape(vdev)))
+	return diskrepl.EpochDir(filepath.Join(c.Config().StateDir, "journal", xlft.FileName(domain)+","+xlft.FileName(vdev)))
 }
 
 // Check returns why a disk could not be opened now, or nil.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -32,13 +31,13 @@ func ClientSocket(runDir, domain string) string {
 // HeldDirOf returns where the server of a domain's disks keeps writes that it
 // holds back from shared storage.
 func HeldDirOf(runDir, domain string) string {
-	return filepath.Join(runDir, "held", url.PathEscape(domain))
+	return filepath.Join(runDir, "held", xlft.FileName(domain))
 }
 
 // DirtyDirOf returns where the server of a domain's disks keeps the records of
 // what the backup's copies lack.
 func DirtyDirOf(runDir, domain string) string {
-	return filepath.Join(runDir, "dirty", url.PathEscape(domain))
+	return filepath.Join(runDir, "dirty", xlft.FileName(domain))
 }
 
 // A Client sends commands to a domain's disk server. It is an xlft.Disks.

@@ -6,9 +6,11 @@
 package domconf
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"path"
+	"strings"
 )
 
 // Config is the part of libxl_domain_config (libxl_types.idl) that matters
@@ -135,6 +137,9 @@ func (c *Config) Devices() []int {
 
 // Parse reads libxl's JSON.
 func Parse(b []byte) (*Config, error) {
+	if err := unique(json.NewDecoder(bytes.NewReader(b))); err != nil {
+		return nil, fmt.Errorf("read domain configuration: %w", err)
+	}
 	c := new(Config)
 	if err := json.Unmarshal(b, c); err != nil {
 		return nil, fmt.Errorf("read domain configuration: %w", err)
@@ -143,6 +148,40 @@ func Parse(b []byte) (*Config, error) {
 		return nil, fmt.Errorf("read domain configuration: c_info has no type")
 	}
 	return c, nil
+}
+
+// unique fails if an object in the next value has a key twice, in whatever case:
+// encoding/json would take the last one in any case, libxl another, and what was
+// looked at would not be what libxl does.
+func unique(d *json.Decoder) error {
+	t, err := d.Token()
+	if err != nil {
+		return err
+	}
+	open, ok := t.(json.Delim)
+	if !ok {
+		return nil
+	}
+	seen := map[string]string{}
+	for d.More() {
+		if open == '{' {
+			k, err := d.Token()
+			if err != nil {
+				return err
+			}
+			key := k.(string)
+			folded := strings.ToLower(key)
+			if was, ok := seen[folded]; ok {
+				return fmt.Errorf("it has %q and %q in one object", was, key)
+			}
+			seen[folded] = key
+		}
+		if err := unique(d); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
 }
 
 // Problem is a reason why the domain can't be protected, and what to do.

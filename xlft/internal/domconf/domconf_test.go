@@ -70,6 +70,22 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// What is looked at is what libxl does: no key is there twice, in another case.
+func TestKeysOnce(t *testing.T) {
+	for _, s := range []string{
+		`{"c_info":{"type":"pvh"},"disks":[{"vdev":"xvda","readwrite":1,"READWRITE":0}]}`,
+		`{"c_info":{"type":"pvh"},"pcidevs":[1],"PCIDEVS":[]}`,
+		`{"c_info":{"type":"pvh","type":"pv"}}`,
+	} {
+		if _, err := domconf.Parse([]byte(s)); err == nil {
+			t.Errorf("taken: %s", s)
+		}
+	}
+	if _, err := domconf.Parse([]byte(`{"c_info":{"type":"pvh"},"nics":[{"devid":0},{"devid":1}]}`)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDevices(t *testing.T) {
 	conf, err := domconf.Parse([]byte(`{"c_info":{"type":"pvh"},"nics":[{"mac":"00:16:3e:20:00:10"},{"devid":2}]}`))
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/arbiter"
+	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/domconf"
 	"xlft/xlft/internal/xen"
@@ -194,6 +195,9 @@ func each(err error) []error {
 	return []error{err}
 }
 
+// maxSocketPath is the longest path of a unix socket (unix(7), sun_path).
+const maxSocketPath = 107
+
 // local returns the reasons on this host.
 func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer, pages uint64) (ps []wire.Problem, err error) {
 	add := func(what, advice string) {
@@ -209,6 +213,10 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 	}
 	for _, p := range append(conf.Problems(info.ShadowPV), memory...) {
 		add(p.What, p.Advice)
+	}
+	if socket := control.Socket(c.Config.RunDir, d.Name); len(socket) > maxSocketPath {
+		add(fmt.Sprintf("its name is too long: the path of its socket, %s, has %d bytes, and the kernel takes %d", socket, len(socket), maxSocketPath),
+			"Give the domain a shorter name.")
 	}
 	if len(conf.NICs) > 0 {
 		for _, err := range []error{netbuffer.Check(ctx), netbuffer.Inspect(d.ID, netbuffer.Options{Devices: conf.Devices()})} {

@@ -14,7 +14,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xlft/savestream"
+	"xlft/xlft"
 
 	"xlft/xlft/backup"
 	"xlft/xlft/internal/cpuid"
@@ -207,7 +207,7 @@ func (r *Restorer) Find(domain, uuid string) (backup.Found, error) {
 }
 
 func (r *Restorer) lockFile(domain string) string {
-	return filepath.Join(r.RunDir, url.PathEscape(domain)+".replica")
+	return filepath.Join(r.RunDir, xlft.FileName(domain)+".replica")
 }
 
 // lock locks a domain's replica for a worker that is to inherit the file.

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +25,7 @@ type Dir string
 const suffix = ".json"
 
 func (d Dir) path(domain string) string {
-	return filepath.Join(string(d), url.PathEscape(domain)+suffix)
+	return filepath.Join(string(d), xlft.FileName(domain)+suffix)
 }
 
 // Load returns the zero Ownership if nothing is known of the domain.
@@ -134,7 +133,7 @@ func overwrite(path string, b []byte) error {
 }
 
 func (d Dir) diskPath(domain, vdev string) string {
-	return filepath.Join(string(d), "disks", url.PathEscape(domain)+","+url.PathEscape(vdev)+suffix)
+	return filepath.Join(string(d), "disks", xlft.FileName(domain)+","+xlft.FileName(vdev)+suffix)
 }
 
 // LoadDisk returns what this host's copy of a disk is; the zero record if nothing
@@ -177,8 +176,8 @@ func (d Dir) All() (all map[string]xlft.Ownership, unread map[string]error, err 
 		if !ok {
 			continue
 		}
-		domain, err := url.PathUnescape(name)
-		if err != nil {
+		domain, ok := xlft.NameOf(name)
+		if !ok {
 			continue
 		}
 		o, err := d.Load(domain)
