@@ -74,7 +74,7 @@ func TestClaim(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f, told := agent(t, c.script)
 			if strings.Contains(c.script, "sleep") {
-				f.Timeout = 200 * time.Millisecond
+				f.Timeout = 2 * time.Second // enough for a loaded machine to start it
 			}
 			a := fenceBy(f)
 			a.Ask = c.ask
