@@ -74,7 +74,13 @@ func (s *mirrorSession) acked(epoch uint64) {
 	s.m.dirty.acked(epoch)
 }
 
-func (s *mirrorSession) unacked() (n, limit int64) { return s.sent[0] + s.sent[1], s.limit }
+// unacked counts nothing of epoch 1, as full does.
+func (s *mirrorSession) unacked() (n, limit int64) {
+	if s.epoch == 1 {
+		return 0, s.limit
+	}
+	return s.sent[0] + s.sent[1], s.limit
+}
 
 // hashes sends the chunks from off on whose hashes differ from the replica's.
 func (s *mirrorSession) hashes(off int64, hashes []byte) error {

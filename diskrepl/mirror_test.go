@@ -115,6 +115,22 @@ func TestSyncRate(t *testing.T) {
 	l.Detach() // or the test runs out of time
 }
 
+// The first copy is no write that the backup holds back: it does not count against
+// the limit, however large the disk is.
+func TestFirstCopyIsNotHeld(t *testing.T) {
+	here := newMemory(1 << 20)
+	for i := range here.b {
+		here.b[i] = byte(i>>8) | 1
+	}
+	p := newPair(t, here, newMemory(1<<20), 64<<10)
+	if err := p.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	if held, limit := p.link.Unacked(); held != 0 || limit != 64<<10 {
+		t.Errorf("%d of %d bytes are held", held, limit)
+	}
+}
+
 // A backup that can't hold more makes writers wait; a release lets them go on,
 // and so does the end of the link.
 func TestLimit(t *testing.T) {
