@@ -433,6 +433,17 @@ func TestSplitBrainIsSaid(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if st := m.session.Status(); !strings.Contains(st.LastError, primary.ErrBothRun.Error()) {
 			m.t.Errorf("the primary says %q", st.LastError)
+		} else if !st.SplitBrain {
+			m.t.Error("the primary's status does not say so")
+		}
+		if c := m.receiver.Conflicts(); len(c) != 1 || c[0].Domain != simDomain || c[0].Peer != "A" {
+			m.t.Errorf("the other host says %+v", c)
+		}
+		// An operator destroys one of them.
+		m.b.Shutdown()
+		m.await(m.session, primary.Protected)
+		if st := m.session.Status(); st.SplitBrain || len(m.receiver.Conflicts()) != 0 {
+			m.t.Error("it is still called a split brain")
 		}
 	}, "none")
 }

@@ -49,6 +49,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*sessi
 	case err != nil:
 		return no(wire.CodeInternal, "%v", err)
 	case found == FoundDomain:
+		r.conflict(o.Domain, peer)
 		return no(wire.CodeRunning, "this host runs the domain; its newest generation here is %d", rec.Generation)
 	case found == FoundReplica:
 		return no(wire.CodeBusy, "a replica of an earlier session is still here")
@@ -67,6 +68,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*sessi
 	if rec.UUID != "" && rec.UUID != o.UUID {
 		rec.Took = 0 // another domain's, which had the name
 	}
+	r.resolved(o.Domain)
 	s := newSession(r, o, peer, rec)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -50,6 +50,8 @@ type Receiver struct {
 	sessions map[string]*session // by session id
 	changed  func()              // called at every change of Replicas
 	stopping bool
+
+	conflicts map[string]Conflict // by domain
 }
 
 // errTakeoverHangs: the replica does not come to run.

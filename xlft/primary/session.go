@@ -302,6 +302,11 @@ func (s *Session) report(before State, ev Event) {
 		}
 	case ConnectFailed:
 		why = ev.Err
+		if errors.Is(why, ErrBothRun) {
+			s.status.set(func(v *Status) { v.SplitBrain = true })
+		}
+	case Connected:
+		s.status.set(func(v *Status) { v.SplitBrain = false })
 	case SaveEnded:
 		why = ev.Err
 	case DisksLost:

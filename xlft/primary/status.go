@@ -17,6 +17,9 @@ type Status struct {
 	Since      time.Time `json:"since"`
 	Generation uint64    `json:"generation"`
 	LastError  string    `json:"last_error,omitempty"`
+	// SplitBrain: the backup said, when it was last heard, that it runs the domain
+	// too.
+	SplitBrain bool `json:"split_brain,omitempty"`
 
 	Epoch     uint64    `json:"epoch"` // newest acked
 	LastAck   time.Time `json:"last_ack"`

@@ -130,6 +130,7 @@ func serveReceiver(path string, r *backup.Receiver) (stop func(), err error) {
 	}
 	mux := http.NewServeMux()
 	control.Handle(mux, "GET /replicas", func(*http.Request) (any, error) { return r.Replicas(), nil })
+	control.Handle(mux, "GET /conflicts", func(*http.Request) (any, error) { return r.Conflicts(), nil })
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go srv.Serve(l)
 	return func() {

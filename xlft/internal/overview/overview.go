@@ -51,6 +51,7 @@ const (
 	TookOver      = "took-over"       // the domain runs here
 	TakingOver    = "taking-over"     // is completed here, or a receiver died during a takeover
 	Failed        = "takeover-failed" // this host won the domain, and could not run it
+	SplitBrain    = "split-brain"     // both hosts run the domain
 	Unresponsive  = "unresponsive"    // its daemon does not answer: stopped, or hung
 	Unreadable    = "unreadable"      // its record can't be read
 	GivenUp       = "given-up"        // the peer runs the domain
@@ -84,6 +85,10 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 	var replicas []backup.Status
 	err = control.Call(ask, control.Socket(runDir, control.Receiver), "GET", "/replicas", nil, &replicas)
 	hung := err != nil && ask.Err() != nil
+	var conflicts []backup.Conflict
+	if err == nil {
+		err = control.Call(ask, control.Socket(runDir, control.Receiver), "GET", "/conflicts", nil, &conflicts)
+	}
 	wg.Wait()
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -110,6 +115,14 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 			seen[n] = was
 		}
 	}
+	for _, c := range conflicts {
+		r := seen[c.Domain]
+		r.Domain, r.Peer, r.State, r.Protected = c.Domain, c.Peer, SplitBrain, false
+		if r.Role == "" {
+			r.Role = Owner
+		}
+		seen[c.Domain] = r
+	}
 	for n := range unread {
 		if _, running := seen[n]; !running {
 			seen[n] = Row{Domain: n, Role: None, State: Unreadable}
@@ -132,7 +145,11 @@ func asked(ctx context.Context, runDir, domain string) (Row, bool) {
 	st, err := protector.NewClient(runDir, domain).Status(ctx)
 	switch {
 	case err == nil:
-		return Row{Domain: domain, Role: Primary, Peer: st.Peer, State: st.State.String(), Protected: st.Protected, Epoch: st.Epoch, Generation: st.Generation, Primary: &st}, true
+		state := st.State.String()
+		if st.SplitBrain {
+			state = SplitBrain
+		}
+		return Row{Domain: domain, Role: Primary, Peer: st.Peer, State: state, Protected: st.Protected, Epoch: st.Epoch, Generation: st.Generation, Primary: &st}, true
 	case ctx.Err() != nil:
 		return Row{Domain: domain, Role: Primary, State: Unresponsive}, true
 	}

@@ -15,12 +15,19 @@ import (
 // daemon answers on a socket as a protector or a receiver does.
 func daemon(t *testing.T, path, pattern string, answer any) {
 	t.Helper()
+	daemons(t, path, map[string]any{pattern: answer})
+}
+
+func daemons(t *testing.T, path string, answers map[string]any) {
+	t.Helper()
 	l, err := control.Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	control.Handle(mux, pattern, func(*http.Request) (any, error) { return answer, nil })
+	for pattern, answer := range answers {
+		control.Handle(mux, pattern, func(*http.Request) (any, error) { return answer, nil })
+	}
 	srv := &http.Server{Handler: mux}
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
@@ -30,11 +37,15 @@ func TestRows(t *testing.T) {
 	run, state := t.TempDir(), t.TempDir()
 	daemon(t, control.Socket(run, "web1"), "GET /status", primary.Status{Domain: "web1", Peer: "beta", State: primary.Protected, Protected: true, Epoch: 7, Generation: 2})
 	daemon(t, control.Socket(run, "syncs"), "GET /status", primary.Status{Domain: "syncs", Peer: "beta", State: primary.Syncing})
-	daemon(t, control.Socket(run, control.Receiver), "GET /replicas", []backup.Status{
-		{Domain: "db", Peer: "beta", State: backup.Ready, Epoch: 4, Generation: 1},
-		{Domain: "claims", Peer: "beta", State: backup.Claiming},
-		{Domain: "mail", Peer: "beta", State: backup.Syncing},
+	daemons(t, control.Socket(run, control.Receiver), map[string]any{
+		"GET /replicas": []backup.Status{
+			{Domain: "db", Peer: "beta", State: backup.Ready, Epoch: 4, Generation: 1},
+			{Domain: "claims", Peer: "beta", State: backup.Claiming},
+			{Domain: "mail", Peer: "beta", State: backup.Syncing},
+		},
+		"GET /conflicts": []backup.Conflict{{Domain: "split", Peer: "beta"}},
 	})
+	daemon(t, control.Socket(run, "both"), "GET /status", primary.Status{Domain: "both", Peer: "beta", State: primary.Connecting, SplitBrain: true})
 	// A daemon that was stopped takes connections and answers nothing.
 	if l, err := net.Listen("unix", control.Socket(run, "hangs")); err != nil {
 		t.Fatal(err)
@@ -48,6 +59,7 @@ func TestRows(t *testing.T) {
 		"lost":   {Role: xlft.HostFailed, Peer: "beta"},
 		"moved":  {Role: xlft.HostYielded, Peer: "beta"},
 		"owned":  {Role: xlft.HostOwner, Peer: "beta"},
+		"split":  {Role: xlft.HostOwner, Peer: "beta"},
 		"taking": {Role: xlft.HostOwner, Pending: true, Peer: "beta"},
 	} {
 		if err := store.Dir(state).Save(domain, o); err != nil {
@@ -65,6 +77,7 @@ func TestRows(t *testing.T) {
 		protected bool
 	}
 	want := []brief{
+		{"both", Primary, SplitBrain, false},
 		{"claims", Backup, "claiming", false},
 		{"db", Backup, "ready", true},
 		{"dead", Primary, ProtectorDead, false},
@@ -73,6 +86,7 @@ func TestRows(t *testing.T) {
 		{"mail", Backup, "syncing", false},
 		{"moved", Yielded, GivenUp, false},
 		{"owned", Owner, TookOver, false},
+		{"split", Owner, SplitBrain, false},
 		{"syncs", Primary, "syncing", false},
 		{"taking", Owner, TakingOver, false},
 		{"web1", Primary, "protected", true},
