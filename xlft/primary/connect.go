@@ -70,7 +70,27 @@ func (s *Session) beginSession(ctx context.Context) {
 		}
 		post(DisksSynced{})
 	})
+	if s.Same != nil {
+		s.spawn(func() {
+			t := time.NewTicker(sameEvery)
+			defer t.Stop()
+			for {
+				select {
+				case <-l.ctx.Done():
+					return
+				case <-t.C:
+				}
+				if err := s.Same(l.offer); err != nil {
+					post(DomainChanged{err})
+					return
+				}
+			}
+		})
+	}
 }
+
+// sameEvery is the time between two looks at the domain's devices.
+const sameEvery = 10 * time.Second
 
 // maxGeneration is far beyond what changes of owner can count to.
 const maxGeneration = 1 << 48

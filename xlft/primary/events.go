@@ -37,6 +37,8 @@ type (
 	Captured struct{ Epoch uint64 }
 	// GateFailed says that a gate does not hold what it has to.
 	GateFailed struct{ Err error }
+	// DomainChanged says that the domain is not what the backup was offered.
+	DomainChanged struct{ Err error }
 	// SaveEnded says that the save has ended. The domain, if there still is one,
 	// runs.
 	SaveEnded struct{ Err error }
@@ -71,6 +73,7 @@ func (Connected) isEvent()        {}
 func (DisksSynced) isEvent()      {}
 func (DisksLost) isEvent()        {}
 func (GateFailed) isEvent()       {}
+func (DomainChanged) isEvent()    {}
 func (ConnectFailed) isEvent()    {}
 func (Owner) isEvent()            {}
 func (Trigger) isEvent()          {}

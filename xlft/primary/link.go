@@ -24,8 +24,9 @@ type link struct {
 
 	session string // id
 	silence time.Duration
-	pages   uint64 // that the backup was told the domain has; 0: not told
-	pack    bool   // compress data
+	offer   wire.Offer // as the backup accepted it
+	pages   uint64     // that the backup was told the domain has; 0: not told
+	pack    bool       // compress data
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -39,7 +40,7 @@ var errHungUp = errors.New("hung up")
 func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Offer, set Settings) (_ *link, err error) {
 	var id [16]byte
 	rand.Read(id[:])
-	l := &link{session: hex.EncodeToString(id[:]), silence: set.FailureTimeout, spool: newSpool(set.SpoolLimit), pages: o.Pages}
+	l := &link{session: hex.EncodeToString(id[:]), silence: set.FailureTimeout, offer: o, spool: newSpool(set.SpoolLimit), pages: o.Pages}
 	if l.control, err = wire.OpenControl(ctx, dial, software, l.session, o); err != nil {
 		return nil, err
 	}

@@ -219,6 +219,9 @@ func (m *Machine) stepRunning(ev Event) []Action {
 	case GateFailed:
 		m.giveUp(ev.Err)
 		return m.askDestroy()
+	case DomainChanged:
+		m.giveUp(ev.Err)
+		return m.askDestroy()
 	case Trigger:
 		if ev.Why == WhyFull && m.flight != 0 && !m.paused {
 			// What the domain writes now would not fit into the next checkpoint.

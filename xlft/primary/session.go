@@ -35,6 +35,9 @@ type Session struct {
 	// Describe, if set, makes the offer again for each call to the backup:
 	// devices may have come or gone.
 	Describe func() (wire.Offer, error)
+	// Same, if set, says what has come to differ from the offer that the backup
+	// accepted: devices, say, that somebody attached. nil: nothing.
+	Same func(accepted wire.Offer) error
 
 	Guest   xlft.Guest
 	Gates   xlft.Gates
@@ -314,6 +317,8 @@ func (s *Session) report(before State, ev Event) {
 	case NotDrained:
 		why = ev.Err
 	case GateFailed:
+		why = ev.Err
+	case DomainChanged:
 		why = ev.Err
 	case GuestEnded:
 		why = errors.New(ev.Why)

@@ -26,6 +26,8 @@ type Config struct {
 		TargetMemKiB uint64 `json:"target_memkb"`
 		ShadowMemKiB uint64 `json:"shadow_memkb"`
 		MaxVCPUs     int    `json:"max_vcpus"`
+		// VCPUs lists those that are online.
+		VCPUs []int `json:"avail_vcpus"`
 
 		NoMigrate defbool           `json:"disable_migrate"`
 		NestedHVM defbool           `json:"nested_hvm"`

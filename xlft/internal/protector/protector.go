@@ -25,6 +25,7 @@ import (
 	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
+	"xlft/xlft/internal/domconf"
 	"xlft/xlft/internal/preflight"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
@@ -129,7 +130,28 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 		if err == nil {
 			err = gate.covers(d.ID, conf.Devices())
 		}
+		if err == nil && conf.Create.Name != p.Domain {
+			err = fmt.Errorf("it was renamed to %s: \"xl rename %s %s\", or \"xl ft-start %s\" to protect it by that name", conf.Create.Name, conf.Create.Name, p.Domain, conf.Create.Name)
+		}
 		return o, err
+	}
+	same := func(accepted wire.Offer) error {
+		raw, err := h.Config(d.ID)
+		if err != nil {
+			return nil // whether it still is there, others find out
+		}
+		now, err := domconf.Parse(raw)
+		if err != nil {
+			return err
+		}
+		was, err := domconf.Parse(accepted.Config)
+		if err != nil {
+			return err
+		}
+		if all := was.Changes(now); len(all) > 0 {
+			return fmt.Errorf("the domain was changed while it was protected: %s", strings.Join(all, "; "))
+		}
+		return nil
 	}
 	log := p.Log.With(zap.String("domain", p.Domain), zap.String("backup", peer.Name))
 	if len(o.Disks) > 0 {
@@ -137,7 +159,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 		gates.Disks = &disks{client, func() error { return outdate(records, p.Domain, o.Disks) }}
 	}
 	return &primary.Session{
-		Domain: p.Domain, Software: p.Software, Offer: o, Instance: instance(d), Describe: offer,
+		Domain: p.Domain, Software: p.Software, Offer: o, Instance: instance(d), Describe: offer, Same: same,
 		Settings: primary.Settings{
 			EpochMax: dc.EpochMax, DirtyMax: dc.DirtyMax, FailureTimeout: dc.FailureTimeout,
 			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
