@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -42,8 +43,8 @@ func bulk(conn net.Conn) error {
 }
 
 // moving sends so many pages of a file whose content moves on all the time, by sendfile: the packets refer to the
-// file's page in the page cache, and are not copies of it. A number in the page counts milliseconds. Before each page
-// the guest sends the number as it is then.
+// file's page in the page cache, and are not copies of it. A number in the page counts milliseconds, until the client
+// closes the connection. Before each page the guest sends the number as it is then.
 func moving(conn net.Conn, n int, every time.Duration) error {
 	f, err := os.CreateTemp("/tmp", "moving")
 	if err != nil {
@@ -86,5 +87,6 @@ func moving(conn net.Conn, n int, every time.Duration) error {
 			return err
 		}
 	}
+	io.Copy(io.Discard, conn) // the page moves on until the client has it
 	return nil
 }

@@ -51,12 +51,14 @@ func openGate(h *xen.Host, d xen.Domain, devices []int, limit uint64) (*netGate,
 	return &netGate{g}, nil
 }
 
-// covers checks, before a protection begins, that all that the domain sends will
-// be held: that each of its network devices is behind the gate, and no other
+// covers makes sure, before a protection begins, that all that the domain sends
+// will be held: that each of its network devices is behind the gate, and no other
 // program beside it.
 func (g *netGate) covers(domain uint32, devices []int) error {
-	if _, err := g.AddVifs(); err != nil {
-		return err
+	for _, mend := range []func() ([]string, error){g.AddVifs, g.Restore} {
+		if _, err := mend(); err != nil {
+			return err
+		}
 	}
 	var errs error
 	if _, _, err := g.Held(); errors.Is(err, netbuffer.ErrForeign) {
