@@ -76,6 +76,32 @@ func TestBalloon(t *testing.T) {
 	}
 	fx.revive(from)
 	fx.expectLog(to, "took the domain over")
+
+	// In the other direction; a domain that is not protected has its own limit.
+	fx.protect()
+	if has, limit := fx.pages(); limit != has-1 {
+		t.Errorf("protected, the guest has %d pages and may have %d", has, limit)
+	}
+	fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)
+	if has, limit := fx.pages(); limit < has {
+		t.Errorf("after ft-stop the guest has %d pages and may have %d", has, limit)
+	}
+}
+
+// pages returns how many pages Xen says that the guest has and may have.
+func (fx *fixture) pages() (has, limit int) {
+	fx.t.Helper()
+	id, err := fx.home.Domid(within(fx.t, soon), fx.guest.Name)
+	check(fx.t, err)
+	out := fx.home.Must(fx.t, "sh", "-c", "xl debug-keys q && xl dmesg")
+	_, out, ok := strings.Cut(out[max(0, strings.LastIndex(out, fmt.Sprintf("General information for domain %d:", id))):], "nr_pages=")
+	if _, err := fmt.Sscanf(out, "%d", &has); !ok || err != nil {
+		fx.t.Fatalf("Xen does not say how many pages domain %d has: %v", id, err)
+	}
+	_, out, _ = strings.Cut(out, "max_pages=")
+	_, err = fmt.Sscanf(out, "%d", &limit)
+	check(fx.t, err)
+	return has, limit
 }
 
 // setMemory has xl set the guest's memory, in MiB.
