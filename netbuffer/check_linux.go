@@ -60,7 +60,7 @@ func check() error {
 
 	var errs error
 	missing := func(err error) { errs = errors.Join(errs, err) }
-	missing(unsupported("plug qdisc", "sch_plug", t.changePlug(ifb, plugLimit, DefaultLimit, unix.NLM_F_CREATE|unix.NLM_F_EXCL)))
+	missing(unsupported("plug qdisc", "sch_plug", t.changePlug(ifb, plugLimit, leastCeiling, unix.NLM_F_CREATE|unix.NLM_F_EXCL)))
 	d := &device{tc: t, vif: vif, ifb: [2]netlink.Link{ifb, ifb}}
 	if err := d.addQdisc(); err != nil {
 		missing(err)
@@ -74,9 +74,9 @@ func check() error {
 	return errs
 }
 
-// knows reports whether the kernel has a classifier, by adding one without
-// actions to a temporary ifb.
-func (t *tc) knows(classifier string) bool {
+// knows reports whether the kernel has a classifier with these actions, by
+// adding one to a temporary ifb.
+func (t *tc) knows(classifier string, actions ...netlink.Action) bool {
 	const name = "xlftprobe"
 	la := netlink.NewLinkAttrs()
 	la.Name = name
@@ -92,9 +92,10 @@ func (t *tc) knows(classifier string) bool {
 	if err := d.addQdisc(); err != nil {
 		return false
 	}
-	f := &netlink.GenericFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL},
-		FilterType:  classifier,
+	attrs := netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL}
+	var f netlink.Filter = &netlink.GenericFilter{FilterAttrs: attrs, FilterType: classifier}
+	if len(actions) > 0 {
+		f = &netlink.MatchAll{FilterAttrs: attrs, Actions: actions}
 	}
 	return !errors.Is(t.h.FilterAdd(f), unix.ENOENT)
 }

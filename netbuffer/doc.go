@@ -3,11 +3,15 @@
 // that epoch is safe on the backup.
 //
 // All packets that arrive from a vif are redirected (clsact or ingress,
-// matchall, mirred) to one of two ifbs whose root qdisc is plug. A plug keeps
-// packets of all ethertypes, in order. When it is opened it hands the packets
-// back to the vif, where they continue as if they had just arrived. The two
-// ifbs take turns: one has the sealed epoch, the other the running epoch. Seal
-// switches the redirect to the empty one, Release opens the other.
+// matchall, mirred, gact) to one of two ifbs whose root qdisc is plug. A plug
+// keeps packets of all ethertypes, in order. When it is opened it hands the
+// packets back to the vif, where they continue as if they had just arrived. The
+// two ifbs take turns: one has the sealed epoch, the other the running epoch.
+// Seal switches the redirect to the empty one, Release opens the other.
+//
+// What waits is a copy. The packets that a backend passes on refer to the
+// domain's memory, which the domain may write to after its checkpoint, and the
+// domain's network device would wait for them.
 //
 // One plug, which counts packets per epoch, would do in theory. But the kernel
 // changes those counters without the lock that an arriving packet takes
@@ -24,8 +28,8 @@
 // chooses between ReleaseAll, which lets the packets out, and Discard, which
 // drops them.
 //
-// The kernel must have ifb, sch_plug, sch_ingress, cls_matchall and act_mirred;
-// Check tries them. Open and Cleanup need CAP_NET_ADMIN in the network
+// The kernel must have ifb, sch_plug, sch_ingress, cls_matchall, act_mirred and
+// act_gact; Check tries them. Open and Cleanup need CAP_NET_ADMIN in the network
 // namespace of the vifs, Check in any. On other systems than Linux the package
 // builds, and only New and Adopt make gates.
 package netbuffer

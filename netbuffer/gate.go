@@ -45,19 +45,34 @@ type vif struct {
 	nap   func()
 	ready bool // the other queue is empty and holds
 	gone  bool // the interface vanished; its queues may still hold packets
+	moved bool // it is gone from here, and lives in another network namespace
+
+	// Packets that the queues dropped, up to when the gate began to hold; that
+	// never got into a queue; and those up to then.
+	drops, lost, lostBefore uint64
 }
 
 // host is what a gate needs of the machine besides its paths.
 type host interface {
 	// added returns the interfaces of the domain that are not among vifs, and
-	// marks the vifs whose interface is gone.
+	// marks the vifs whose interface is gone or moved.
 	added(vifs []*vif) ([]string, error)
 	// addVifs gives gates to the interfaces that have none.
 	addVifs(vifs []*vif, holding bool) ([]*vif, error)
 	// remember writes down, for the next process, whether the gate holds.
 	remember(v *vif, holding bool) error
-	// redirected checks that the vif's packets still go to the queues.
+	// redirected checks that the vif's packets still go to the queues:
+	// ErrBypassed, ErrForeign. A vif that vanished just now is no error. It also
+	// reads how many packets never got into a queue.
 	redirected(v *vif) error
+	// alone checks that no other program takes the vif's packets before the
+	// redirect, and that none misses them: ErrForeign. redirected looks at some
+	// of these too; it is quick, for the domain's pause. alone may be some time
+	// behind.
+	alone(v *vif) error
+	// restore redirects a vif again that is not redirected any more, and
+	// reports whether it was one.
+	restore(v *vif, holding bool) (bool, error)
 	// bypass ends the redirect; the queues stay.
 	bypass(v *vif) error
 	// destroy drops the queues and all packets in them.
@@ -117,10 +132,13 @@ func (g *Gate) adopt() { g.holding, g.adopted = true, true }
 // There are two queues, one for the sealed epoch and one for the running epoch,
 // so Seal returns ErrHeld until Release.
 //
-// After ErrHeld, ErrEpoch, ErrAdopted, ErrBusy or ErrNewVif nothing was sealed
-// and Seal can be tried again. If a vif's switch fails, later calls return
-// ErrBroken: some vifs may be sealed and others not. All packets in the queues
-// stay there.
+// ErrBypassed says that some other program removed the redirect of a vif: what
+// the vif sent since was not held, and Restore redirects it again.
+//
+// After ErrHeld, ErrEpoch, ErrAdopted, ErrBusy, ErrNewVif, ErrMoved or ErrForeign
+// nothing was sealed and Seal can be tried again. If a vif's switch fails, later
+// calls return ErrBroken: some vifs may be sealed and others not; ErrBypassed too
+// may be such a failure. All packets in the queues stay there.
 func (g *Gate) Seal(epoch uint64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -139,19 +157,18 @@ func (g *Gate) Seal(epoch uint64) error {
 	if err := g.checkVifs(); err != nil {
 		return err
 	}
+	if err := g.each(host.redirected); err != nil {
+		return g.errorf("seal epoch %d: %w", epoch, err)
+	}
 	deadline := time.Now().Add(g.opts.timeout())
 	for _, v := range g.vifs {
 		if err := v.prepare(deadline); err != nil {
 			return g.errorf("seal epoch %d: %s: %w", epoch, v.Name, err)
 		}
 	}
-	if !g.holding && g.host != nil {
-		// Write it down first: if a gate holds and its alias does not say so,
-		// the next process lets everything out.
-		for _, v := range g.vifs {
-			if err := g.host.remember(v, true); err != nil {
-				return g.errorf("seal epoch %d: %w", epoch, err)
-			}
+	if !g.holding {
+		if err := g.begin(); err != nil {
+			return g.errorf("seal epoch %d: %w", epoch, err)
 		}
 	}
 	for _, v := range g.vifs {
@@ -163,17 +180,21 @@ func (g *Gate) Seal(epoch uint64) error {
 	return nil
 }
 
-// checkVifs looks for interfaces that appeared since the last look.
-func (g *Gate) checkVifs() error {
-	if g.host == nil {
-		return nil
-	}
-	added, err := g.host.added(g.vifs)
-	if err != nil {
-		return err
-	}
-	if len(added) > 0 {
-		return &NewVifError{added}
+// begin prepares for the first seal.
+func (g *Gate) begin() error {
+	for _, v := range g.vifs {
+		st, err := v.stats(g.opts.limit())
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.Name, err)
+		}
+		v.drops, v.lostBefore = st.Drops, v.lost
+		// Write it down first: if a gate holds and its alias does not say so,
+		// the next process lets everything out.
+		if g.host != nil {
+			if err := g.host.remember(v, true); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -475,46 +496,6 @@ func (g *Gate) Discard() error {
 		}
 	}
 	return errs
-}
-
-// AddVifs gives gates to interfaces that appeared since Open, and returns their
-// names. If the gate holds, the new gates hold from the start; packets that the
-// interfaces sent before were not held.
-func (g *Gate) AddVifs() ([]string, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return nil, g.errorf("add vifs: %w", ErrClosed)
-	}
-	if g.host == nil {
-		return nil, nil
-	}
-	vifs, err := g.host.addVifs(g.vifs, g.holding)
-	var names []string
-	for _, v := range vifs {
-		g.vifs = append(g.vifs, v)
-		names = append(names, v.Name)
-	}
-	return names, err
-}
-
-// Holding reports whether packets wait for a release. A gate that Open found
-// holding is adopted too, until ReleaseAll.
-func (g *Gate) Holding() (holding, adopted bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.holding, g.adopted
-}
-
-// Vifs returns the names of the vifs behind the gate, vanished ones too.
-func (g *Gate) Vifs() []string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	names := make([]string, len(g.vifs))
-	for i, v := range g.vifs {
-		names[i] = v.Name
-	}
-	return names
 }
 
 func (g *Gate) errorf(format string, args ...any) error {

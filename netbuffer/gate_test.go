@@ -437,3 +437,99 @@ func (f *full) Empty(queue int) (bool, error) {
 	empty, err := f.Path.Empty(queue)
 	return empty && !f.full, err
 }
+
+// TestDropsAreTold: Held says that packets of a held epoch were dropped, until
+// the gate is open; what was dropped before it held does not count.
+func TestDropsAreTold(t *testing.T) {
+	p := netbuffertest.NewPath(func([]byte) {})
+	p.Limit = 2
+	p.Slow(true)
+	g := netbuffer.New(netbuffer.Options{}, vif(p))
+	flood := func() {
+		for range 3 {
+			p.Send([]byte("x"))
+		}
+	}
+	flood()
+	if _, _, err := g.Held(); err != nil {
+		t.Errorf("dropped by an open gate: %v", err)
+	}
+	must(t, g.Seal(1))
+	if _, _, err := g.Held(); err != nil {
+		t.Errorf("nothing dropped since the seal: %v", err)
+	}
+	flood()
+	if held, _, err := g.Held(); !errors.Is(err, netbuffer.ErrDropped) || held == 0 {
+		t.Errorf("got %v with %d held, want ErrDropped", err, held)
+	}
+	must(t, g.Release(1))
+	if _, _, err := g.Held(); !errors.Is(err, netbuffer.ErrDropped) {
+		t.Errorf("after the release: got %v, want ErrDropped", err)
+	}
+	must(t, g.ReleaseAll())
+	if _, _, err := g.Held(); err != nil {
+		t.Errorf("after release all: %v", err)
+	}
+	must(t, g.Seal(1))
+	if _, _, err := g.Held(); err != nil {
+		t.Errorf("in the next protection: %v", err)
+	}
+}
+
+// TestHeldIsMemory: what counts is the memory that packets take, which is much
+// more than small ones hold, of both queues; and at the limit nothing is dropped.
+func TestHeldIsMemory(t *testing.T) {
+	small, large := make([]byte, 60), make([]byte, 1514)
+	for _, c := range []struct {
+		packet      []byte
+		least, most uint64 // for each packet
+	}{{small, 1 << 10, 4 << 10}, {large, 1<<10 + 4096 + 1386, 8 << 10}} {
+		t.Run(fmt.Sprint(len(c.packet)), func(t *testing.T) {
+			const n = 1000
+			p, other := netbuffertest.NewPath(func([]byte) {}), netbuffertest.NewPath(func([]byte) {})
+			g := netbuffer.New(netbuffer.Options{Limit: n * c.least}, netbuffer.Vif{Name: "vif1.0", Path: other}, netbuffer.Vif{Name: "vif1.1", Path: p})
+			must(t, g.Seal(1))
+			other.Send(c.packet)
+			for i := range n {
+				if i == n/2 {
+					must(t, g.Release(1), g.Seal(2)) // the packets so far are in the other queue now
+				}
+				p.Send(c.packet)
+			}
+			held, limit, err := g.Held()
+			if err != nil || limit != n*c.least || held < n*c.least || held > n*c.most {
+				t.Errorf("held %d of %d, %v; want %d to %d", held, limit, err, n*c.least, n*c.most)
+			}
+			if s, err := g.Stats(); err != nil || s.Fullest < 1 || s.Drops != 0 || s.Packets != n+1 || s.Vifs[1].Memory != held {
+				t.Errorf("stats: %+v, %v", s, err)
+			}
+		})
+	}
+}
+
+// TestBypassedPath: a gate on a path whose redirect is gone says so, and works
+// again after a release of all, when the redirect is back.
+func TestBypassedPath(t *testing.T) {
+	var out []byte
+	p := netbuffertest.NewPath(func(b []byte) { out = append(out, b...) })
+	g := netbuffer.New(netbuffer.Options{}, vif(p))
+	must(t, g.Seal(1), g.Release(1))
+	p.Send([]byte("a"))
+	p.Bypass(true)
+	p.Send([]byte("b"))
+	if string(out) != "b" || !p.Open() {
+		t.Errorf("%q came out, open %v", out, p.Open())
+	}
+	if _, _, err := g.Held(); !errors.Is(err, netbuffer.ErrBypassed) {
+		t.Errorf("held: %v", err)
+	}
+	if err := g.Seal(2); !errors.Is(err, netbuffer.ErrBypassed) {
+		t.Errorf("seal: %v", err)
+	}
+	p.Bypass(false)
+	must(t, g.ReleaseAll(), g.Seal(1))
+	p.Send([]byte("c"))
+	if string(out) != "ba" || p.Open() {
+		t.Errorf("%q came out, open %v", out, p.Open())
+	}
+}

@@ -20,8 +20,8 @@ type kernel struct {
 	opts  Options
 	all   map[*vif]*device
 
-	watch   int  // socket on which the kernel reports changes of links
-	changed bool // a link changed since the links were last listed
+	watch int            // socket on which the kernel reports changes of links
+	fresh map[int]string // interfaces of the domain without a gate, by index
 }
 
 func newKernel(domid uint32, opts Options) (*kernel, error) {
@@ -29,18 +29,12 @@ func newKernel(domid uint32, opts Options) (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	watch, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-	if err == nil {
-		err = unix.Bind(watch, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK})
-		if err != nil {
-			unix.Close(watch)
-		}
-	}
+	watch, err := watchLinks()
 	if err != nil {
 		t.close()
 		return nil, fmt.Errorf("netbuffer: watch links: %w", err)
 	}
-	return &kernel{tc: t, domid: domid, opts: opts, all: map[*vif]*device{}, watch: watch}, nil
+	return &kernel{tc: t, domid: domid, opts: opts, all: map[*vif]*device{}, watch: watch, fresh: map[int]string{}}, nil
 }
 
 func (k *kernel) close() error {
@@ -60,7 +54,10 @@ func (k *kernel) close() error {
 // domain without any has an empty gate.
 //
 // Errors: an UnsupportedError if the kernel lacks something, a ForeignError if
-// some other program filters a vif, ErrNoVif for a name in Options.Vifs.
+// some other program has tc filters, tcx or XDP programs, or nftables chains at
+// the ingress of a vif that has no gate yet, ErrNoVif for Options.Vifs and
+// Options.Devices. What came to stand beside a gate that is there is told by
+// Stats.
 func Open(domid uint32, opts Options) (*Gate, error) {
 	return open(domid, opts, false)
 }
@@ -100,9 +97,9 @@ func (g *Gate) undo(k *kernel) error {
 // adoptOrBuild fills the gate with the vifs of the domain: those of a gate that
 // an earlier process left, vanished ones too, and new ones.
 func (k *kernel) adoptOrBuild(g *Gate, onlyFound bool) error {
-	links, err := k.h.LinkList()
+	links, err := k.links()
 	if err != nil {
-		return fmt.Errorf("netbuffer: list links: %w", err)
+		return err
 	}
 	interfaces, err := k.domainVifs(links)
 	if err != nil {
@@ -126,6 +123,11 @@ func (k *kernel) adoptOrBuild(g *Gate, onlyFound bool) error {
 	for _, ifb := range ifbs {
 		if aliasOf(ifb.Attrs().Alias).holding {
 			g.adopt()
+		}
+	}
+	if !g.holding { // packets that wait have to be decided on first
+		if err := k.missingDevices(interfaces); err != nil {
+			return err
 		}
 	}
 	for _, link := range interfaces {
@@ -182,10 +184,51 @@ func (k *kernel) domainVifs(links []netlink.Link) ([]netlink.Link, error) {
 		}
 		delete(missing, name)
 	}
+	var errs error
 	for name := range missing {
-		return nil, fmt.Errorf("netbuffer: %s: %w", name, ErrNoVif)
+		errs = errors.Join(errs, &NoVifError{name})
 	}
-	return found, nil
+	return found, errs
+}
+
+// Inspect returns every reason why Open would refuse the vifs of a domain,
+// joined: each a ForeignError, or ErrNoVif. It changes nothing, and a gate that
+// is there already is no reason.
+func Inspect(domid uint32, opts Options) error {
+	k, err := newKernel(domid, opts)
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	links, err := k.links()
+	if err != nil {
+		return err
+	}
+	vifs, err := k.domainVifs(links)
+	err = errors.Join(err, k.missingDevices(vifs))
+	for _, link := range vifs {
+		if _, ferr := k.free(link); ferr != nil {
+			err = errors.Join(err, ferr)
+		}
+	}
+	return err
+}
+
+// free returns the tc filters of an interface that was just read, if no other
+// program is in the way of a gate there.
+func (k *kernel) free(link netlink.Link) ([]netlink.Filter, error) {
+	filters, err := k.filters(link)
+	if err == nil {
+		err = foreign(link, filters)
+	}
+	if err == nil {
+		err = k.hooked(link)
+	}
+	var fe *ForeignError
+	if err != nil && !errors.As(err, &fe) {
+		err = fmt.Errorf("netbuffer: hold output of %s: look what is there: %w", link.Attrs().Name, err)
+	}
+	return filters, err
 }
 
 // build makes the gate of one interface, or the missing parts of it: found are
@@ -196,11 +239,11 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 	fail := func(what string, err error) (*vif, error) {
 		return v, fmt.Errorf("netbuffer: hold output of %s: %s: %w", link.Attrs().Name, what, err)
 	}
-	filters, err := k.filters(link)
-	if err != nil {
-		return fail("read filters", err)
+	filters, err := k.free(link)
+	if errors.Is(err, ErrForeign) && found != [2]netlink.Link{} {
+		err = nil // packets may wait in that gate, and have to be decided on
 	}
-	if err := foreign(link, filters); err != nil {
+	if err != nil {
 		return nil, err
 	}
 
@@ -215,7 +258,7 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 		}
 		d.ifb[i] = ifb
 		d.ownQdisc = d.ownQdisc || aliasOf(ifb.Attrs().Alias).ownQdisc
-		if err := d.makePlug(i, k.opts.limit()); err != nil {
+		if err := d.makePlug(i, k.opts.ceiling()); err != nil {
 			return fail("make plug", err)
 		}
 		if err := k.h.LinkSetUp(ifb); err != nil {
@@ -228,8 +271,9 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 
 	// The redirect tells which queue has the running epoch.
 	for _, f := range filters {
-		if ours(f) && target(f) == d.ifb[1].Attrs().Index {
-			v.Current = 1
+		if ours(f) && d.has(target(f)) {
+			v.Current = slices.IndexFunc(d.ifb[:], func(ifb netlink.Link) bool { return ifb.Attrs().Index == target(f) })
+			break
 		}
 	}
 	if !holding {
@@ -247,70 +291,6 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 		return fail("redirect", err)
 	}
 	return v, nil
-}
-
-// added lists the links again if the kernel reported that any of them changed.
-func (k *kernel) added(vifs []*vif) ([]string, error) {
-	buf := make([]byte, 1<<15)
-	for {
-		_, _, err := unix.Recvfrom(k.watch, buf, 0)
-		if err == unix.EAGAIN {
-			break
-		}
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil && err != unix.ENOBUFS {
-			return nil, fmt.Errorf("netbuffer: watch links: %w", err)
-		}
-		k.changed = true
-	}
-	if !k.changed {
-		return nil, nil
-	}
-	fresh, err := k.missing(vifs)
-	if err != nil {
-		return nil, err
-	}
-	k.changed = len(fresh) > 0 // if any, look again next time
-	var names []string
-	for _, v := range fresh {
-		names = append(names, v.Attrs().Name)
-	}
-	return names, nil
-}
-
-// missing returns interfaces of the domain that the gate does not have, and
-// marks the vifs whose interface is gone.
-func (k *kernel) missing(vifs []*vif) ([]netlink.Link, error) {
-	links, err := k.h.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("netbuffer: list links: %w", err)
-	}
-	opts := k.opts
-	defer func() { k.opts = opts }()
-	k.opts.Vifs = nil // one of them may be gone by now
-	found, err := k.domainVifs(links)
-	if err != nil {
-		return nil, err
-	}
-	there := map[int]bool{}
-	for _, l := range links {
-		there[l.Attrs().Index] = true
-	}
-	gated := map[int]bool{}
-	for _, v := range vifs {
-		d := k.all[v]
-		if d.vif == nil {
-			continue
-		}
-		if !there[d.vif.Attrs().Index] {
-			d.vif, v.gone = nil, true
-			continue
-		}
-		gated[d.vif.Attrs().Index] = true
-	}
-	return slices.DeleteFunc(found, func(v netlink.Link) bool { return gated[v.Attrs().Index] }), nil
 }
 
 func (k *kernel) addVifs(vifs []*vif, holding bool) ([]*vif, error) {
@@ -331,7 +311,7 @@ func (k *kernel) addVifs(vifs []*vif, holding bool) ([]*vif, error) {
 				if err := k.destroy(v); err != nil {
 					return out, err
 				}
-				d.ifb = [2]netlink.Link{}
+				d.ifb, v.moved = [2]netlink.Link{}, false
 			}
 		}
 		v, err := k.build(link, [2]netlink.Link{}, name, holding)
@@ -341,6 +321,7 @@ func (k *kernel) addVifs(vifs []*vif, holding bool) ([]*vif, error) {
 			}
 			return out, err
 		}
+		delete(k.fresh, link.Attrs().Index)
 		out = append(out, v)
 	}
 	return out, nil
@@ -370,14 +351,63 @@ func (k *kernel) redirected(v *vif) error {
 		return err
 	}
 	for _, f := range fs {
-		if ours(f) && d.has(target(f)) {
+		if d.redirects(f) {
+			v.lost = failed(f)
 			return foreign(d.vif, fs)
 		}
 	}
-	if _, err := k.h.LinkByIndex(d.vif.Attrs().Index); err != nil {
-		return nil // vanished just now
+	if k.vanished(d.vif) {
+		return nil
 	}
 	return ErrBypassed
+}
+
+// lookEvery is the time between two looks for programs and chains at a vif. Stats
+// is called far more often, for what waits.
+const lookEvery = 200 * time.Millisecond
+
+func (k *kernel) alone(v *vif) error {
+	d := k.all[v]
+	if d.vif == nil {
+		return nil
+	}
+	if time.Since(d.looked) >= lookEvery {
+		d.looked, d.beside = time.Now(), k.look(d)
+	}
+	return d.beside
+}
+
+// look looks for programs and chains at a vif.
+func (k *kernel) look(d *device) error {
+	link, err := k.h.LinkByIndex(d.vif.Attrs().Index)
+	switch {
+	case err == nil:
+		return k.hooked(link)
+	case k.vanished(d.vif):
+		return nil
+	}
+	return err
+}
+
+func (k *kernel) restore(v *vif, holding bool) (bool, error) {
+	if err := k.redirected(v); !errors.Is(err, ErrBypassed) {
+		return false, err
+	}
+	d := k.all[v]
+	filters, err := k.filters(d.vif)
+	if err != nil {
+		return false, err
+	}
+	if err := foreign(d.vif, filters); err != nil {
+		return false, err
+	}
+	if err := d.addQdisc(); err != nil {
+		return false, err
+	}
+	if err := k.remember(v, holding); err != nil { // the clsact may be ours now
+		return false, err
+	}
+	return true, d.addFilter(filters, v.Current)
 }
 
 func (k *kernel) bypass(v *vif) error {
@@ -391,7 +421,7 @@ func (k *kernel) bypass(v *vif) error {
 	}
 	for _, f := range fs {
 		if ours(f) {
-			if err := k.h.FilterDel(d.filter(v.Current)); err != nil && !gone(err) {
+			if err := k.h.FilterDel(f); err != nil && !gone(err) {
 				return fmt.Errorf("end redirect: %w", err)
 			}
 		}

@@ -3,10 +3,13 @@
 package netbuffer
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 func TestLabSealAndRelease(t *testing.T) {
@@ -76,12 +79,12 @@ func TestLabSealAndRelease(t *testing.T) {
 func TestLabLimit(t *testing.T) {
 	w := newWorld(t, 1)
 	u := newGuest(t, 0, 1)
-	g := w.open(Options{Limit: 5000})
+	g := w.open(Options{drop: 5000})
 	must(t, "seal 1", g.Seal(1))
 	u.burst(2, 100)
 	flush()
 	s, err := g.Stats()
-	if err != nil || s.Drops == 0 || s.Bytes > 5000 || s.Packets+s.Drops < 100 || s.Packets+s.Drops > 100+own || s.Fullest < 0.9 {
+	if !errors.Is(err, ErrDropped) || s.Drops == 0 || s.Bytes > 5000 || s.Packets+s.Drops < 100 || s.Packets+s.Drops > 100+own {
 		t.Errorf("stats: %+v, %v", s, err)
 	}
 	must(t, "release 1", g.Release(1))
@@ -93,6 +96,27 @@ func TestLabLimit(t *testing.T) {
 	}
 	inOrder(t, "what had room", got, 0, uint32(len(got)))
 	must(t, "close", g.Close())
+}
+
+// TestLabLost: packets that the redirect can't put into a queue are told.
+func TestLabLost(t *testing.T) {
+	w := newWorld(t, 1)
+	u := newGuest(t, 0, 1)
+	g := w.open(Options{})
+	must(t, "seal 1", g.Seal(1))
+	if _, _, err := g.Held(); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "set ifb down", netlink.LinkSetDown(mustLink(t, suffix("xlft901.0", g.vifs[0].Current))))
+	u.burst(2, 6)
+	flush()
+	if _, _, err := g.Held(); !errors.Is(err, ErrDropped) {
+		t.Errorf("got %v, want ErrDropped", err)
+	} else {
+		t.Log(err)
+	}
+	inOrder(t, "lost", w.wait(0), 0, 0)
+	must(t, "discard", g.Discard())
 }
 
 // TestLabCost says what Seal and Release cost when nothing else runs.

@@ -3,8 +3,8 @@
 package netbuffer
 
 // These tests need root and a kernel with ifb, sch_plug, sch_ingress,
-// cls_matchall, act_mirred, veth and bridge: a dom0's. Build them with
-// "go test -c -tags lab" and run the binary there. Each runs in a network
+// cls_matchall, act_mirred, act_gact, veth and bridge: a dom0's. Build them
+// with "go test -c -tags lab" and run the binary there. Each runs in a network
 // namespace of its own:
 //
 //	guest0 <-veth-> vif901.0 -- bridge -- out0

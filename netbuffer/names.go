@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -42,6 +43,16 @@ func ownerOf(name string) (domid, number string) {
 		return m[1], m[2]
 	}
 	return "", ""
+}
+
+// numberOf returns the number of the network device behind a vif, by its name or
+// sysfs; -1 for other interfaces.
+func numberOf(name string) int {
+	_, number := ownerOf(name)
+	if n, err := strconv.Atoi(number); err == nil {
+		return n
+	}
+	return -1
 }
 
 // ifbFor returns the name that the two ifbs of an interface share, without the

@@ -14,6 +14,9 @@ var errNotLinux = fmt.Errorf("netbuffer: the gate needs Linux: %w", ErrUnsupport
 // Open builds or adopts the gate of a domain, on Linux.
 func Open(domid uint32, opts Options) (*Gate, error) { return nil, errNotLinux }
 
+// Inspect returns why Open would refuse the vifs of a domain, on Linux.
+func Inspect(domid uint32, opts Options) error { return errNotLinux }
+
 // Check tries whether the kernel has what a gate needs, on Linux.
 func Check(ctx context.Context) error { return errNotLinux }
 

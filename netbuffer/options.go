@@ -4,13 +4,22 @@ import "time"
 
 // Options say how a gate is built. The zero value is good.
 type Options struct {
-	// Limit is how many bytes of one epoch a vif may have waiting; the gate
-	// drops further packets. 0 means DefaultLimit.
-	Limit uint32
+	// Limit is how much of the kernel's memory the waiting packets of a vif may
+	// take, in bytes: see QueueState.Memory. 0 means DefaultLimit. The gate says
+	// how much they take (Gate.Held) and drops nothing at the limit: whoever
+	// reads that the limit is reached must keep the domain from sending more. As
+	// a last resort a queue drops packets when their own bytes are four times
+	// the limit, and 256 MiB at least.
+	Limit uint64
 
 	// Vifs names interfaces of the domain that neither their name nor sysfs
 	// tells, for example vifs of another driver. They must exist.
 	Vifs []string
+
+	// Devices are the numbers of the network devices that the domain has. Each
+	// must have an interface here, or Open returns a NoVifError. See
+	// Gate.Missing too.
+	Devices []int
 
 	// Quiesce keeps the domain from sending until resume is called. Close calls
 	// Quiesce for the moment in which it removes the redirects: a packet that
@@ -27,12 +36,17 @@ type Options struct {
 	// is asked for. A simulation with a clock of its own, such as a bubble of
 	// testing/synctest, gives time.Sleep.
 	Nap func(time.Duration)
+
+	drop uint32 // for tests: the ceiling
 }
 
 const (
-	// DefaultLimit is what a 10 Gbit/s interface sends in 250 ms, in bytes: far
-	// more than an epoch takes.
-	DefaultLimit = 10_000_000_000 / 8 / 4
+	// DefaultLimit is what a 1 Gbit/s interface sends in half a second, in
+	// bytes, and leaves a host with a few gigabytes room for many domains.
+	DefaultLimit = 64 << 20
+
+	// leastCeiling is the least number of bytes at which a queue drops.
+	leastCeiling = 256 << 20
 
 	// DefaultTimeout bounds waits for packets to leave.
 	DefaultTimeout = time.Second
@@ -64,9 +78,17 @@ func (o Options) timeout() time.Duration {
 	return DefaultTimeout
 }
 
-func (o Options) limit() uint32 {
+func (o Options) limit() uint64 {
 	if o.Limit > 0 {
 		return o.Limit
 	}
 	return DefaultLimit
+}
+
+// ceiling is the limit of a queue itself: what tc_plug_qopt takes.
+func (o Options) ceiling() uint32 {
+	if o.drop > 0 {
+		return o.drop
+	}
+	return uint32(min(max(leastCeiling, 4*min(o.limit(), 1<<32)), 1<<32-1))
 }

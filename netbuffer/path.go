@@ -51,3 +51,20 @@ type QueueState struct {
 	Bytes   uint64 // of Packets
 	Drops   uint64 // packets that found the queue full
 }
+
+// What a waiting packet takes, on a machine of 64 bits: its struct sk_buff, and
+// a buffer of xen-netback, which has the first 128 bytes of the packet. The
+// kernel copies the rest, up to a whole number of pages, when the packet is
+// cloned (skb_copy_ubufs in net/core/skbuff.c).
+const (
+	packetMemory = 256 + 1024
+	packetHead   = 128
+	pageSize     = 4096
+)
+
+// Memory returns how much of the kernel's memory the waiting packets take at
+// most, in bytes. For small packets that is many times what they hold.
+func (st QueueState) Memory() uint64 {
+	larger := min(st.Packets, st.Bytes/packetHead) // so many may have more than a head
+	return st.Packets*packetMemory + st.Bytes + larger*pageSize
+}

@@ -68,7 +68,7 @@ func TestPlugOptions(t *testing.T) {
 	}{
 		{Hold, 0, []byte{0, 0, 0, 0, 0, 0, 0, 0}},
 		{Pass, 0, []byte{2, 0, 0, 0, 0, 0, 0, 0}},
-		{plugLimit, DefaultLimit, []byte{3, 0, 0, 0, 0x20, 0x5f, 0xa0, 0x12}}, // 312,500,000 bytes
+		{plugLimit, 312_500_000, []byte{3, 0, 0, 0, 0x20, 0x5f, 0xa0, 0x12}},
 	} {
 		if got := plugOptions(tt.action, tt.limit); !bytes.Equal(got, tt.want) {
 			t.Errorf("%v: got % x, want % x", tt.action, got, tt.want)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -11,18 +12,8 @@ import (
 )
 
 const (
-	// plugHandle is the handle of our root qdisc, filterHandle that of our
-	// filter; a later process knows our filter by it.
-	plugHandle   = 0x786c << 16
-	filterHandle = 0x786c6674
-
-	filterPriority = 1
-
-	// actionIndex plus the index of a vif's first ifb is the index of its
-	// mirred action. The kernel counts up from 1 for programs that don't choose
-	// an index: if the vif vanishes during a Steer, no action of some other
-	// program is changed.
-	actionIndex = 0x78000000
+	// plugHandle is the handle of our root qdisc.
+	plugHandle = 0x786c << 16
 
 	// ifbQueueLen is how many packets an ifb takes before it tells the qdisc
 	// to wait (it drops none). With 0 it would stop after every packet.
@@ -34,6 +25,8 @@ const (
 type tc struct {
 	h     *netlink.Handle
 	socks map[int]*nl.SocketHandle // for requests that netlink.Handle lacks
+
+	noTables bool // the kernel had no nftables when it was last asked
 }
 
 func newTC() (*tc, error) {
@@ -46,12 +39,21 @@ func newTC() (*tc, error) {
 		h.Close()
 		return nil, fmt.Errorf("netbuffer: open netlink: %w", err)
 	}
-	return &tc{h, map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
+	t := &tc{h: h, socks: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}
+	if s, err := nl.Subscribe(unix.NETLINK_NETFILTER); err == nil {
+		t.socks[unix.NETLINK_NETFILTER] = &nl.SocketHandle{Socket: s}
+	} else if !errors.Is(err, unix.EPROTONOSUPPORT) {
+		t.close()
+		return nil, fmt.Errorf("netbuffer: open netlink of netfilter: %w", err)
+	}
+	return t, nil
 }
 
 func (t *tc) close() {
 	t.h.Close()
-	t.socks[unix.NETLINK_ROUTE].Close()
+	for _, s := range t.socks {
+		s.Close()
+	}
 }
 
 // A device is the interface and the ifbs behind a vif: the kernel's Path.
@@ -62,6 +64,9 @@ type device struct {
 	action   uint32          // index of the mirred action that steers
 	ownQdisc bool            // we made the clsact
 	made     bool            // the ifbs are new
+
+	looked time.Time // for programs and chains at the vif
+	beside error     // that were found then
 }
 
 // makeIfb makes an ifb without a qdisc of ours, down.
@@ -100,7 +105,7 @@ func (d *device) addQdisc() error {
 	for _, q := range qs {
 		if q.Attrs().Parent == netlink.HANDLE_INGRESS {
 			if q.Attrs().IngressBlock != nil {
-				return &ForeignError{d.vif.Attrs().Name, "filter block"}
+				return &ForeignError{d.vif.Attrs().Name, "ingress filter block", "tc qdisc show dev " + d.vif.Attrs().Name}
 			}
 			return nil
 		}
@@ -125,52 +130,6 @@ func (t *tc) hasQdisc(vif netlink.Link) bool {
 	})
 }
 
-// filter returns the redirect of the vif to a queue.
-func (d *device) filter(queue int) *netlink.MatchAll {
-	return &netlink.MatchAll{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: d.vif.Attrs().Index,
-			Handle:    filterHandle,
-			Parent:    netlink.HANDLE_MIN_INGRESS,
-			Priority:  filterPriority,
-			Protocol:  unix.ETH_P_ALL,
-		},
-		Actions: []netlink.Action{&netlink.MirredAction{
-			ActionAttrs:  netlink.ActionAttrs{Index: actionIndex | d.ifb[0].Attrs().Index, Action: netlink.TC_ACT_STOLEN},
-			MirredAction: netlink.TCA_EGRESS_REDIR,
-			Ifindex:      d.ifb[queue].Attrs().Index,
-		}},
-	}
-}
-
-// addFilter redirects the vif to a queue, unless the vif is redirected to one
-// already, and keeps the index of the mirred action for Steer. filters are the
-// vif's.
-func (d *device) addFilter(filters []netlink.Filter, queue int) error {
-	for _, f := range filters {
-		if !ours(f) {
-			continue
-		}
-		if r := redirect(f); r != nil && d.has(r.Ifindex) {
-			d.action = uint32(r.Index)
-			return nil
-		}
-		// An earlier gate left it, and the ifb is gone: it drops everything.
-		if err := d.tc.h.FilterDel(d.filter(queue)); err != nil {
-			return err
-		}
-	}
-	err := d.tc.h.FilterAdd(d.filter(queue))
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
-		if d.tc.knows("matchall") {
-			return unsupported("mirred action", "act_mirred", err)
-		}
-		return unsupported("matchall classifier", "cls_matchall", err)
-	}
-	d.action = uint32(actionIndex | d.ifb[0].Attrs().Index)
-	return err
-}
-
 // has reports whether an ifb of the device has this index.
 func (d *device) has(ifindex int) bool {
 	for _, ifb := range d.ifb {
@@ -190,43 +149,6 @@ func (t *tc) filters(vif netlink.Link) ([]netlink.Filter, error) {
 	return fs, err
 }
 
-// ours reports whether a filter is the redirect of a gate.
-func ours(f netlink.Filter) bool {
-	return f.Type() == "matchall" && f.Attrs().Handle == filterHandle
-}
-
-// redirect returns the mirred action of a gate's filter, or nil.
-func redirect(f netlink.Filter) *netlink.MirredAction {
-	if m, ok := f.(*netlink.MatchAll); ok && len(m.Actions) == 1 {
-		if r, ok := m.Actions[0].(*netlink.MirredAction); ok {
-			return r
-		}
-	}
-	return nil
-}
-
-// target returns the index of the ifb that a filter redirects to, or 0.
-func target(f netlink.Filter) int {
-	if r := redirect(f); r != nil {
-		return r.Ifindex
-	}
-	return 0
-}
-
-// foreign refuses a vif that some other program filters. Our redirect has to
-// come first, or a filter before it could let packets pass; and a packet that
-// comes back from the ifb is not classified again, so a filter behind the
-// redirect would never see one.
-func foreign(vif netlink.Link, filters []netlink.Filter) error {
-	for _, f := range filters {
-		// A dump shows a classifier without filters as handle 0.
-		if !ours(f) && f.Attrs().Handle != 0 {
-			return &ForeignError{vif.Attrs().Name, fmt.Sprintf("%s filter with priority %d", f.Type(), f.Attrs().Priority)}
-		}
-	}
-	return nil
-}
-
 // Change is for Path.
 func (d *device) Change(queue int, a Action) error {
 	if d.ifb[queue] == nil {
@@ -240,24 +162,29 @@ func (d *device) Change(queue int, a Action) error {
 
 // Steer is for Path. It replaces the target of the mirred action: the kernel
 // swaps a pointer, so each packet goes to one queue or the other.
+//
+// If some other program removed the filter, its action is gone too, and the
+// kernel makes a new one that no filter uses. So Steer looks at the kernel's
+// answer, which says how many filters are bound to the action. For a short time
+// after the filter's removal the old action is still there.
 func (d *device) Steer(queue int) error {
 	if d.vif == nil {
 		return nil
 	}
-	req := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_ACK|unix.NLM_F_REPLACE)
-	req.Sockets = d.tc.socks
-	req.AddRawData(make([]byte, 4)) // struct tcamsg, all zero
-	tab := nl.NewRtAttr(nl.TCA_ACT_TAB, nil)
-	act := tab.AddRtAttr(1, nil)
-	act.AddRtAttr(nl.TCA_ACT_KIND, nl.ZeroTerminated("mirred"))
-	parms := nl.TcMirred{Eaction: int32(netlink.TCA_EGRESS_REDIR), Ifindex: uint32(d.ifb[queue].Attrs().Index)}
-	parms.Index, parms.Action = d.action, int32(netlink.TC_ACT_STOLEN)
-	act.AddRtAttr(nl.TCA_ACT_OPTIONS, nil).AddRtAttr(nl.TCA_MIRRED_PARMS, parms.Serialize())
-	req.AddRawData(tab.Serialize())
-	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+	bound, err := d.tc.replaceMirred(d.action, d.ifb[queue].Attrs().Index)
+	if err != nil {
 		return fmt.Errorf("steer: %w", err)
 	}
-	return nil
+	if bound > 0 {
+		return nil
+	}
+	if err := d.tc.deleteMirred(d.action); err != nil && !gone(err) {
+		return errors.Join(ErrBypassed, err)
+	}
+	if d.tc.vanished(d.vif) {
+		return nil
+	}
+	return ErrBypassed
 }
 
 // Empty is for Path. It compares the packets that the ifb got with those that
@@ -334,6 +261,13 @@ func (d *device) named(name string) bool {
 // gone reports whether an error says that the object does not exist.
 func gone(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT)
+}
+
+// vanished reports whether an interface is not here any more.
+func (t *tc) vanished(link netlink.Link) bool {
+	_, err := t.h.LinkByIndex(link.Attrs().Index)
+	var none netlink.LinkNotFoundError
+	return gone(err) || errors.As(err, &none)
 }
 
 // unsupported turns the errors that the kernel returns for an unknown kind of

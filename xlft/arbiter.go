@@ -1,6 +1,9 @@
 package xlft
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // An Arbiter gives a domain, in one generation, to whichever side claims it
 // first.
@@ -27,6 +30,7 @@ type ArbiterChecker interface {
 // A Claim asks for a domain in one generation.
 type Claim struct {
 	Domain     string
+	UUID       string
 	Generation uint64
 	Side       Side   // the claimant's
 	Peer       string // the other host
@@ -34,7 +38,13 @@ type Claim struct {
 	// claims so has the primary's consent; a primary that claims so does not
 	// know whether the domain runs on the backup by now.
 	Handed bool
+	// Withdrawn, if set, is closed when the claimant does not want the domain any
+	// more: an arbiter that has done nothing yet returns ErrWithdrawn.
+	Withdrawn <-chan struct{}
 }
+
+// ErrWithdrawn: the claimant took the claim back before anything was done.
+var ErrWithdrawn = errors.New("the claim was withdrawn")
 
 // Side is a side of a protection.
 type Side string
@@ -66,10 +76,3 @@ func Arbitrate(ctx context.Context, a Arbiter, c Claim) (Verdict, error) {
 	}
 	return Lost, nil
 }
-
-// None is the arbiter of those who accept a split brain: every claim is won.
-type None struct{}
-
-func (None) Claim(context.Context, Claim) (bool, error) { return true, nil }
-
-func (None) String() string { return "none (split brain accepted)" }

@@ -13,6 +13,7 @@ import (
 
 	"xlft/xlft"
 	"xlft/xlft/backup"
+	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
@@ -58,7 +59,7 @@ func newBench(tb testing.TB, pages int, compress bool) *bench {
 	l := wire.NewListener(inner, idb.TLSConfig(func(f wire.Fingerprint) bool { return f == ida.Fingerprint }))
 	pa, pb := b.hostA.Spawn(), b.hostB.Spawn()
 	r := &backup.Receiver{
-		Software: "bench", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(records(tb)), Log: zap.NewNop(),
+		Software: "bench", Restorer: &simxen.Restorer{P: pb}, Arbiter: arbiter.None{}, Store: pb.Store(records(tb)), Log: zap.NewNop(),
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
 	}
 	go r.Serve(pb.Context(), l)
@@ -68,7 +69,7 @@ func newBench(tb testing.TB, pages int, compress bool) *bench {
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: uint64(pages) * 4},
 		Settings: primary.Settings{EpochMax: time.Hour, FailureTimeout: 30 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second,
 			RetryDelay: time.Second, SpoolLimit: 256 << 20, Compress: compress},
-		Guest: pa.Guest(b.domain), Gates: xlft.Gates{Net: pa.Gate(b.domain)}, Arbiter: xlft.None{}, Store: pa.Store(records(tb)), Peer: "B",
+		Guest: pa.Guest(b.domain), Gates: xlft.Gates{Net: pa.Gate(b.domain)}, Arbiter: arbiter.None{}, Store: pa.Store(records(tb)), Peer: "B",
 		Dial:   ida.Dialer(l.Addr().String(), idb.Fingerprint),
 		Events: b.events, Log: zap.NewNop(),
 	}

@@ -27,8 +27,11 @@ type Gate interface {
 	Discard() error
 	// Close takes the gate down without losing anything.
 	Close() error
-	// Held returns how many bytes wait, and how many fit at most; limit is 0 if
-	// nothing can wait.
+	// Held returns how much memory is taken by what waits, and how much may be,
+	// in bytes; limit is 0 if nothing can wait. From held >= limit on the domain
+	// must be kept from sending: the gate itself drops nothing there. An error
+	// says that the gate does not hold what the domain sends, or has dropped
+	// some of it, or that it can't be known; the numbers may be good even then.
 	Held() (held, limit uint64, err error)
 }
 

@@ -13,16 +13,24 @@ type Ownership struct {
 	Generation uint64   `json:"generation"`
 	Role       HostRole `json:"role"`
 	Peer       string   `json:"peer"` // the other host's name in the config
+	// UUID is the domain's. A record of another UUID is of another domain that
+	// had the name.
+	UUID string `json:"uuid,omitempty"`
+	// Took is the newest generation in which the domain came to run here by a
+	// takeover. A host that ever owned a domain knows so in every later role: a
+	// copy of that generation or an older one must not run elsewhere.
+	Took uint64 `json:"took,omitempty"`
 	// Exposed, on a primary: the backup may hold a whole checkpoint of this run
 	// of the domain, so that it could take over.
 	Exposed bool `json:"exposed,omitempty"`
-	// Handed, on a primary: the backup may have been told to run the domain. On
-	// an owner: the primary handed the domain over, and it is not yet known
-	// whether the domain runs here.
+	// Handed, on a primary: the backup may have been told to run the domain.
 	Handed bool `json:"handed,omitempty"`
-	// Paused, on a primary: this run of the domain was paused by its protector.
-	// Xen counts pauses: whoever finds this undoes one, and no other.
+	// Paused, on a primary: this run of the domain was paused by its protector, or
+	// was about to be. Xen counts pauses: whoever finds this undoes one, and no other.
 	Paused bool `json:"paused,omitempty"`
+	// Pending, on an owner: the takeover was begun, and whether the domain runs
+	// here is found out by looking.
+	Pending bool `json:"pending,omitempty"`
 	// Instance, on a primary, tells this run of the domain from any other.
 	Instance string `json:"instance,omitempty"`
 }
@@ -33,6 +41,8 @@ type HostRole string
 const (
 	HostNone    HostRole = ""
 	HostPrimary HostRole = "primary" // protects it, or did
+	HostBackup  HostRole = "backup"  // holds a replica, or did
 	HostOwner   HostRole = "owner"   // took it over
+	HostFailed  HostRole = "failed"  // won it, and could not run it
 	HostYielded HostRole = "yielded" // gave it up to the peer
 )

@@ -13,6 +13,7 @@ import (
 
 	"xlft/xlft"
 	"xlft/xlft/backup"
+	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
@@ -28,13 +29,13 @@ func TestPauseWithoutNetwork(t *testing.T) {
 			d := a.Boot("web1", 64)
 			pa, pb := a.Spawn(), b.Spawn()
 			r := &backup.Receiver{
-				Software: "x", Restorer: &simxen.Restorer{P: pb, Slow: slow}, Arbiter: xlft.None{}, Store: pb.Store(records(t)), Log: zap.NewNop(),
+				Software: "x", Restorer: &simxen.Restorer{P: pb, Slow: slow}, Arbiter: arbiter.None{}, Store: pb.Store(records(t)), Log: zap.NewNop(),
 				PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 24,
 			}
 			go r.Serve(pb.Context(), pb.Listen())
 			s := &primary.Session{
 				Domain: "web1", Instance: "1", Offer: wire.Offer{UUID: "u", Config: []byte("{}")},
-				Guest: pa.Guest(d), Gates: xlft.Gates{Net: pa.Gate(d)}, Arbiter: xlft.None{},
+				Guest: pa.Guest(d), Gates: xlft.Gates{Net: pa.Gate(d)}, Arbiter: arbiter.None{},
 				Dial: pa.Dial("B"), Peer: "B", Store: pa.Store(records(t)), Log: zap.NewNop(),
 				Settings: primary.Settings{
 					EpochMax: 50 * time.Millisecond, FailureTimeout: 10 * time.Second, AckTimeout: time.Minute,

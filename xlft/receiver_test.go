@@ -17,8 +17,8 @@ import (
 	"xlft/savestream"
 
 	"xlft/tests/simxen"
-	"xlft/xlft"
 	"xlft/xlft/backup"
+	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/wire"
 )
 
@@ -58,7 +58,7 @@ func newRig(t testing.TB) *rig {
 	r := &rig{t: t, a: a.Spawn(), b: b.Spawn(), hostB: b}
 	r.makes = &simxen.Restorer{P: r.b}
 	rc := &backup.Receiver{
-		Software: "test", Restorer: r.makes, Arbiter: xlft.None{}, Store: r.b.Store(records(t)), Log: zap.NewNop(),
+		Software: "test", Restorer: r.makes, Arbiter: arbiter.None{}, Store: r.b.Store(records(t)), Log: zap.NewNop(),
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 20,
 	}
 	go rc.Serve(r.b.Context(), r.b.Listen())
@@ -83,7 +83,7 @@ func (r *rig) open(kind wire.ConnKind) *wire.Conn {
 func (r *rig) session() {
 	r.t.Helper()
 	r.control = r.open(wire.KindControl)
-	o := wire.Offer{Domain: "web1", UUID: "u", Generation: 1, Config: []byte("{}"), FailureTimeout: time.Second, MaxEpoch: 1 << 20}
+	o := wire.Offer{Domain: "web1", UUID: "u", Generation: 1, Arbiter: arbiter.None{}.String(), Config: []byte("{}"), FailureTimeout: time.Second, MaxEpoch: 1 << 20}
 	if err := r.control.WriteJSON(wire.TypeOffer, 0, o); err != nil {
 		r.t.Fatal(err)
 	}
@@ -286,7 +286,7 @@ func TestProtectAgainWhileReplicaGoes(t *testing.T) {
 		r.data.Close()
 
 		q := r.open(wire.KindQuery)
-		q.WriteJSON(wire.TypeCheck, 0, wire.Offer{Domain: "web1", FailureTimeout: time.Second})
+		q.WriteJSON(wire.TypeCheck, 0, wire.Offer{Domain: "web1", Arbiter: arbiter.None{}.String(), FailureTimeout: time.Second})
 		var res wire.CheckResult
 		if err := q.Expect(wire.TypeCheckResult, &res); err != nil || len(res.Problems) > 0 {
 			t.Errorf("ft-check right after: %v, %+v", err, res.Problems)
@@ -297,7 +297,7 @@ func TestProtectAgainWhileReplicaGoes(t *testing.T) {
 		r.control.WriteFrame(wire.TypeDestroy, 0, nil)
 		r.answer(0)
 		q = r.open(wire.KindQuery)
-		q.WriteJSON(wire.TypeCheck, 0, wire.Offer{Domain: "web1", FailureTimeout: time.Second})
+		q.WriteJSON(wire.TypeCheck, 0, wire.Offer{Domain: "web1", Arbiter: arbiter.None{}.String(), FailureTimeout: time.Second})
 		res = wire.CheckResult{}
 		err := q.Expect(wire.TypeCheckResult, &res)
 		if err != nil || len(res.Problems) != 1 || !strings.Contains(res.Problems[0].What, "still destroying") {
@@ -314,7 +314,8 @@ func TestRefusedOffers(t *testing.T) {
 	}{
 		{"no name", wire.Offer{FailureTimeout: time.Second}, "offer without a name"},
 		{"failure timeout of an hour", wire.Offer{Domain: "web1", FailureTimeout: time.Hour}, "sane failure timeout"},
-		{"checkpoints too large", wire.Offer{Domain: "web1", FailureTimeout: time.Second, MaxEpoch: 1 << 30},
+		{"another arbiter", wire.Offer{Domain: "web1", FailureTimeout: time.Second, Arbiter: "fence"}, "set the same arbiter.type on both"},
+		{"checkpoints too large", wire.Offer{Domain: "web1", Arbiter: arbiter.None{}.String(), FailureTimeout: time.Second, MaxEpoch: 1 << 30},
 			"see checkpoint_memory in both configs"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -173,11 +173,11 @@ func (s *sim) arb(p *simxen.Process, to string) xlft.Arbiter {
 			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
 		}
 		a = p.Claims(&arbiter.Fence{
-			Peers: peers, AskTimeout: 2 * simSilence, Agent: p.FenceAgent(s.arbiter, s.a, s.b), Log: s.log.Named("fence"),
-			Ask: func(ctx context.Context, _ string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
+			Peers: peers, Agent: p.FenceAgent(s.arbiter, s.a, s.b),
+			Asker: arbiter.Asker{Timeout: 2 * simSilence, Log: s.log.Named("fence"), Ask: func(ctx context.Context, _ string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
 				err = wire.Ask(ctx, p.Dial(to), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
 				return r, err
-			},
+			}},
 		})
 	}
 	if s.v.arbiter != nil {
@@ -225,7 +225,7 @@ func (s *sim) protect() {
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48, Disks: s.domain.OfferedDisks()},
 		Settings: primary.Settings{
 			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: ack,
-			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, SpoolLimit: s.v.memory,
+			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: s.v.memory,
 		},
 		Guest: guest, Gates: gates, Arbiter: s.arb(p, "B"), Dial: dial, Peer: "B", Store: kept,
 		Log: s.log.Named("A"),

@@ -28,8 +28,11 @@ func newVif(o *Outside) *vif {
 	return v
 }
 
-// queueLimit is the size of a queue in bytes, more than a domain sends in an epoch.
+// queueLimit is the size of a queue in bytes, more than a domain sends in an epoch; memoryLimit is the memory for as many
+// packets.
 const queueLimit = 4096 * packetLen
+
+var memoryLimit = netbuffer.QueueState{Packets: 4096, Bytes: queueLimit}.Memory()
 
 // packetLen is the length of a packet: the life that sent it, its count and its checksum, u64 each.
 const packetLen = 24
@@ -101,7 +104,7 @@ type gate struct {
 // Gate opens a domain's network gate, or adopts the queues that an earlier process left, as netbuffer.Open does on a
 // real host.
 func (p *Process) Gate(d *Domain) xlft.Gate {
-	opts := netbuffer.Options{Limit: queueLimit, Nap: time.Sleep}
+	opts := netbuffer.Options{Limit: memoryLimit, Nap: time.Sleep}
 	v := netbuffer.Vif{Name: "vif1.0", Path: processPath{p, d.vif}, Current: d.vif.path.Current()}
 	g := &gate{p: p, v: d.vif}
 	if d.vif.path.Holding() {

@@ -20,8 +20,9 @@ type Net struct {
 
 	mu        sync.Mutex
 	cut       bool
-	silent    map[string]bool // hosts without power
-	mute      map[string]bool // hosts that receive, and whose bytes do not arrive
+	silent    map[string]bool    // hosts without power
+	mute      map[string]bool    // hosts that receive, and whose bytes do not arrive
+	pairs     map[[2]string]bool // between these nothing passes
 	listeners map[string]*Listener
 	conns     []*Conn
 	flip      bool  // damage a bit of the next large write
@@ -30,12 +31,17 @@ type Net struct {
 
 // NewNet returns a network without faults.
 func NewNet(delay time.Duration) *Net {
-	return &Net{Delay: delay, silent: map[string]bool{}, mute: map[string]bool{}, listeners: map[string]*Listener{}}
+	return &Net{Delay: delay, silent: map[string]bool{}, mute: map[string]bool{}, pairs: map[[2]string]bool{}, listeners: map[string]*Listener{}}
 }
 
 // Cut stops all traffic between the hosts, or lets it go on.
 func (n *Net) Cut(cut bool) {
 	n.change(func() { n.cut = cut })
+}
+
+// CutPair stops all traffic between two hosts, or lets it go on.
+func (n *Net) CutPair(a, b string, cut bool) {
+	n.change(func() { n.pairs[[2]string{a, b}], n.pairs[[2]string{b, a}] = cut, cut })
 }
 
 // Mute stops the traffic from a host, or lets it go on. Traffic to the host arrives.
@@ -50,6 +56,7 @@ func (n *Net) Mend() {
 	n.change(func() {
 		n.cut, n.flip, n.tear = false, false, 0
 		clear(n.mute)
+		clear(n.pairs)
 		for _, c := range n.conns {
 			if c.tear > 0 {
 				torn = append(torn, c)
@@ -106,7 +113,7 @@ func (n *Net) flips(b []byte) bool {
 func (n *Net) passes(from, to string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return !n.cut && !n.mute[from] && !n.silent[from] && !n.silent[to]
+	return !n.cut && !n.mute[from] && !n.silent[from] && !n.silent[to] && !n.pairs[[2]string{from, to}]
 }
 
 // Dial returns a dialer from the process to another host's listener.

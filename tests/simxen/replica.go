@@ -37,7 +37,7 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 }
 
 // Find finds no replica, because replicas die with the process that created them.
-func (r *Restorer) Find(domain string) (backup.Found, error) {
+func (r *Restorer) Find(domain, _ string) (backup.Found, error) {
 	if r.P.h.Domain(domain) != nil {
 		return backup.FoundDomain, nil
 	}

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -12,6 +13,29 @@ import (
 type epoch struct {
 	number uint64
 	pieces [][]byte
+}
+
+// add takes a piece, and reports whether the piece's buffer is kept. A piece of a few
+// bytes in a buffer of DataBody would cost a peer nothing and this host much: what
+// fits goes to the end of the last piece, so that at most half of the memory is
+// unused.
+func (e *epoch) add(piece []byte, free *wire.Buffers) (kept bool) {
+	if n := len(e.pieces); n > 0 {
+		if last := e.pieces[n-1]; cap(last)-len(last) >= len(piece) {
+			e.pieces[n-1] = append(last, piece...)
+			return false
+		}
+	}
+	if len(piece) > wire.DataBody/2 {
+		e.pieces = append(e.pieces, piece)
+		return true
+	}
+	buf := free.Get()
+	if buf == nil {
+		buf = make([]byte, 0, wire.DataBody)
+	}
+	e.pieces = append(e.pieces, append(buf, piece...))
+	return false
 }
 
 // A feeder gives epochs to a replica's restore, in order. The first one goes
@@ -79,15 +103,29 @@ func (f *feeder) run(ctx context.Context) error {
 	}
 }
 
-// await waits until the restore has epoch e. It returns false if the feeder was
-// closed first.
-func (f *feeder) await(e uint64) bool {
+// errFeederClosed: the session has ended.
+var errFeederClosed = errors.New("the restore is fed no more")
+
+// await waits until the restore has epoch e. The error is ctx's cause, or
+// errFeederClosed.
+func (f *feeder) await(ctx context.Context, e uint64) error {
+	defer context.AfterFunc(ctx, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.cond.Broadcast()
+	})()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.fed < e && !f.closed {
+	for f.fed < e && !f.closed && ctx.Err() == nil {
 		f.cond.Wait()
 	}
-	return !f.closed
+	switch {
+	case f.closed:
+		return errFeederClosed
+	case f.fed < e:
+		return fmt.Errorf("epoch %d is not restored: %w", e, context.Cause(ctx))
+	}
+	return nil
 }
 
 // close frees whoever waits for an epoch that will not be fed.

@@ -21,7 +21,9 @@ const (
 	Syncing State = iota
 	// Ready: a whole checkpoint is here; this host can take over.
 	Ready
-	// Claiming: the primary is silent, or hands over; the arbiter is asked.
+	// Claiming: the primary is silent, or hands over; the arbiter is asked. A
+	// primary that wants the domain back meanwhile gets it, once the claim that is
+	// under way has not been won.
 	Claiming
 	// TakingOver: the domain is this host's; it is being brought up.
 	TakingOver
@@ -62,8 +64,12 @@ type (
 	// epoch.
 	Handed struct{ Epoch uint64 }
 	// DestroyAsked is the wish of the primary, or of its successor after a crash,
-	// to keep the domain: the replica is to be destroyed.
-	DestroyAsked struct{ Why error }
+	// to keep the domain: the replica is to be destroyed. Or, unless ByPrimary, the
+	// wish of this host.
+	DestroyAsked struct {
+		Why       error
+		ByPrimary bool
+	}
 	// Arbitrated is the arbiter's answer.
 	Arbitrated struct{ Verdict xlft.Verdict }
 	// Retry says that the delay after an unreachable arbiter is over.
@@ -96,13 +102,21 @@ type (
 	// Claim asks the arbiter for the domain; Handed if the primary handed it
 	// over.
 	Claim struct{ Handed bool }
+	// Withdraw tells the arbiter that the claim is not wanted any more; it may be
+	// won all the same.
+	Withdraw struct{}
 	// RetryLater asks for a Retry event.
 	RetryLater struct{}
 	// TakeOver records the ownership, completes the restore from the newest
 	// whole checkpoint, runs the domain and announces it.
 	TakeOver struct{}
-	// Destroy destroys the replica; the primary is told why, if it listens.
-	Destroy struct{ Why error }
+	// Destroy destroys the replica; the primary is told why, if it listens. Begun:
+	// a takeover had begun, and the primary is told only when the domain does not
+	// run here for certain.
+	Destroy struct {
+		Why   error
+		Begun bool
+	}
 	// SendRunning answers a HandOver.
 	SendRunning struct{}
 	// Exit ends the session, with an error unless all is well.
@@ -112,6 +126,7 @@ type (
 func (Ack) isAction()         {}
 func (Feed) isAction()        {}
 func (Claim) isAction()       {}
+func (Withdraw) isAction()    {}
 func (RetryLater) isAction()  {}
 func (TakeOver) isAction()    {}
 func (Destroy) isAction()     {}
@@ -132,7 +147,9 @@ type Machine struct {
 	state State
 	acked uint64 // newest whole epoch
 
-	handed bool // the primary handed the domain over
+	handed    bool  // the primary handed the domain over
+	asking    bool  // a claim is under way
+	reclaimed error // why the primary wants the domain back, if it does
 }
 
 // State returns the state.
@@ -172,14 +189,13 @@ func (m *Machine) stepReceiving(ev Event) []Action {
 		if m.state == Syncing {
 			return m.destroy(fmt.Errorf("%w: %w", ErrNoCheckpoint, ev.Err))
 		}
-		m.state = Claiming
-		return []Action{Claim{}}
+		return m.claim()
 	case Handed:
 		if ev.Epoch != m.acked || m.state != Ready {
 			return m.destroy(fmt.Errorf("asked to run from epoch %d, but the newest here is %d", ev.Epoch, m.acked))
 		}
-		m.state, m.handed = Claiming, true
-		return []Action{Claim{Handed: true}}
+		m.handed = true
+		return m.claim()
 	case DestroyAsked:
 		return m.destroy(ev.Why)
 	case ReplicaFailed:
@@ -188,24 +204,44 @@ func (m *Machine) stepReceiving(ev Event) []Action {
 	return nil
 }
 
+func (m *Machine) claim() []Action {
+	m.state, m.asking = Claiming, true
+	return []Action{Claim{m.handed}}
+}
+
 func (m *Machine) stepClaiming(ev Event) []Action {
 	switch ev := ev.(type) {
 	case Arbitrated:
+		m.asking = false
 		switch {
 		case ev.Verdict == xlft.Won:
 			m.state = TakingOver
 			return []Action{TakeOver{}}
 		case ev.Verdict == xlft.Lost:
 			return m.destroy(ErrArbiterOther)
+		case m.reclaimed != nil:
+			return m.destroy(m.reclaimed)
 		}
 		return []Action{RetryLater{}}
 	case Retry:
-		return []Action{Claim{m.handed}}
+		return m.claim()
+	case DestroyAsked:
+		if !ev.ByPrimary {
+			return nil // the replica may be all that is left of the domain
+		}
+		if m.asking {
+			if m.reclaimed != nil {
+				return nil
+			}
+			m.reclaimed = ev.Why
+			return []Action{Withdraw{}}
+		}
+		return m.destroy(ev.Why)
 	case ReplicaFailed:
 		// The claim may still be won: then this host owns a domain that it
 		// can't run, and says so.
 		m.state = Destroyed
-		return []Action{Destroy{ev.Err}, Exit{fmt.Errorf("%w: %w", ErrTakeover, ev.Err)}}
+		return []Action{Withdraw{}, Destroy{ev.Err, false}, Exit{fmt.Errorf("%w: %w", ErrTakeover, ev.Err)}}
 	}
 	return nil
 }
@@ -217,12 +253,12 @@ func (m *Machine) stepTakingOver(ev Event) []Action {
 		return []Action{SendRunning{}, Exit{nil}}
 	case ReplicaFailed:
 		m.state = Destroyed
-		return []Action{Destroy{ev.Err}, Exit{fmt.Errorf("%w: %w", ErrTakeover, ev.Err)}}
+		return []Action{Destroy{ev.Err, true}, Exit{fmt.Errorf("%w: %w", ErrTakeover, ev.Err)}}
 	}
 	return nil
 }
 
 func (m *Machine) destroy(why error) []Action {
 	m.state = Destroyed
-	return []Action{Destroy{why}, Exit{why}}
+	return []Action{Destroy{why, false}, Exit{why}}
 }

@@ -27,7 +27,7 @@ func tell(m *Machine) func([]string) string {
 		case "handed":
 			ev = Handed{story.Number(w, 1)}
 		case "destroy":
-			ev = DestroyAsked{errUnprotected}
+			ev = DestroyAsked{errUnprotected, true}
 		case "arbitrated":
 			ev = Arbitrated{verdicts[w[1]]}
 		case "retry":
@@ -53,7 +53,7 @@ func FuzzMachine(f *testing.F) {
 		for _, c := range script {
 			arg := uint64(c >> 4)
 			ev := []Event{
-				Whole{m.acked + 1}, PrimaryLost{errStory}, Handed{arg}, DestroyAsked{errUnprotected}, Arbitrated{xlft.Verdict(arg % 3)},
+				Whole{m.acked + 1}, PrimaryLost{errStory}, Handed{arg}, DestroyAsked{errUnprotected, true}, Arbitrated{xlft.Verdict(arg % 3)},
 				Retry{}, ReplicaFailed{errStory}, Restored{},
 			}[c%8]
 			if cl, ok := ev.(Arbitrated); ok && m.State() == Claiming && cl.Verdict == xlft.Won {

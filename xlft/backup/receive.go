@@ -47,7 +47,7 @@ func (s *session) receive(ctx context.Context) Event {
 		}
 		// The ack waits until the restore has taken the epoch before, so that
 		// at most two epochs are in memory here.
-		if !s.feeder.await(number - 1) {
+		if err := s.feeder.await(ctx, number-1); err != nil {
 			return nil
 		}
 		if err := s.awaitDisks(ctx, number); err != nil {
@@ -128,8 +128,9 @@ func (s *session) receiveEpoch(c *wire.Conn, scan *savestream.Scanner, number ui
 			if sum.Length > s.r.EpochLimit {
 				return bad("larger than %d bytes: see checkpoint_memory in the config", s.r.EpochLimit)
 			}
-			e.pieces = append(e.pieces, f.Body)
-			c.TakeBody(s.feeder.free.Get())
+			if e.add(f.Body, &s.feeder.free) {
+				c.TakeBody(s.feeder.free.Get())
+			}
 		case wire.TypeEpochEnd:
 			want, err := f.EpochEnd()
 			if err != nil {

@@ -19,9 +19,9 @@ import (
 
 // Limits of what peers can cost a Receiver before they are believed.
 const (
-	maxGreeting = 32               // connections that have not said HELLO yet
 	maxReplicas = 256              // domains held for others
 	joinTimeout = 15 * time.Second // from ACCEPT to the data connection
+	acceptDelay = 20 * time.Millisecond
 )
 
 // A Receiver holds replicas of other hosts' domains, and runs one on when its
@@ -40,12 +40,25 @@ type Receiver struct {
 	Disks DiskHost
 	// EpochLimit is the largest checkpoint taken into memory here, in bytes.
 	EpochLimit uint64
+	// TakeoverLimit bounds a takeover, from the arbiter's word until the domain
+	// runs; then the takeover has failed. 0: two minutes.
+	TakeoverLimit time.Duration
 
 	mu       sync.Mutex
 	domains  map[string]*session // by domain
 	sessions map[string]*session // by session id
 	changed  func()              // called at every change of Replicas
 	stopping bool
+}
+
+// errTakeoverHangs: the replica does not come to run.
+var errTakeoverHangs = errors.New("the domain does not come to run in time")
+
+func (r *Receiver) takeoverLimit() time.Duration {
+	if r.TakeoverLimit > 0 {
+		return r.TakeoverLimit
+	}
+	return 2 * time.Minute
 }
 
 // OnChange sets a function that is called at every change of Replicas.
@@ -62,28 +75,30 @@ func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer r.stop()
-	greeting := make(chan struct{}, maxGreeting)
-	for {
+	var greeting greeters
+	for failures := 0; ; {
 		c, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				continue
-			}
+		switch {
+		case err == nil:
+			failures = 0
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("receive: %w", err)
-		}
-		select {
-		case greeting <- struct{}{}:
 		default:
-			c.Close() // a flood: the legitimate peer calls again
+			// Out of descriptors or memory, say: the replicas that are here need
+			// neither.
+			if failures++; failures == 1 {
+				r.Log.Error("no connection can be taken now", zap.Error(err))
+			}
+			select {
+			case <-time.After(min(time.Duration(failures)*acceptDelay, time.Second)):
+			case <-ctx.Done():
+			}
 			continue
 		}
-		wg.Go(func() {
-			r.serve(ctx, c, sync.OnceFunc(func() { <-greeting }))
-		})
+		greeted := greeting.add(c)
+		wg.Go(func() { r.serve(ctx, c, greeted) })
 	}
 }
 
@@ -136,6 +151,9 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		}
 		r.awaitDestroyed(ctx, o.Domain)
 		ps := r.Restorer.Check(ctx, o)
+		if err := r.sameArbiter(o); err != nil {
+			ps = append(ps, wire.Problem{What: err.Error(), Advice: "Set the same arbiter.type in both configurations."})
+		}
 		if a, ok := r.Arbiter.(xlft.ArbiterChecker); ok {
 			if err := a.Check(ctx, peer); err != nil {
 				ps = append(ps, wire.Problem{What: err.Error(), Advice: "Try the agent by hand, on the backup, with the options of its configuration: until it works, the backup could not take over."})
@@ -154,67 +172,13 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		if err := f.JSON(&q); err != nil {
 			return refuse(c, wire.CodeProtocol, nil, err)
 		}
-		res, err := r.owner(ctx, q)
+		res, err := r.owner(ctx, q, peer)
 		if err != nil {
 			return refuse(c, wire.CodeInternal, nil, err)
 		}
 		return c.WriteJSON(wire.TypeOwnerResult, 0, res)
 	}
 	return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("%w: %v", wire.ErrUnexpected, f.Type))
-}
-
-// errReclaimed: the primary came back and keeps the domain.
-var errReclaimed = errors.New("the primary came back and keeps the domain")
-
-func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery) (wire.OwnerResult, error) {
-	if s := r.session(q.Domain); s != nil {
-		if q.Reclaim {
-			s.ask(ctx, DestroyAsked{errReclaimed})
-		}
-		// A claim that is under way decides first.
-		wait, cancel := context.WithTimeout(ctx, wire.OwnerTimeout/2)
-		defer cancel()
-		switch s.settled(wait, q.Reclaim) {
-		case TakingOver, Running:
-			return wire.OwnerResult{Role: wire.RoleRunning, Generation: s.offer.Generation}, nil
-		case Destroyed:
-		default:
-			return wire.OwnerResult{Role: wire.RoleReplica, Generation: s.offer.Generation}, nil
-		}
-	}
-	rec, err := r.ownership(q.Domain)
-	switch {
-	case err != nil:
-		return wire.OwnerResult{}, err
-	case rec.Role == xlft.HostOwner && rec.Handed:
-		return wire.OwnerResult{Role: wire.RoleReplica, Generation: rec.Generation}, nil
-	case rec.Role == xlft.HostOwner:
-		return wire.OwnerResult{Role: wire.RoleRunning, Generation: rec.Generation}, nil
-	}
-	return wire.OwnerResult{Role: wire.RoleNone, Generation: rec.Generation}, nil
-}
-
-// ownership returns what is known of a domain without a session. If an earlier
-// receiver died during a switch-over, whether the domain runs here is found out
-// and recorded; while the restore worker is still completing the domain, the
-// question stays open.
-func (r *Receiver) ownership(domain string) (xlft.Ownership, error) {
-	rec, err := r.Store.Load(domain)
-	if err != nil || rec.Role != xlft.HostOwner || !rec.Handed {
-		return rec, err
-	}
-	found, err := r.Restorer.Find(domain)
-	switch {
-	case err != nil:
-		return rec, fmt.Errorf("whether %s was taken over: %w", domain, err)
-	case found == FoundReplica:
-		return rec, nil
-	case found == FoundNothing:
-		rec.Role = xlft.HostNone
-	}
-	rec.Handed = false
-	r.Log.Warn("an earlier receiver died during a switch-over", zap.String("domain", domain), zap.Bool("runs", found == FoundDomain))
-	return rec, r.Store.Save(domain, rec)
 }
 
 // control is a session's control connection: an offer, then the session.
@@ -224,9 +188,11 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 	if err := c.Expect(wire.TypeOffer, &o); err != nil {
 		return err
 	}
-	s, code, problems, err := r.admit(ctx, o, peer)
-	if err != nil {
-		return refuse(c, code, problems, fmt.Errorf("%s: %w", o.Domain, err))
+	s, no := r.admit(ctx, o, peer)
+	if no != nil {
+		no.Reason = o.Domain + ": " + no.Reason
+		c.WriteJSON(wire.TypeRefuse, 0, no)
+		return no
 	}
 	s.conn, s.id = c, session
 	r.mu.Lock()
@@ -243,63 +209,6 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 	}()
 	return s.run(ctx)
 }
-
-// admit decides on an offer, and reserves the domain's place.
-func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*session, wire.Code, []wire.Problem, error) {
-	if o.Domain == "" || o.FailureTimeout < minSilence || o.FailureTimeout > maxSilence {
-		return nil, wire.CodeProtocol, nil, errors.New("offer without a name or a sane failure timeout")
-	}
-	if o.MaxEpoch > r.EpochLimit {
-		return nil, wire.CodeUnfit, nil, fmt.Errorf("checkpoints of up to %d bytes were announced, this host takes %d: see checkpoint_memory in both configs", o.MaxEpoch, r.EpochLimit)
-	}
-	r.awaitDestroyed(ctx, o.Domain)
-	// A replica of the same domain makes room for its primary's new session.
-	if old := r.session(o.Domain); old != nil {
-		if old.peer != peer {
-			return nil, wire.CodeBusy, nil, fmt.Errorf("%s protects a domain of that name here", old.peer)
-		}
-		old.ask(ctx, DestroyAsked{errReclaimed})
-		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
-		defer cancel()
-		switch old.settled(wait, true) {
-		case Destroyed:
-			old.wait(wait)
-		case TakingOver, Running:
-			return nil, wire.CodeRunning, nil, errors.New("this host took the domain over")
-		default:
-			return nil, wire.CodeBusy, nil, errors.New("its replica waits for the arbiter")
-		}
-	}
-	rec, err := r.ownership(o.Domain)
-	if err != nil {
-		return nil, wire.CodeInternal, nil, err
-	}
-	if rec.Role == xlft.HostOwner && rec.Generation >= o.Generation {
-		return nil, wire.CodeRunning, nil, fmt.Errorf("this host took the domain over in generation %d", rec.Generation)
-	}
-	if ps := r.Restorer.Check(ctx, o); len(ps) > 0 {
-		return nil, wire.CodeUnfit, ps, errors.New("this host can't take the domain")
-	}
-	s := newSession(r, o, peer)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case r.stopping:
-		return nil, wire.CodeStopping, nil, errors.New("this host stops receiving")
-	case r.sessionLocked(o.Domain) != nil:
-		return nil, wire.CodeBusy, nil, errors.New("another session came first")
-	case len(r.domains) >= maxReplicas:
-		return nil, wire.CodeBusy, nil, fmt.Errorf("this host holds %d replicas already", maxReplicas)
-	}
-	r.domains[o.Domain] = s
-	return s, "", nil, nil
-}
-
-// Bounds of a failure timeout that a peer may ask for.
-const (
-	minSilence = 50 * time.Millisecond
-	maxSilence = 10 * time.Minute
-)
 
 // sessionByID returns the session that a peer's connection belongs to.
 func (r *Receiver) sessionByID(id, peer string) *session {
@@ -386,7 +295,7 @@ func (r *Receiver) stop() {
 		g.Go(func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
 			defer cancel()
-			s.ask(ctx, DestroyAsked{errStopping})
+			s.ask(ctx, DestroyAsked{errStopping, false})
 			s.wait(ctx)
 			return nil
 		})
@@ -395,6 +304,24 @@ func (r *Receiver) stop() {
 }
 
 var errStopping = errors.New("the backup stops receiving")
+
+var errRevoked = errors.New("the backup does not know this host by its certificate any more")
+
+// Revoke ends the sessions of peers that are not to be trusted any more. A replica
+// whose primary is lost already stays: it may be all that is left of the domain.
+func (r *Receiver) Revoke(ctx context.Context, peers ...string) {
+	r.mu.Lock()
+	var ended []*session
+	for _, s := range r.domains {
+		if slices.Contains(peers, s.peer) {
+			ended = append(ended, s)
+		}
+	}
+	r.mu.Unlock()
+	for _, s := range ended {
+		s.ask(ctx, DestroyAsked{errRevoked, false})
+	}
+}
 
 func (r *Receiver) notify() {
 	if r.changed != nil {

@@ -13,9 +13,9 @@ type Restorer interface {
 	Check(ctx context.Context, o wire.Offer) []wire.Problem
 	// Restore starts a replica.
 	Restore(ctx context.Context, o wire.Offer) (Replica, error)
-	// Find looks for a domain that was to be taken over, also by a process
-	// before this one.
-	Find(domain string) (Found, error)
+	// Find looks for the domain of this name and UUID, or for its replica: also
+	// one that a process before this one made. A UUID of "" is any.
+	Find(domain, uuid string) (Found, error)
 }
 
 // Found is what a host has of a domain that was to be taken over.

@@ -30,13 +30,15 @@ type session struct {
 	done     chan struct{} // closed at the end of run
 	events   chan Event
 	log      *zap.Logger
+	said     xlft.Said
 
 	// The loop's alone.
 	m         Machine
 	whole     *epoch // the epoch that Feed is about
 	retry     <-chan time.Time
 	exit      *Exit
-	ownership xlft.Ownership // of a takeover
+	ownership xlft.Ownership // as recorded
+	withdrawn chan struct{}  // of the claim under way: closed when the primary wants the domain back
 
 	// Fixed once ACCEPT is sent.
 	replica Replica
@@ -52,9 +54,11 @@ type session struct {
 	bytes      uint64
 }
 
-func newSession(r *Receiver, o wire.Offer, peer string) *session {
+// newSession returns the session of an admitted offer. Known is what this host's
+// record says of the domain.
+func newSession(r *Receiver, o wire.Offer, peer string, known xlft.Ownership) *session {
 	s := &session{
-		r: r, offer: o, peer: peer,
+		r: r, offer: o, peer: peer, ownership: known,
 		data: make(chan *wire.Conn, 1), done: make(chan struct{}), accepted: make(chan struct{}),
 		events: make(chan Event),
 		log:    r.Log.With(zap.String("domain", o.Domain), zap.String("peer", peer)),
@@ -76,6 +80,13 @@ func (s *session) run(ctx context.Context) (err error) {
 		return refuse(s.conn, wire.CodeUnfit, nil, err)
 	}
 	defer s.closeDisks()
+	// Recorded now, while a full disk is only a reason to refuse: a takeover
+	// changes the record where it stands.
+	s.ownership = xlft.Ownership{Generation: s.offer.Generation, Role: xlft.HostBackup, Peer: s.peer, UUID: s.offer.UUID, Took: s.ownership.Took}
+	if err := s.r.Store.Save(s.offer.Domain, s.ownership); err != nil {
+		s.replica.Destroy()
+		return refuse(s.conn, wire.CodeInternal, nil, err)
+	}
 	close(s.accepted)
 	if err := s.conn.WriteFrame(wire.TypeAccept, 0, nil); err != nil {
 		s.replica.Destroy()
@@ -162,40 +173,72 @@ func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 		s.feeder.put(s.whole)
 		s.whole = nil
 	case Claim:
-		wg.Go(func() { s.claim(ctx, a.Handed) })
+		withdrawn := make(chan struct{})
+		s.withdrawn = withdrawn
+		wg.Go(func() { s.claim(ctx, a.Handed, withdrawn) })
+	case Withdraw:
+		if s.withdrawn != nil {
+			close(s.withdrawn)
+			s.withdrawn = nil
+		}
 	case RetryLater:
 		s.retry = time.After(s.r.RetryDelay)
 	case TakeOver:
-		// The record comes first: from here on a primary that comes back, also
-		// after a restart of this process, is told that the domain is this
-		// host's. A primary that handed the domain over and lives is told so
-		// only when the domain runs.
-		s.ownership = xlft.Ownership{Generation: s.offer.Generation, Role: xlft.HostOwner, Peer: s.peer, Handed: s.m.handed}
-		err := s.r.Store.Save(s.offer.Domain, s.ownership)
-		wg.Go(func() { s.takeOver(ctx, err) })
+		// The record comes first: from here on a process after this one looks
+		// whether the domain runs here before it says so. The domain is won; that
+		// it is must not be lost because a record can't be written.
+		s.ownership.Role, s.ownership.Pending = xlft.HostOwner, true
+		s.record("record the takeover; the domain is run anyway")
+		wg.Go(func() { s.takeOver(ctx) })
 	case Destroy:
 		s.mu.Lock()
 		s.destroying = true
 		s.mu.Unlock()
-		// The primary is told first: from here on nothing runs the replica, and
-		// the primary holds the domain's output until it knows. To free the
-		// memory of a large replica takes seconds.
-		s.logSend(s.control.SendJSON(wire.TypeDestroyed, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()}))
+		destroyed := func() {
+			s.logSend(s.control.SendJSON(wire.TypeDestroyed, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()}))
+		}
+		if !a.Begun {
+			// The primary is told first: from here on nothing runs the replica, and
+			// the primary holds the domain's output until it knows. To free the
+			// memory of a large replica takes seconds.
+			destroyed()
+		}
 		if err := s.replica.Destroy(); err != nil {
 			s.log.Error("destroy the replica", zap.Error(err))
 		}
+		if a.Begun && s.takeoverFailed() {
+			destroyed()
+		}
 		s.closeDisks()
 	case SendRunning:
-		if s.ownership.Handed {
-			s.ownership.Handed = false
-			if err := s.r.Store.Save(s.offer.Domain, s.ownership); err != nil {
-				s.log.Error("record that the domain runs here", zap.Error(err))
-			}
-		}
+		s.ownership.Pending, s.ownership.Took = false, s.ownership.Generation
+		s.record("record that the domain runs here")
 		s.logSend(s.control.Send(wire.TypeRunning, 0))
 	case Exit:
 		s.exit = &a
 	}
+}
+
+// record saves what this host knows of the domain. A failure is logged, with what
+// was to be done: there is an earlier record, and whoever reads it looks whether
+// the domain runs here.
+func (s *session) record(what string) {
+	if err := s.r.Store.Save(s.offer.Domain, s.ownership); err != nil {
+		s.log.Error(what, zap.Error(err))
+	}
+}
+
+// takeoverFailed records a takeover that failed, and reports whether it is
+// certain that the domain does not run here.
+func (s *session) takeoverFailed() bool {
+	found, err := s.r.Restorer.Find(s.offer.Domain, s.offer.UUID)
+	if err != nil || found != FoundNothing {
+		s.log.Error("a takeover failed, and something of the domain is still here", zap.Error(err))
+		return false
+	}
+	s.ownership.Role, s.ownership.Pending = xlft.HostFailed, false
+	s.record("record that the takeover failed")
+	return true
 }
 
 // errUnprotected: the primary ended the protection.
@@ -247,8 +290,8 @@ func (s *session) wait(ctx context.Context) {
 	}
 }
 
-// settled waits until no claim is under way and, after a DestroyAsked, until the
-// replica has been destroyed. It returns the state.
+// settled waits until neither a claim nor a takeover is under way and, after a
+// DestroyAsked, until the replica has been destroyed. It returns the state.
 func (s *session) settled(ctx context.Context, destroying bool) State {
 	defer context.AfterFunc(ctx, func() {
 		s.mu.Lock()
@@ -257,7 +300,7 @@ func (s *session) settled(ctx context.Context, destroying bool) State {
 	})()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ctx.Err() == nil && (s.state == Claiming || destroying && (s.state == Syncing || s.state == Ready)) {
+	for ctx.Err() == nil && (s.state == Claiming || s.state == TakingOver || destroying && (s.state == Syncing || s.state == Ready)) {
 		s.cond.Wait()
 	}
 	return s.state
@@ -304,7 +347,7 @@ func (s *session) listen(ctx context.Context) error {
 		}
 		switch f.Type {
 		case wire.TypeDestroy:
-			s.post(ctx, DestroyAsked{errUnprotected})
+			s.post(ctx, DestroyAsked{errUnprotected, true})
 		case wire.TypeHandOver:
 			s.post(ctx, Handed{f.Epoch})
 		default:
@@ -313,30 +356,33 @@ func (s *session) listen(ctx context.Context) error {
 	}
 }
 
-func (s *session) claim(ctx context.Context, handed bool) {
-	c := xlft.Claim{Domain: s.offer.Domain, Generation: s.offer.Generation, Side: xlft.Backup, Peer: s.peer, Handed: handed}
+func (s *session) claim(ctx context.Context, handed bool, withdrawn <-chan struct{}) {
+	c := xlft.Claim{Domain: s.offer.Domain, UUID: s.offer.UUID, Generation: s.offer.Generation, Side: xlft.Backup, Peer: s.peer, Handed: handed, Withdrawn: withdrawn}
 	v, err := xlft.Arbitrate(ctx, s.r.Arbiter, c)
-	if err != nil {
-		s.log.Error("arbiter can't be reached: the domain waits", zap.Stringer("arbiter", s.r.Arbiter), zap.Error(err))
+	if s.said.New("arbiter", fmt.Sprint(v, err)) {
+		s.log.Warn("arbiter asked", zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", c.Generation), zap.Stringer("verdict", v), zap.Error(err))
 	}
-	s.log.Warn("arbiter answered", zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", c.Generation), zap.Stringer("verdict", v))
 	s.post(ctx, Arbitrated{v})
 }
 
 // takeOver runs the domain, which is this host's by now, from the newest whole
-// checkpoint. Err is why the takeover could not be recorded, if it could not.
-func (s *session) takeOver(ctx context.Context, err error) {
+// checkpoint.
+func (s *session) takeOver(ctx context.Context) {
 	begun := time.Now()
 	s.mu.Lock()
 	newest := s.acked
 	s.mu.Unlock()
+	run, cancel := context.WithTimeoutCause(ctx, s.r.takeoverLimit(), errTakeoverHangs)
+	defer cancel()
+	err := s.feeder.await(run, newest)
+	if errors.Is(err, errFeederClosed) {
+		return
+	}
 	if err == nil {
-		if !s.feeder.await(newest) {
-			return
-		}
-		if err = s.finishDisks(newest); err == nil {
-			err = s.replica.Activate(ctx)
-		}
+		err = s.finishDisks(newest)
+	}
+	if err == nil {
+		err = s.replica.Activate(run)
 	}
 	if err != nil {
 		s.post(ctx, ReplicaFailed{fmt.Errorf("take over: %w", err)})

@@ -16,6 +16,9 @@ import (
 // DefaultPath is where the configuration is looked for.
 const DefaultPath = "/etc/xlft/xlft.toml"
 
+// DefaultRunDir is RunDir unless the configuration says otherwise.
+const DefaultRunDir = "/run/xlft"
+
 // Config is a validated configuration.
 type Config struct {
 	Name     string // this host, as its peers call it
@@ -67,7 +70,7 @@ type Domain struct {
 	AckTimeout     time.Duration
 	SuspendTimeout time.Duration
 	RetryDelay     time.Duration
-	NetBuffer      uint64 // bytes per network device
+	NetBuffer      uint64 // of memory for the held output of each network device, in bytes
 	Compress       bool
 	SyncRate       uint64          // bytes a second that the first copy of a disk compares; 0: no limit
 	Disks          map[string]Disk // by virtual device, such as "xvda"

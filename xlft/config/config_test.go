@@ -119,6 +119,7 @@ func TestErrors(t *testing.T) {
 		{"one path twice", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\n[domain.web1.disk.xvdb]\npath = \"/d\"\n", "has the same one"},
 		{"disk of every domain", minimal + "[default.disk.xvda]\npath = \"/d\"\n", "default.disk: disks are a domain's own"},
 		{"journal too small", minimal + "[receive]\ndisk_journal = \"1MiB\"\n", "x.toml:13: receive.disk_journal: 1048576 bytes is under the 64MiB minimum"},
+		{"net buffer too small", minimal + "[default]\nnet_buffer = \"64KiB\"\n", "x.toml:13: default.net_buffer: 65536 bytes is under the 1MiB minimum"},
 		{"compression", minimal + "[default]\ncompression = \"zip\"\n", `default.compression: "zip" is neither "s2" nor "none"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -144,4 +145,14 @@ func FuzzParse(f *testing.F) {
 			c.For("web1")
 		}
 	})
+}
+
+// Earlier reference configurations had net_buffer = 0.
+func TestNetBuffer(t *testing.T) {
+	for set, want := range map[string]uint64{"": 64 << 20, "net_buffer = 0\n": 64 << 20, "net_buffer = \"8MiB\"\n": 8 << 20} {
+		c, err := config.Parse("x.toml", strings.NewReader(minimal+"[default]\n"+set))
+		if err != nil || c.Default.NetBuffer != want || c.For("web1").NetBuffer != want {
+			t.Errorf("%q: %v, %v, want %d", set, c, err, want)
+		}
+	}
 }

@@ -19,7 +19,7 @@ import (
 // that it is about.
 func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	c := &Config{
-		Identity: "/etc/xlft/identity", StateDir: "/var/lib/xlft", RunDir: "/run/xlft",
+		Identity: "/etc/xlft/identity", StateDir: "/var/lib/xlft", RunDir: DefaultRunDir,
 		Listen: ":7789", CheckpointMemory: 256 << 20, DiskJournal: 256 << 20,
 		Peers: map[string]Peer{}, Domains: map[string]Domain{},
 	}
@@ -119,12 +119,16 @@ func (raw *rawConfig) peers(c *Config) (toml.Key, error) {
 	return nil, nil
 }
 
+// defaultNetBuffer is also what 0 means, which earlier reference configurations
+// had.
+const defaultNetBuffer = 64 << 20
+
 // domains reads [default] and every [domain.NAME].
 func (raw *rawConfig) domains(c *Config) (toml.Key, error) {
 	builtin := Domain{
 		EpochMax: 200 * time.Millisecond, DirtyMax: 16384, FailureTimeout: time.Second,
 		AckTimeout: 30 * time.Second, SuspendTimeout: 10 * time.Second, RetryDelay: 5 * time.Second,
-		NetBuffer: 0, Compress: true,
+		NetBuffer: defaultNetBuffer, Compress: true,
 	}
 	var key toml.Key
 	var err error
@@ -273,8 +277,11 @@ func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain
 			return d, sub(v.key), fmt.Errorf("%v is not between %v and %v", *v.dst, v.min, v.max)
 		}
 	}
-	if d.NetBuffer != 0 && d.NetBuffer < 64<<10 {
-		return d, sub("net_buffer"), fmt.Errorf("%d bytes is under the 64KiB minimum", d.NetBuffer)
+	if d.NetBuffer == 0 {
+		d.NetBuffer = defaultNetBuffer
+	}
+	if d.NetBuffer < 1<<20 {
+		return d, sub("net_buffer"), fmt.Errorf("%d bytes is under the 1MiB minimum", d.NetBuffer)
 	}
 	return d, nil, nil
 }

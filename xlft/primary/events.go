@@ -35,6 +35,8 @@ type (
 	// Captured says that the checkpoint is in memory here. The domain runs again
 	// unless the checkpoint was the final one.
 	Captured struct{ Epoch uint64 }
+	// GateFailed says that a gate does not hold what it has to.
+	GateFailed struct{ Err error }
 	// SaveEnded says that the save has ended. The domain, if there still is one,
 	// runs.
 	SaveEnded struct{ Err error }
@@ -68,6 +70,7 @@ func (Start) isEvent()            {}
 func (Connected) isEvent()        {}
 func (DisksSynced) isEvent()      {}
 func (DisksLost) isEvent()        {}
+func (GateFailed) isEvent()       {}
 func (ConnectFailed) isEvent()    {}
 func (Owner) isEvent()            {}
 func (Trigger) isEvent()          {}
@@ -129,8 +132,9 @@ type (
 	// was only slow must not take the end of the connection for the primary's
 	// death.
 	HangUp struct{ AskDestroy bool }
-	// RetryLater asks for a Retry event.
-	RetryLater struct{}
+	// RetryLater asks for a Retry event. Failed: what is tried again failed; each
+	// such wait in a row is longer.
+	RetryLater struct{ Failed bool }
 	// Destroy destroys the domain here and drops the output held.
 	Destroy struct{}
 	// CloseGate takes the gate down without losing a packet.
@@ -180,6 +184,6 @@ var (
 	// before any of its held output left.
 	ErrBackupRuns = errors.New("the backup runs the domain; the local copy was destroyed and its held output dropped")
 	// ErrBothRun: the backup says that it runs the domain, while this host
-	// rightfully runs it too. Only an operator can choose.
+	// rightfully runs it too. Only an operator can choose which one goes on.
 	ErrBothRun = errors.New("the backup says it runs the domain too: split brain")
 )

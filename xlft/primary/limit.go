@@ -3,23 +3,26 @@ package primary
 import (
 	"fmt"
 	"time"
+
+	"xlft/xlft/wire"
 )
 
 // A limit bounds a wait: a backup that is heard but does not answer, or a
-// capture that hangs, is no protection. A nil limit bounds nothing.
+// capture that hangs, is no protection. Time in which this process itself stood
+// still does not count. A nil limit bounds nothing.
 type limit struct {
-	timer    *time.Timer
+	timer    *wire.AwakeTimer
 	wait     time.Duration
 	err      error
 	progress *spool // each of its moves begins the wait again; nil: nothing does
 }
 
 func newLimit(wait time.Duration, what string, progress *spool) *limit {
-	return &limit{time.NewTimer(wait), wait, fmt.Errorf("%s within %v", what, wait), progress}
+	return &limit{wire.NewAwakeTimer(wait), wait, fmt.Errorf("%s within %v", what, wait), progress}
 }
 
 // due is ready when the wait is over; then extend says whether it really is.
-func (l *limit) due() <-chan time.Time {
+func (l *limit) due() <-chan struct{} {
 	if l == nil {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"xlft/xlft/wire"
 )
@@ -22,6 +23,7 @@ type link struct {
 	spool   *spool
 
 	session string // id
+	silence time.Duration
 	pages   uint64 // that the backup was told the domain has; 0: not told
 	pack    bool   // compress data
 
@@ -37,7 +39,7 @@ var errHungUp = errors.New("hung up")
 func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Offer, set Settings) (_ *link, err error) {
 	var id [16]byte
 	rand.Read(id[:])
-	l := &link{session: hex.EncodeToString(id[:]), spool: newSpool(set.SpoolLimit), pages: o.Pages}
+	l := &link{session: hex.EncodeToString(id[:]), silence: set.FailureTimeout, spool: newSpool(set.SpoolLimit), pages: o.Pages}
 	if l.control, err = wire.OpenControl(ctx, dial, software, l.session, o); err != nil {
 		return nil, err
 	}
@@ -76,24 +78,46 @@ func (l *link) run(post func(Event), sent func(epoch uint64, last piece)) {
 		l.spool.fail(errSpoolClosed)
 	})()
 	var wg sync.WaitGroup
-	var lost atomic.Bool
+	var said atomic.Bool
+	lost := func(err error) {
+		if l.ctx.Err() != nil || !said.CompareAndSwap(false, true) {
+			return
+		}
+		// What is still captured can't be acked any more.
+		l.spool.fail(errSpoolClosed)
+		post(BackupLost{err})
+	}
+	heard := make(chan struct{}) // closed when nothing more comes from the backup
+	wg.Go(func() {
+		defer close(heard)
+		lost(l.listen(post))
+	})
 	for _, part := range []func() error{
 		func() error { return l.control.Beat(l.ctx) },
-		func() error { return l.listen(post) },
 		func() error { return l.send(l.ctx, sent) },
 	} {
 		wg.Go(func() {
-			err := part()
-			if err == nil || l.ctx.Err() != nil || !lost.CompareAndSwap(false, true) {
-				return
+			if err := part(); err != nil {
+				l.spool.fail(errSpoolClosed)
+				l.lastWords(heard)
+				lost(err)
 			}
-			// What is still captured can't be acked any more.
-			l.spool.fail(errSpoolClosed)
-			post(BackupLost{err})
 		})
 	}
 	wg.Wait()
 	<-l.ctx.Done()
+}
+
+// lastWords waits, after sending failed, for what the backup may have said
+// before: that it runs the domain, or has destroyed its replica.
+func (l *link) lastWords(heard <-chan struct{}) {
+	t := wire.NewAwakeTimer(l.silence)
+	defer t.Stop()
+	select {
+	case <-heard:
+	case <-t.C:
+	case <-l.ctx.Done():
+	}
 }
 
 func (l *link) listen(post func(Event)) error {

@@ -107,6 +107,10 @@ func (m *Machine) Acked() uint64 { return m.acked }
 // Step takes an event and returns what to do. An event that means nothing in
 // the present state, such as a repeated ack, gives no actions.
 func (m *Machine) Step(ev Event) []Action {
+	if _, ok := ev.(BackupRuns); ok && !m.exposed {
+		// It has no checkpoint to run from: this is no word to destroy the domain by.
+		ev = BackupLost{errRunsNothing}
+	}
 	// What means the same in every state.
 	switch ev := ev.(type) {
 	case Captured:
@@ -151,11 +155,11 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 			return m.yield()
 		case ev.Held:
 			m.state = Recovering
-			m.proven, m.handed = true, ev.Handed
+			m.proven, m.handed, m.paused = true, ev.Handed, ev.Paused
 			return []Action{AskOwner{}}
 		}
-		// ReleaseAll: a protector that died after all was decided may have left
-		// its gate holding.
+		// A protector that died after all was decided may have left its gate
+		// holding, and the domain paused.
 		return append(append([]Action{ReleaseAll{}}, m.unpause()...), Connect{})
 	case Connected:
 		m.state = Syncing
@@ -167,7 +171,7 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 		if !m.proven {
 			return m.end(ev.Err)
 		}
-		return []Action{RetryLater{}}
+		return []Action{RetryLater{Failed: true}}
 	case Retry:
 		return []Action{Connect{}}
 	case StopAsked:
@@ -210,6 +214,9 @@ func (m *Machine) stepRunning(ev Event) []Action {
 		m.taking, m.saving = 1, true
 		return []Action{BeginSave{}}
 	case DisksLost:
+		m.giveUp(ev.Err)
+		return m.askDestroy()
+	case GateFailed:
 		m.giveUp(ev.Err)
 		return m.askDestroy()
 	case Trigger:
@@ -264,6 +271,9 @@ func (m *Machine) stepRunning(ev Event) []Action {
 	return nil
 }
 
+// errRunsNothing: a peer does not keep to the protocol.
+var errRunsNothing = errors.New("the backup says that it runs the domain, and has no checkpoint of it")
+
 // giveUp makes the first start fail as a whole; later failures are retried.
 func (m *Machine) giveUp(err error) {
 	if !m.proven {
@@ -309,6 +319,12 @@ func (m *Machine) stepHandingOver(ev Event) []Action {
 		return m.askDestroy()
 	case NotDrained:
 		m.handed = false
+		return m.askDestroy()
+	case GateFailed:
+		if m.handed {
+			return nil // the domain is suspended, and all that it sent has left
+		}
+		m.exitErr = ev.Err
 		return m.askDestroy()
 	case DisksLost:
 		if m.handed {
@@ -460,7 +476,7 @@ func (m *Machine) settle() []Action {
 	}
 	m.state = Connecting
 	m.exitErr = nil
-	return []Action{ReleaseAll{}, RetryLater{}}
+	return []Action{ReleaseAll{}, RetryLater{Failed: true}}
 }
 
 // yield: the backup is the runner.

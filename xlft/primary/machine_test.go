@@ -36,6 +36,8 @@ func tell(m *Machine) func([]string) string {
 			ev = ConnectFailed{errStory}
 		case "owner":
 			ev = Owner{map[string]wire.Role{"none": wire.RoleNone, "replica": wire.RoleReplica, "running": wire.RoleRunning}[w[1]]}
+		case "gate-failed":
+			ev = GateFailed{errStory}
 		case "not-drained":
 			ev = NotDrained{errStory}
 		case "trigger":
@@ -85,11 +87,11 @@ func FuzzMachine(f *testing.F) {
 		for _, c := range script {
 			arg := uint64(c >> 4)
 			evs := []Event{
-				Start{arg%2 == 1, arg%4 == 3, arg == 4, arg%8 > 5}, Connected{}, ConnectFailed{errStory}, Owner{[]wire.Role{wire.RoleNone, wire.RoleRunning, wire.RoleReplica, ""}[arg%4]}, Trigger{[]Why{WhyDirty, WhyFull}[arg%2]},
+				Start{Held: arg%2 == 1, Handed: arg%4 == 3, Yielded: arg == 4, Paused: arg%8 > 5}, Connected{}, ConnectFailed{errStory}, Owner{[]wire.Role{wire.RoleNone, wire.RoleRunning, wire.RoleReplica, ""}[arg%4]}, Trigger{[]Why{WhyDirty, WhyFull}[arg%2]},
 				Captured{m.taking}, SaveEnded{}, Acked{arg}, BackupLost{errStory}, ReplicaDestroyed{errStory},
-				Arbitrated{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"},
+				Arbitrated{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"}, GateFailed{errStory},
 			}
-			ev := evs[c%16]
+			ev := evs[int(c)%len(evs)]
 			if _, ok := ev.(Captured); ok && m.taking == 0 {
 				continue // the session's own word, never untrue
 			}

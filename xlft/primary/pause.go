@@ -4,11 +4,14 @@ import "go.uber.org/zap"
 
 // pause stops the domain's vCPUs. Xen counts pauses, xl's among them, so each of
 // ours is undone once, by this protector or its successor: the record comes
-// first.
+// first. A domain whose pause can't be recorded runs on: its output is held.
 func (s *Session) pause() {
-	s.recordPaused(true)
-	if err := s.Guest.Pause(); err != nil {
-		s.Log.Error("pause the domain", zap.Error(err))
+	err := s.recordPaused(true)
+	if err == nil {
+		err = s.Guest.Pause()
+	}
+	if err != nil {
+		s.Log.Error("pause the domain; it runs, with its output held", zap.Error(err))
 		s.recordPaused(false)
 	}
 }
@@ -24,9 +27,11 @@ func (s *Session) unpause() {
 	s.recordPaused(false)
 }
 
-func (s *Session) recordPaused(paused bool) {
+func (s *Session) recordPaused(paused bool) error {
 	s.ownership.Paused = paused
-	if err := s.Store.Save(s.Domain, s.ownership); err != nil {
+	err := s.Store.Save(s.Domain, s.ownership)
+	if err != nil {
 		s.Log.Error("record whether the domain is paused", zap.Error(err))
 	}
+	return err
 }

@@ -21,6 +21,7 @@ type Settings struct {
 	AckTimeout     time.Duration // an ack that takes longer counts as a loss
 	SuspendTimeout time.Duration // how long the domain may take to suspend
 	RetryDelay     time.Duration // before the backup, or the arbiter, is called again
+	RetryMax       time.Duration // to which that time grows while it fails; 0: 12 times RetryDelay
 	Compress       bool          // compress checkpoints, if the backup can read that
 	SpoolLimit     int64         // bytes of a checkpoint held in memory here
 }
@@ -40,8 +41,18 @@ type Session struct {
 	Arbiter xlft.Arbiter
 	Dial    wire.Dialer
 	Peer    string // the backup's name
-	Store   xlft.Store
-	Log     *zap.Logger
+	// DialPeer returns the way to another peer: the backup of an earlier protector
+	// may not be Peer. nil: it is.
+	DialPeer func(peer string) wire.Dialer
+	Store    xlft.Store
+	Log      *zap.Logger
+	// Hung, if set, is called if something that the session waits for never
+	// returns: a capture inside the hypervisor's library, say. The process has to
+	// end; its successor finds what is left.
+	Hung func(error)
+	// FoundHolding: the domain's gate was found holding, as an earlier protector
+	// left it.
+	FoundHolding bool
 
 	// Instance tells this run of the domain from any other: a protector that
 	// finds its predecessor's record asks who owns the domain only if the
@@ -58,6 +69,10 @@ type Session struct {
 	// The loop's alone; exit may be read once done is closed.
 	m         Machine
 	ownership xlft.Ownership
+	decider   decider // who may run the domain besides this host
+	said      xlft.Said
+	failures  int       // in a row
+	protected time.Time // when the domain last became protected
 	exit      *Exit
 	link      *link
 	save      *save
@@ -97,6 +112,7 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("%s: %w", s.Domain, err)
 	}
 	same := found.Instance == s.Instance
+	s.decider = decider{s.Peer, s.Dial, 0}
 	// An earlier protector died while the backup could have taken over: the
 	// output stays held, as it was left, until it is known who owns the domain.
 	held := same && found.Role == xlft.HostPrimary && found.Exposed
@@ -104,13 +120,24 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	// failed before it had destroyed the copy here.
 	yielded := same && found.Role == xlft.HostYielded
 	s.ownership = found
-	s.ownership.Paused = same && found.Paused
-	if !yielded {
-		if !held {
-			s.ownership.Generation++
-			s.ownership.Exposed, s.ownership.Handed = false, false
+	s.decider.generation = found.Generation
+	// That the gate holds is evidence of an earlier protector too, if its record is
+	// lost.
+	lost := s.FoundHolding && !held && !yielded && (!same || found.Role != xlft.HostPrimary)
+	switch {
+	case yielded:
+	case lost:
+		s.Log.Warn("the gate was found holding, and no record says why: the backup is asked who owns the domain")
+		s.decider.generation = 0
+	case held:
+		// Its backup may run the domain, whoever is to be the backup from now on.
+		// The record stays as it is.
+		if found.Peer != s.Peer && s.DialPeer != nil {
+			s.decider = decider{found.Peer, s.DialPeer(found.Peer), found.Generation}
 		}
-		s.ownership.Role, s.ownership.Peer, s.ownership.Instance = xlft.HostPrimary, s.Peer, s.Instance
+	default:
+		s.ownership = s.fresh(found.Generation + 1)
+		s.decider.generation = s.ownership.Generation
 		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 			return fmt.Errorf("%s: %w", s.Domain, err)
 		}
@@ -118,15 +145,17 @@ func (s *Session) Run(ctx context.Context) (err error) {
 
 	// Work that goes on after an operator's stop has a context of its own.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer s.wg.Wait()
+	defer s.finish()
 	defer cancel()
 	s.spawn(func() { s.watchGuest(work) })
 	s.trigger.epochMax, s.trigger.dirtyMax = s.Settings.EpochMax, s.Settings.DirtyMax
 	s.trigger.guest, s.trigger.gate, s.trigger.output = s.Guest, s.Gates, s.Events
 	s.trigger.memory = s.Settings.SpoolLimit
-	s.spawn(func() { s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }) })
+	s.spawn(func() {
+		s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }, func(err error) { s.post(work, GateFailed{err}) })
+	})
 
-	s.step(work, Start{Held: held, Handed: found.Handed, Yielded: yielded, Paused: s.ownership.Paused})
+	s.step(work, Start{Held: held || lost, Handed: same && found.Handed, Yielded: yielded, Paused: s.ownership.Paused})
 	stop := ctx.Done()
 	for s.exit == nil {
 		select {
@@ -140,6 +169,9 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		case <-s.limit.due():
 			if l := s.limit; !l.extend() {
 				s.limit = nil
+				if s.m.State() == Detaching {
+					s.hung(l.err)
+				}
 				s.step(work, BackupLost{l.err})
 			}
 		case <-stop:
@@ -148,8 +180,32 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		}
 	}
 	s.endLink()
-	s.status.set(func(st *Status) { st.State = Ended })
+	s.status.set(func(st *Status) { st.State, st.Protected = Ended, false })
 	return s.exit.Err
+}
+
+// finish waits for what the session began.
+func (s *Session) finish() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.wg.Wait()
+	}()
+	t := wire.NewAwakeTimer(s.Settings.SuspendTimeout + s.Settings.AckTimeout)
+	defer t.Stop()
+	select {
+	case <-ended:
+	case <-t.C:
+		s.hung(errors.New("a part of the session does not end"))
+		<-ended
+	}
+}
+
+func (s *Session) hung(err error) {
+	s.Log.Error("this process has to end: its successor finds what is left", zap.Error(err))
+	if s.Hung != nil {
+		s.Hung(err)
+	}
 }
 
 func (s *Session) spawn(f func()) { s.wg.Go(f) }
@@ -183,6 +239,17 @@ type opened struct {
 
 func (s *Session) step(ctx context.Context, ev Event) {
 	switch e := ev.(type) {
+	case behind:
+		if ev = e.Event; s.m.State() == Connecting {
+			s.ownership = s.fresh(e.generation + 1)
+			s.decider.generation = s.ownership.Generation
+			if err := s.Store.Save(s.Domain, s.ownership); err != nil {
+				ev = ConnectFailed{err}
+				break
+			}
+			s.do(ctx, Connect{})
+			return
+		}
 	case linked:
 		if e.from != s.link {
 			return
@@ -212,8 +279,10 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		s.trigger.close()
 	}
 	s.status.set(func(v *Status) {
-		v.Holding = s.m.Holding()
-		v.State, v.Epoch, v.Generation = now, s.m.Acked(), s.ownership.Generation
+		v.State, v.Epoch, v.Generation, v.Holding = now, s.m.Acked(), s.ownership.Generation, s.m.Holding()
+		// In a switch-over nobody can take over any more once the backup was told
+		// to run the domain.
+		v.Protected = now == Protected || now == HandingOver && !s.ownership.Handed
 	})
 	s.answerFailovers()
 }
@@ -237,6 +306,8 @@ func (s *Session) report(before State, ev Event) {
 		why = ev.Err
 	case NotDrained:
 		why = ev.Err
+	case GateFailed:
+		why = ev.Err
 	case GuestEnded:
 		why = errors.New(ev.Why)
 	}
@@ -244,10 +315,14 @@ func (s *Session) report(before State, ev Event) {
 		s.status.set(func(v *Status) { v.LastError = why.Error() })
 	}
 	if now == before {
-		if ev, ok := ev.(ConnectFailed); ok {
+		if ev, ok := ev.(ConnectFailed); ok && s.said.New("connect", ev.Err.Error()) {
 			s.Log.Warn("backup can't take the domain", zap.Error(ev.Err))
 		}
 		return
+	}
+	if now == Protected {
+		s.said.Forget("connect")
+		s.protected = time.Now()
 	}
 	f := []zap.Field{zap.Stringer("from", before), zap.Stringer("to", now), zap.Uint64("epoch", s.m.Acked())}
 	if why != nil {
@@ -255,7 +330,11 @@ func (s *Session) report(before State, ev Event) {
 	}
 	switch now {
 	case Arbitrating, Blocked:
-		s.Log.Error("protection lost, output held", f...)
+		// While the arbiter can't be reached the one leads to the other, again and
+		// again.
+		if s.said.New("held", fmt.Sprint(now == Blocked)) && (now == Blocked || before != Blocked) {
+			s.Log.Error("protection lost, output held", f...)
+		}
 	case Detaching:
 		s.Log.Warn("protection lost, this host is the only runner", f...)
 	default:
@@ -271,11 +350,11 @@ func (s *Session) do(ctx context.Context, a Action) {
 		gen := s.ownership.Generation
 		s.spawn(func() { s.connect(ctx, gen) })
 	case AskOwner:
-		gen := s.ownership.Generation
-		s.spawn(func() { s.askOwner(ctx, gen) })
+		d := s.decider
+		s.spawn(func() { s.askOwner(ctx, d) })
 	case Claim:
-		gen := s.ownership.Generation
-		s.spawn(func() { s.claim(ctx, gen, a.Handed) })
+		d := s.decider
+		s.spawn(func() { s.claim(ctx, d, a.Handed) })
 	case SyncDisks:
 		s.beginSession(ctx)
 	case BeginSave:
@@ -295,6 +374,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case EndSave:
 		if s.save != nil { // it did not begin: its end is on its way
 			s.save.cancel()
+			s.within(s.Settings.SuspendTimeout+s.Settings.AckTimeout, "the save did not end", nil)
 		}
 	case Send:
 		s.save.spool.open(a.Epoch)
@@ -332,6 +412,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 		if err := s.link.control.Send(wire.TypeHandOver, a.Epoch); err != nil {
 			s.postLater(ctx, linked{BackupLost{err}, s.link})
 		}
+		s.within(s.Settings.AckTimeout, "the backup did not say that it runs the domain", nil)
 	case AskDestroy:
 		s.within(s.Settings.AckTimeout, "the backup did not destroy its replica", nil)
 		if s.link == nil {
@@ -349,8 +430,12 @@ func (s *Session) do(ctx context.Context, a Action) {
 		}
 		s.resumeLeftover()
 	case NextGeneration:
-		s.ownership.Generation++
-		s.ownership.Exposed, s.ownership.Handed = false, false
+		role := s.ownership.Role
+		s.ownership = s.fresh(s.ownership.Generation + 1)
+		if role == xlft.HostYielded {
+			s.ownership.Role = role
+		}
+		s.decider = decider{s.Peer, s.Dial, s.ownership.Generation}
 		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 			s.Log.Error("record the change of owner", zap.Error(err))
 		}
@@ -362,7 +447,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 		}
 		s.endLink()
 	case RetryLater:
-		s.retry = time.After(s.Settings.RetryDelay)
+		s.retry = time.After(s.delay(a.Failed))
 	case Destroy:
 		s.destroy()
 	case CloseGate:
@@ -436,84 +521,6 @@ func (s *Session) resumeLeftover() {
 			s.Log.Error("resume the domain", zap.Error(err))
 		}
 	}
-}
-
-func (s *Session) offer(generation uint64) (o wire.Offer, err error) {
-	o = s.Offer
-	if s.Describe != nil {
-		if o, err = s.Describe(); err != nil {
-			return o, err
-		}
-	}
-	o.Domain, o.Generation = s.Domain, generation
-	o.FailureTimeout, o.MaxEpoch = s.Settings.FailureTimeout, uint64(s.Settings.SpoolLimit)
-	return o, nil
-}
-
-func (s *Session) connect(ctx context.Context, generation uint64) {
-	var l *link
-	o, err := s.offer(generation)
-	if err == nil {
-		l, err = openLink(ctx, s.Dial, s.Software, o, s.Settings)
-	}
-	if err != nil {
-		var r *wire.Refusal
-		if errors.As(err, &r) && r.Code == wire.CodeRunning {
-			err = fmt.Errorf("%w: %w", ErrBothRun, err)
-		}
-		s.post(ctx, ConnectFailed{err})
-		return
-	}
-	select {
-	case s.events <- opened{Connected{}, l}:
-	case <-ctx.Done():
-		l.close()
-	}
-}
-
-// beginSession starts the link, and has the disks copied.
-func (s *Session) beginSession(ctx context.Context) {
-	l := s.link
-	s.status.set(func(st *Status) { st.SyncTotal = s.Offer.MaxMemKiB << 10 })
-	post := func(ev Event) { s.post(ctx, linked{ev, l}) }
-	s.spawn(func() { l.run(post, s.status.sent) })
-	s.spawn(func() {
-		if d := s.Gates.Disks; d != nil {
-			lost := func(err error) { post(DisksLost{fmt.Errorf("disks: %w", err)}) }
-			if err := d.Replicate(l.ctx, l.session, lost); err != nil {
-				lost(err)
-				return
-			}
-		}
-		post(DisksSynced{})
-	})
-}
-
-func (s *Session) askOwner(ctx context.Context, gen uint64) {
-	ask, cancel := context.WithTimeout(ctx, wire.OwnerTimeout)
-	defer cancel()
-	var r wire.OwnerResult
-	err := wire.Ask(ask, s.Dial, s.Software, wire.TypeOwner,
-		wire.OwnerQuery{Domain: s.Domain, Generation: gen, Reclaim: true}, wire.TypeOwnerResult, &r)
-	role := r.Role
-	switch {
-	case err != nil:
-		s.Log.Warn("the backup can't say who owns the domain", zap.Error(err))
-		role = ""
-	case role == wire.RoleRunning && r.Generation < gen:
-		role = wire.RoleNone // an earlier owner of the domain
-	}
-	s.post(ctx, Owner{role})
-}
-
-func (s *Session) claim(ctx context.Context, gen uint64, handed bool) {
-	c := xlft.Claim{Domain: s.Domain, Generation: gen, Side: xlft.Primary, Peer: s.Peer, Handed: handed}
-	v, err := xlft.Arbitrate(ctx, s.Arbiter, c)
-	if err != nil {
-		s.Log.Error("arbiter can't be reached", zap.Stringer("arbiter", s.Arbiter), zap.Error(err))
-	}
-	s.Log.Warn("arbiter answered", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", gen), zap.Stringer("verdict", v))
-	s.post(ctx, Arbitrated{v})
 }
 
 // watchGuest looks for the domain's own end.

@@ -74,7 +74,6 @@ func (b *statusBox) set(f func(*Status)) {
 	case holding && !b.v.Holding:
 		b.v.HeldTime += now.Sub(b.heldSince)
 	}
-	b.v.Protected = b.v.State == Protected || b.v.State == HandingOver
 	// Counters change with every piece sent. Whoever waits for a change looks
 	// at the gate too, and must not ask the kernel that often.
 	if b.v.State != state || b.v.Epoch != epoch {

@@ -98,11 +98,14 @@ const minLook = 50 * time.Millisecond
 
 // run calls fire when a checkpoint is due, until ctx ends. It looks at counters
 // far more often than a checkpoint is due; the machine takes only what fits.
-func (t *trigger) run(ctx context.Context, fire func(Why)) {
+//
+// It calls broken while a gate can't say what it holds: then the gate holds
+// nothing that can be relied on.
+func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
 	every := min(max(t.epochMax/8, 2*time.Millisecond), maxPoll)
 	poll := time.NewTicker(every)
 	defer poll.Stop()
-	for {
+	for failed := 0; ; {
 		output := false
 		select {
 		case <-ctx.Done():
@@ -111,15 +114,27 @@ func (t *trigger) run(ctx context.Context, fire func(Why)) {
 			output = true
 		case <-poll.C:
 		}
-		if _, _, _, caution := t.since(); t.look(caution) < every {
+		_, open, flight, caution := t.since()
+		if t.look(caution) < every {
 			every = t.look(caution)
 			poll.Reset(every)
+		}
+		if open || flight {
+			// One failed look may be the kernel's doing: links come and go.
+			if _, _, err := t.gate.Held(); err == nil {
+				failed = 0
+			} else if failed++; failed >= gateFailures {
+				broken(err)
+			}
 		}
 		if why := t.due(output); why != "" {
 			fire(why)
 		}
 	}
 }
+
+// gateFailures is how many looks at a gate in a row have to fail.
+const gateFailures = 3
 
 // due returns why a checkpoint is due now; "" if none is.
 func (t *trigger) due(output bool) Why {

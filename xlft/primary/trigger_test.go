@@ -42,7 +42,7 @@ func fired(t *testing.T, setUp func(*trigger, *pages)) (why Why, after time.Dura
 			if why == "" {
 				why, after = w, time.Since(begun)
 			}
-		})
+		}, func(err error) { t.Error(err) })
 	})
 	return why, after
 }

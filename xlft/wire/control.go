@@ -15,7 +15,9 @@ const heartbeatsPerTimeout = 5
 
 // Control is a session's control connection, from ACCEPT to its end, and the
 // failure detector of both sides: the other side is suspected when nothing has
-// come from it for the failure timeout, or when the connection breaks.
+// come from it for the failure timeout, or when the connection breaks. Time in
+// which this process itself stood still does not count: what came meanwhile is
+// read first.
 //
 // Suspicion decides nothing. What a side may do about it, the arbiter says.
 //
@@ -31,8 +33,34 @@ type Control struct {
 // Silence is the failure timeout that was agreed.
 func NewControl(c *Conn, silence time.Duration) *Control {
 	c.SetDeadline(time.Time{})
+	c.in = &patient{c.Conn, silence}
 	return &Control{conn: c, silence: silence}
 }
+
+// A patient reads from a connection. A read fails with a timeout if nothing came
+// while this process was awake for the time of silence. A read that began within
+// a frame goes on where it was.
+type patient struct {
+	net.Conn
+	silence time.Duration
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	end := bound(p.silence-lastLook, p.SetReadDeadline)
+	n, err := p.Conn.Read(b)
+	end()
+	var ne net.Error
+	if n == 0 && errors.As(err, &ne) && ne.Timeout() {
+		// A deadline that is over comes before bytes that are there.
+		p.SetReadDeadline(time.Now().Add(lastLook))
+		n, err = p.Conn.Read(b)
+		p.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// lastLook is for bytes that came with the end of the silence.
+const lastLook = time.Millisecond
 
 // Send sends a frame without a body, within the failure timeout.
 func (c *Control) Send(t Type, epoch uint64) error {
@@ -47,7 +75,7 @@ func (c *Control) SendJSON(t Type, v any) error {
 func (c *Control) send(write func() error) error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	c.conn.SetWriteDeadline(time.Now().Add(c.silence))
+	defer bound(c.silence, c.conn.SetWriteDeadline)()
 	return write()
 }
 
@@ -72,7 +100,6 @@ func (c *Control) Beat(ctx context.Context) error {
 // other side is suspected: ErrSilent, or how the connection broke.
 func (c *Control) Receive() (Frame, error) {
 	for {
-		c.conn.SetReadDeadline(time.Now().Add(c.silence))
 		f, err := c.conn.ReadFrame()
 		var ne net.Error
 		switch {

@@ -49,10 +49,11 @@ func OpenControl(ctx context.Context, dial Dialer, software, session string, o O
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	c.SetDeadline(time.Now().Add(OfferTimeout))
+	end := within(c, OfferTimeout)
 	if err = c.WriteJSON(TypeOffer, 0, o); err == nil {
 		err = c.Expect(TypeAccept, nil)
 	}
+	end()
 	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("offer %s: %w", o.Domain, err)
@@ -70,15 +71,15 @@ func OpenDisk(ctx context.Context, dial Dialer, software, session string, d Disk
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	c.SetDeadline(time.Now().Add(OfferTimeout))
+	end := within(c, OfferTimeout)
 	if err = c.WriteJSON(TypeDisk, 0, d); err == nil {
 		err = c.Expect(TypeDiskReady, &ready)
 	}
+	end()
 	if err != nil {
 		c.Close()
 		return nil, ready, fmt.Errorf("disk %s: %w", d.VDev, err)
 	}
-	c.SetDeadline(time.Time{})
 	return c.Conn, ready, nil
 }
 
@@ -91,7 +92,7 @@ func Ask(ctx context.Context, dial Dialer, software string, t Type, v any, answe
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	c.SetDeadline(time.Now().Add(OfferTimeout))
+	defer within(c, OfferTimeout)()
 	if err := c.WriteJSON(t, 0, v); err != nil {
 		return fmt.Errorf("ask peer: %w", err)
 	}

@@ -16,8 +16,7 @@ var features = []string{FeatureS2}
 // for the answer, at most timeout. The answer has the version and the features
 // that both sides have.
 func Greet(c *Conn, kind ConnKind, session, software string, timeout time.Duration) (r Hello, err error) {
-	c.SetDeadline(time.Now().Add(timeout))
-	defer c.SetDeadline(time.Time{})
+	defer within(c, timeout)()
 	h := Hello{Magic: magic, VersionMin: VersionMin, VersionMax: VersionMax, Features: features, Software: software, Kind: kind, Session: session}
 	if err := c.WriteJSON(TypeHello, 0, h); err != nil {
 		return r, fmt.Errorf("greet peer: %w", err)
@@ -34,8 +33,7 @@ func Greet(c *Conn, kind ConnKind, session, software string, timeout time.Durati
 // Welcome is the backup's half of Greet. On an error the peer has been told why;
 // the caller closes the connection and logs.
 func Welcome(c *Conn, software string, timeout time.Duration) (Hello, error) {
-	c.SetDeadline(time.Now().Add(timeout))
-	defer c.SetDeadline(time.Time{})
+	defer within(c, timeout)()
 	var h Hello
 	if err := c.Expect(TypeHello, &h); err != nil {
 		var frame *FrameError

@@ -35,6 +35,8 @@ type Offer struct {
 	Domain     string `json:"domain"`
 	UUID       string `json:"uuid"`
 	Generation uint64 `json:"generation"`
+	// Arbiter is the kind of the primary's arbiter: both hosts must have the same.
+	Arbiter string `json:"arbiter"`
 	// Config is libxl's JSON of the domain's configuration.
 	Config json.RawMessage `json:"config"`
 	// MaxMemKiB is what the backup needs free, without its own overhead.
@@ -108,11 +110,14 @@ type CheckResult struct {
 	Problems []Problem `json:"problems"`
 }
 
-// OwnerQuery asks the backup what it knows of a domain. With Reclaim set, a
-// replica that does not run is destroyed before the answer, and will never
-// run: the asker has the domain and wants it back.
+// OwnerQuery asks the backup whether it owns a domain in this generation or a
+// newer one. With Reclaim set, a replica that does not run is destroyed before the
+// answer, and will never run: the asker has the domain and wants it back.
 type OwnerQuery struct {
-	Domain     string `json:"domain"`
+	Domain string `json:"domain"`
+	UUID   string `json:"uuid,omitempty"`
+	// Generation is the asker's; 0 if its record is lost. Then only what really
+	// runs or is held there counts.
 	Generation uint64 `json:"generation"`
 	Reclaim    bool   `json:"reclaim"`
 }
@@ -121,9 +126,9 @@ type OwnerQuery struct {
 type Role string
 
 const (
-	RoleNone    Role = "none"    // knows nothing of it, or destroyed its replica
+	RoleNone    Role = "none"    // does not own it, and holds no replica of it
 	RoleReplica Role = "replica" // undecided: holds a replica that may come to run
-	RoleRunning Role = "running" // took it over: runs it, or is about to
+	RoleRunning Role = "running" // took it over in the asker's generation or later
 )
 
 // OwnerResult answers OWNER.
@@ -145,15 +150,18 @@ const (
 	CodeStopping   Code = "stopping"   // this host stops receiving
 	CodeDestroyed  Code = "destroyed"  // the replica was destroyed as the primary asked
 	CodeArbiter    Code = "arbiter"    // the arbiter gave the domain to the primary
-	CodeGeneration Code = "generation" // another session took the domain's place
+	CodeGeneration Code = "generation" // a newer session took the domain's place, or this host knows a newer generation
+	CodeDecider    Code = "decider"    // this host has another kind of arbiter
 	CodeInternal   Code = "internal"   // an error of this host
 )
 
 // Refusal is a peer's no. It is an error.
 type Refusal struct {
-	Code     Code      `json:"code"`
-	Reason   string    `json:"reason"`
-	Problems []Problem `json:"problems,omitempty"`
+	Code   Code   `json:"code"`
+	Reason string `json:"reason"`
+	// Generation is the newest that this host knows, with CodeGeneration.
+	Generation uint64    `json:"generation,omitempty"`
+	Problems   []Problem `json:"problems,omitempty"`
 }
 
 func (r *Refusal) Error() string {

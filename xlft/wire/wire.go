@@ -151,7 +151,8 @@ type Frame struct {
 // Conn reads and writes frames. One goroutine may read while another writes.
 type Conn struct {
 	net.Conn
-	off  int64 // bytes read so far
+	in   io.Reader // what frames are read from: Conn, unless a Control reads
+	off  int64     // bytes read so far
 	rhdr [headerLen]byte
 	body []byte
 	whdr [headerLen]byte
@@ -161,13 +162,13 @@ type Conn struct {
 }
 
 // NewConn frames c.
-func NewConn(c net.Conn) *Conn { return &Conn{Conn: c} }
+func NewConn(c net.Conn) *Conn { return &Conn{Conn: c, in: c} }
 
 // ReadFrame returns the next frame. At a clean end of the connection, between two
 // frames, the error is io.EOF; inside a frame it is io.ErrUnexpectedEOF.
 func (c *Conn) ReadFrame() (Frame, error) {
 	h := c.rhdr[:]
-	if n, err := io.ReadFull(c.Conn, h); err != nil {
+	if n, err := io.ReadFull(c.in, h); err != nil {
 		if n == 0 && errors.Is(err, io.EOF) {
 			return Frame{}, io.EOF
 		}
@@ -214,7 +215,7 @@ func (c *Conn) read(buf []byte, n int) ([]byte, error) {
 			buf = grown
 		}
 		buf = buf[:at+step]
-		if _, err := io.ReadFull(c.Conn, buf[at:]); err != nil {
+		if _, err := io.ReadFull(c.in, buf[at:]); err != nil {
 			return buf, short(err)
 		}
 	}

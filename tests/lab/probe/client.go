@@ -2,9 +2,12 @@ package probe
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
 )
@@ -93,6 +96,50 @@ func (c *Client) ReadBlock(block int64) (uint64, error) {
 		return 0, fmt.Errorf("probe: read block %d: answer %q: %w", block, line, err)
 	}
 	return n, nil
+}
+
+// Bulk makes the guest send as much as it can. It returns how many bytes arrived in the time d after the time warm, in
+// which the connection finds its rate. It uses the connection up.
+func (c *Client) Bulk(warm, d time.Duration) (n int64, err error) {
+	defer c.Close()
+	if _, err := c.conn.Write([]byte("bulk\n")); err != nil {
+		return 0, fmt.Errorf("probe: bulk: %w", err)
+	}
+	for _, d := range []time.Duration{warm, d} {
+		if err := c.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
+			return 0, fmt.Errorf("probe: bulk: %w", err)
+		}
+		n, err = io.Copy(io.Discard, c.r)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, fmt.Errorf("probe: bulk: the guest ended it: %w", err)
+		}
+	}
+	return n, nil
+}
+
+// MovingPage is the size of the pages that Moving asks for, in bytes.
+const MovingPage = 4096
+
+// Moving makes the guest send n pages, at such intervals, of a file that it goes on writing. It returns, for each page,
+// for how many milliseconds of the guest's own time the guest went on writing the page after it was sent: the age of the
+// youngest word in it. It uses the connection up.
+func (c *Client) Moving(n int, every time.Duration) (ages []uint64, err error) {
+	defer c.Close()
+	if _, err := fmt.Fprintf(c.conn, "moving %d %d\n", n, every.Milliseconds()); err != nil {
+		return nil, fmt.Errorf("probe: moving: %w", err)
+	}
+	page := make([]byte, 8+MovingPage)
+	for range n {
+		if _, err := io.ReadFull(c.r, page); err != nil {
+			return ages, fmt.Errorf("probe: moving: after %d pages: %w", len(ages), err)
+		}
+		sent, newest := binary.BigEndian.Uint64(page), uint64(0)
+		for at := 8; at < len(page); at += 8 {
+			newest = max(newest, binary.BigEndian.Uint64(page[at:]))
+		}
+		ages = append(ages, newest-min(sent, newest))
+	}
+	return ages, nil
 }
 
 func (c *Client) state(format string, args ...any) (State, error) {

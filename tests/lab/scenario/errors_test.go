@@ -112,10 +112,30 @@ func TestErrors(t *testing.T) {
 		fx.unchanged(t, "MiB of memory are needed", "xl", "ft-start", name)
 	})
 	t.Run("kernel modules", func(t *testing.T) {
-		for _, module := range []string{"sch_plug", "ifb"} {
+		for _, module := range []string{"sch_plug", "ifb", "act_gact"} {
 			a.Must(t, "sh", "-c", fmt.Sprintf("rmmod %s && echo 'install %[1]s /bin/false' > /etc/modprobe.d/missing.conf", module))
 			fx.unchanged(t, "modprobe "+module, "xl", "ft-start", name)
 			a.Must(t, "sh", "-c", "rm /etc/modprobe.d/missing.conf; modprobe "+module)
+		}
+	})
+	t.Run("filter at the vif", func(t *testing.T) {
+		vif := fx.vif()
+		a.Must(t, "sh", "-c", "tc qdisc add dev "+vif+" clsact && tc filter add dev "+vif+" ingress prio 7 protocol all u32 match u32 0 0 action ok")
+		defer a.Must(t, "tc", "qdisc", "del", "dev", vif, "clsact")
+		for _, command := range []string{"ft-check", "ft-start"} {
+			fx.refused(a, vif+" has another program's ingress u32 filter with priority 7", "xl", command, name)
+		}
+	})
+	t.Run("vif elsewhere", func(t *testing.T) {
+		g := lab.NewGuest("odd", 30)
+		t.Cleanup(func() { a.Must(fx.t, "ip", "netns", "del", "elsewhere") })
+		fx.create(t, a, g)
+		id, err := a.Domid(within(t, soon), g.Name)
+		check(t, err)
+		vif := fmt.Sprintf("vif%d.0", id)
+		a.Must(t, "sh", "-c", "ip netns add elsewhere && ip link set dev "+vif+" netns elsewhere")
+		for _, command := range []string{"ft-check", "ft-start"} {
+			fx.unchanged(t, "no interface "+vif+" in this network namespace", "xl", command, g.Name)
 		}
 	})
 	for _, kind := range []struct {

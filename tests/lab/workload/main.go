@@ -1,6 +1,7 @@
 // Workload is what the lab's guest runs as its first process: a TCP service with a state that tells whether an
-// answer was ever taken back, a page dirtier, a filler of new pages, a sender of numbered frames, a watch on its own standstills, and on its
-// first disk a sequence of writes that a test can replay, or real programs (mkfs, e2fsck, fio, SQLite) at work.
+// answer was ever taken back, a page dirtier, a filler of new pages, a sender of numbered frames, a sender of bulk, a
+// watch on its own standstills, and on its first disk a sequence of writes that a test can replay, or real programs
+// (mkfs, e2fsck, fio, SQLite) at work.
 //
 // It takes its settings from the kernel command line (lab.ip4=, lab.ip6=, lab.peer4=, lab.peer6=, lab.peermac=,
 // lab.dirty=RATE,PAGES, lab.chatter=RATE); guest-init has set up the network by then. Package probe documents the
@@ -86,6 +87,12 @@ func (g *guest) serve(conn net.Conn) {
 	defer conn.Close()
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
+		if taken, err := take(conn, lines.Text()); taken {
+			if err != nil {
+				log.Print("workload: ", err)
+			}
+			return
+		}
 		answer, err := g.answer(lines.Text())
 		if err != nil {
 			answer = "error: " + strings.ReplaceAll(err.Error(), "\n", "; ")

@@ -47,6 +47,10 @@ func advice(err error) string {
 		return "\"xl ft-list\" shows what is protected on this host."
 	case errors.As(err, &module):
 		return "Load it with \"modprobe " + module.Module + "\" and run the command again; /etc/modules-load.d/xlft.conf loads it at boot."
+	case is(netbuffer.ErrForeign):
+		return "Remove it, or move it to the bridge or to another of its ports: a packet that the gate has held does not pass it, or it lets packets past the gate."
+	case is(netbuffer.ErrNoVif), is(netbuffer.ErrMoved):
+		return "The domain's network devices have to be in the network namespace of dom0 itself: \"ip link\" must show them."
 	case is(nbd.ErrNoKernelNBD), strings.Contains(err.Error(), nbd.ErrNoKernelNBD.Error()):
 		return "Load it with \"modprobe nbd\"; /etc/modules-load.d/xlft.conf loads it at boot."
 	case errors.As(err, &unknown):

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"xlft/xlft/config"
 	"xlft/xlft/internal/diskcopy"
 	"xlft/xlft/internal/store"
 )
@@ -47,7 +48,7 @@ them.`,
 			case discard:
 				how = diskcopy.DiscardShared
 			}
-			copies := &diskcopy.Copies{Config: c, Store: store.Dir(c.StateDir)}
+			copies := &diskcopy.Copies{Config: func() *config.Config { return c }, Store: store.Dir(c.StateDir)}
 			done, err := copies.Promote(domain, vdev, how)
 			if err != nil {
 				return fail(err)

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/overview"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/primary"
 )
@@ -34,7 +37,11 @@ func (a *app) end(cmd *cobra.Command, domain string, how func(*protector.Client,
 	if err != nil {
 		return fmt.Errorf("%s: %w", cmd.Name(), err)
 	}
-	outcome, err := how(protector.NewClient(c.RunDir, domain), cmd.Context())
+	client := protector.NewClient(c.RunDir, domain)
+	said, stop := tellStates(cmd.Context(), client, domain, cmd.ErrOrStderr())
+	outcome, err := how(client, cmd.Context())
+	stop()
+	<-said
 	if errors.Is(err, control.ErrDown) {
 		return fail(fmt.Errorf("is not protected from this host (protector %w)", err))
 	}
@@ -44,6 +51,46 @@ func (a *app) end(cmd *cobra.Command, domain string, how func(*protector.Client,
 	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", domain, outcomes[outcome])
 	return nil
 }
+
+// tellStates prints the states that a session goes through while an operator waits
+// for its end, and that its protector does not answer, until stop is called.
+func tellStates(ctx context.Context, client *protector.Client, domain string, w io.Writer) (done <-chan struct{}, stop func()) {
+	ctx, stop = context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(tellEvery)
+		defer tick.Stop()
+		last := ""
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			ask, cancel := context.WithTimeout(ctx, overview.Patience)
+			st, err := client.Status(ask)
+			text := st.State.String()
+			if st.LastError != "" {
+				text += ": " + st.LastError
+			}
+			if err != nil && ask.Err() != nil && ctx.Err() == nil {
+				text = fmt.Sprintf("the protector does not answer: it is stopped, or hangs. \"systemctl status %s\" shows it; \"systemctl kill -s KILL %s\" ends it, and its successor finds out who owns the domain", unitOf(domain), unitOf(domain))
+			} else if err != nil {
+				text = ""
+			}
+			cancel()
+			if text != "" && text != last {
+				fmt.Fprintf(w, "%s: %s\n", domain, text)
+				last = text
+			}
+		}
+	}()
+	return ended, stop
+}
+
+// tellEvery is the time between two looks at a session that an operator waits for.
+const tellEvery = 2 * time.Second
 
 // outcomes says what became of a domain whose session ended without an error.
 var outcomes = map[primary.Outcome]string{

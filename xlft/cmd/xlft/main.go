@@ -31,12 +31,35 @@ func software() string { return "xlft " + version }
 func main() {
 	// Memory that a large checkpoint took goes back soon: it is the domains'.
 	debug.SetGCPercent(50)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A journal that is restarted, or a terminal that is closed, ends nothing by
+	// itself: a write then fails. SIGHUP is a stop, unless a daemon has another use
+	// for it.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
 		complain(os.Stderr, err)
-		os.Exit(1)
+		os.Exit(exitStatus(err))
 	}
+}
+
+// A decidedError is the end of a daemon that has done what there was to do: to
+// start it again would not help.
+type decidedError struct{ error }
+
+func (e decidedError) Unwrap() error { return e.error }
+
+// exitDecided is the exit status of a protector whose end was decided, by an
+// operator, a failed first start, the domain or its backup. Any other end is an
+// accident, after which systemd starts a successor (xlft@.service).
+const exitDecided = 3
+
+func exitStatus(err error) int {
+	var d decidedError
+	if errors.As(err, &d) {
+		return exitDecided
+	}
+	return 1
 }
 
 // app is what commands share.
@@ -69,7 +92,7 @@ The ft- commands are meant to be called through xl: "xl ft-start web1".`,
 	c.AddCommand(
 		a.startCommand(), a.stopCommand(), a.statusCommand(), a.listCommand(), a.checkCommand(), a.failoverCommand(),
 		a.keygenCommand(), a.diskCommand(), a.inspectCommand(), a.configCommand(),
-		a.protectCommand(), a.receiveCommand(), a.workerCommand(),
+		a.protectCommand(), a.receiveCommand(), a.workerCommand(), a.guardCommand(),
 	)
 	for _, f := range extra {
 		c.AddCommand(f(c))

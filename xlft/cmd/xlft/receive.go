@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -47,6 +49,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
+	live := newLive(c, log)
 	id, err := wire.LoadIdentity(c.Identity)
 	if err != nil {
 		return err
@@ -60,31 +63,30 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
-	copies := &diskcopy.Copies{Config: c, Store: store.Dir(c.StateDir)}
-	restorer := &restore.Restorer{Host: h, Log: log, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}}
+	copies := &diskcopy.Copies{Config: live.config, Store: store.Dir(c.StateDir)}
+	restorer := &restore.Restorer{Host: h, Log: log, RunDir: c.RunDir, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}}
 	st := store.Dir(c.StateDir)
 	err = restorer.Sweep(func(domain string) (bool, error) {
 		rec, err := st.Load(domain)
-		return rec.Role == xlft.HostOwner, err
+		return rec.Role == xlft.HostOwner && rec.Pending, err
 	})
 	if err != nil {
 		return fmt.Errorf("destroy replicas left behind: %w", err)
-	}
-	names := map[wire.Fingerprint]string{}
-	for _, p := range c.Peers {
-		names[p.Fingerprint] = p.Name
 	}
 	inner, err := listener(c.Listen)
 	if err != nil {
 		return err
 	}
-	l := wire.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return names[f] != "" }))
-	dial := func(p config.Peer) wire.Dialer { return id.Dialer(p.Address, p.Fingerprint) }
+	l := wire.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return live.peer(f) != "" }))
+	live.arbiterOf = func(c *config.Config) xlft.Arbiter {
+		return arbiter.New(c, software(), func(p config.Peer) wire.Dialer { return id.Dialer(p.Address, p.Fingerprint) }, log)
+	}
+	live.take(c)
 	r := &backup.Receiver{
-		Software: software(), Restorer: restorer, Arbiter: arbiter.New(c, software(), dial, log), Store: st, Log: log,
+		Software: software(), Restorer: restorer, Arbiter: live, Store: st, Log: log,
 		PeerName: func(c net.Conn) string {
 			f, _ := wire.PeerOf(c)
-			return names[f]
+			return live.peer(f)
 		},
 		Disks: copies, RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory,
 	}
@@ -105,6 +107,19 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	done := make(chan struct{})
 	defer close(done)
 	go notifySystemdOf(r, changed, done)
+	signal.Ignore(syscall.SIGHUP) // it ends nothing here
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	go func() {
+		for {
+			select {
+			case <-reload:
+				live.reload(ctx, a.config, r)
+			case <-done:
+				return
+			}
+		}
+	}()
 	return r.Serve(ctx, l)
 }
 

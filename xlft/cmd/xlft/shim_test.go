@@ -17,7 +17,7 @@ func shim(t *testing.T, args ...string) *exec.Cmd {
 	dir := t.TempDir()
 	for name, body := range map[string]string{
 		"xl":   "#!/bin/sh\nif [ \"$1\" = trap ]; then trap 'echo got TERM; exit 7' TERM; echo ready; while :; do sleep 0.05; done; fi\necho xl \"$#\" \"$@\"; cat; exit 3\n",
-		"xlft": "#!/bin/sh\necho xlft \"$#\" \"$@\"; cat; exit 5\n",
+		"xlft": "#!/bin/sh\nif [ \"$1\" = guard ]; then [ \"$3\" = web1 ] && echo no >&2 && exit 1; [ \"$3\" = odd ] && exit 2; exit 0; fi\necho xlft \"$#\" \"$@\"; cat; exit 5\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(body), 0o755); err != nil {
 			t.Fatal(err)
@@ -37,6 +37,10 @@ func TestShim(t *testing.T) {
 	}{
 		{[]string{"list", "-l", "a b", ""}, "xl 4 list -l a b \ninput\n", 3},
 		{nil, "xl 0\ninput\n", 3},
+		{[]string{"save", "web1", "f"}, "", 1},
+		{[]string{"save", "free", "f"}, "xl 3 save free f\ninput\n", 3},
+		{[]string{"block-attach", "web1", "x"}, "", 1},
+		{[]string{"migrate", "odd", "host"}, "xl 3 migrate odd host\ninput\n", 3}, // the guard itself fails
 		{[]string{"ft-start", "--backup", "beta", "web 1"}, "xlft 4 ft-start --backup beta web 1\ninput\n", 5},
 		{[]string{"help", "list"}, "xl 2 help list\ninput\n", 3},
 		{[]string{"help", "ft-start"}, "xlft 2 help ft-start\ninput\n", 5},

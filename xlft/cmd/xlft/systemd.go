@@ -163,7 +163,8 @@ func notifySystemd(ctx context.Context, s *primary.Session) {
 		select {
 		case <-changed:
 		case <-watch.C:
-			alive, cancel := context.WithTimeout(ctx, interval/3)
+			// Also while it stops: the end of a protection may take its time.
+			alive, cancel := context.WithTimeout(context.WithoutCancel(ctx), interval/3)
 			if s.Alive(alive) == nil {
 				daemon.SdNotify(false, daemon.SdNotifyWatchdog)
 			}

@@ -19,21 +19,22 @@ import (
 // New returns the arbiter of a configuration. Dial calls a peer, which an
 // arbiter may ask before it decides.
 func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, log *zap.Logger) xlft.Arbiter {
+	ask := Asker{
+		Log: log, Timeout: 2 * c.Default.FailureTimeout,
+		Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
+			p, ok := c.Peers[peer]
+			if !ok {
+				return r, fmt.Errorf("no [peer.%s] in the configuration", peer)
+			}
+			err = wire.Ask(ctx, dial(p), software, wire.TypeOwner, q, wire.TypeOwnerResult, &r)
+			return r, err
+		},
+	}
 	switch c.Arbiter.Type {
 	case "none":
-		return xlft.None{}
+		return None{ask}
 	case "fence":
-		return &Fence{
-			Peers: c.Peers, Log: log, AskTimeout: 2 * c.Default.FailureTimeout,
-			Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
-				p, ok := c.Peers[peer]
-				if !ok {
-					return r, fmt.Errorf("no [peer.%s] in the configuration", peer)
-				}
-				err = wire.Ask(ctx, dial(p), software, wire.TypeOwner, q, wire.TypeOwnerResult, &r)
-				return r, err
-			},
-		}
+		return &Fence{Asker: ask, Peers: c.Peers}
 	}
 	// None would give every claim to whoever makes it.
 	panic(fmt.Sprintf("arbiter: type %q is in a validated configuration, and New does not know it", c.Arbiter.Type))

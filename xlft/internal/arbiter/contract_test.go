@@ -48,11 +48,11 @@ func fences() *world {
 	}
 	for i, s := range []xlft.Side{xlft.Primary, xlft.Backup} {
 		w.arbiters[s] = &Fence{
-			Peers: peers, Log: zap.NewNop(), AskTimeout: time.Second,
-			Ask: func(ctx context.Context, _ string, _ wire.OwnerQuery) (wire.OwnerResult, error) {
+			Peers: peers,
+			Asker: Asker{Log: zap.NewNop(), Timeout: time.Second, Ask: func(ctx context.Context, _ string, _ wire.OwnerQuery) (wire.OwnerResult, error) {
 				<-ctx.Done()
 				return wire.OwnerResult{}, ctx.Err()
-			},
+			}},
 			Agent: func(ctx context.Context, f config.Fence, action string) (int, error) {
 				time.Sleep(time.Duration(2+i) * time.Second)
 				w.mu.Lock()

@@ -15,7 +15,6 @@ import (
 
 	"xlft/xlft"
 	"xlft/xlft/config"
-	"xlft/xlft/wire"
 )
 
 // A Fence is the xlft.Arbiter that powers the other host off: a fence agent,
@@ -25,16 +24,11 @@ import (
 // An agent that reports success before the host is off breaks promise P3, and
 // with shared storage P2: try an agent out before domains are trusted to it.
 type Fence struct {
+	Asker
 	// Peers are the hosts that can be fenced.
 	Peers map[string]config.Peer
-	// Ask asks the other host about a domain that this host wants to keep; nil
-	// to fence at once.
-	Ask func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error)
-	// AskTimeout bounds Ask; then the other host is fenced.
-	AskTimeout time.Duration
 	// Agent runs a fence agent; nil: RunAgent. A simulation has its own.
 	Agent func(ctx context.Context, f config.Fence, action string) (code int, err error)
-	Log   *zap.Logger
 
 	mu      sync.Mutex
 	targets map[string]*target
@@ -59,27 +53,17 @@ func (a *Fence) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
 		}
 		return false, errHanded
 	}
-	if c.Side == xlft.Primary && a.Ask != nil {
-		ask, cancel := context.WithTimeout(ctx, a.AskTimeout)
-		r, err := a.Ask(ask, c.Peer, wire.OwnerQuery{Domain: c.Domain, Generation: c.Generation, Reclaim: true})
-		cancel()
-		switch {
-		case err != nil:
-			a.Log.Warn("the other host does not say that it gave the domain up", zap.String("peer", c.Peer), zap.Error(err))
-		case r.Role == wire.RoleNone:
-			return true, nil
-		case r.Role == wire.RoleRunning && r.Generation >= c.Generation:
-			return false, nil
-		}
+	if won, decided, err := a.settle(ctx, c); decided {
+		return won, err
 	}
-	if err := a.fence(ctx, c.Peer); err != nil {
+	if err := a.fence(ctx, c.Peer, c.Withdrawn); err != nil {
 		return false, err
 	}
 	return true, nil
 }
 
 // fence powers a peer off, unless that was done after the call.
-func (a *Fence) fence(ctx context.Context, peer string) error {
+func (a *Fence) fence(ctx context.Context, peer string, withdrawn <-chan struct{}) error {
 	p, ok := a.Peers[peer]
 	if !ok || p.Fence == nil {
 		return fmt.Errorf("no [peer.%s.fence] in the configuration", peer)
@@ -104,9 +88,15 @@ func (a *Fence) fence(ctx context.Context, peer string) error {
 		a.Log.Warn("waiting before the other host is fenced", zap.String("peer", peer), zap.Duration("delay", p.Fence.Delay))
 		select {
 		case <-time.After(p.Fence.Delay):
+		case <-withdrawn:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+	select {
+	case <-withdrawn:
+		return xlft.ErrWithdrawn
+	default:
 	}
 	a.Log.Warn("fencing the other host", zap.String("peer", peer), zap.String("agent", p.Fence.Agent))
 	begun := time.Now()

@@ -32,7 +32,7 @@ func agent(t *testing.T, script string) (f config.Fence, told func() string) {
 }
 
 func fenceBy(f config.Fence) *Fence {
-	return &Fence{Peers: map[string]config.Peer{"beta": {Name: "beta", Fence: &f}}, AskTimeout: time.Second, Log: zap.NewNop()}
+	return &Fence{Peers: map[string]config.Peer{"beta": {Name: "beta", Fence: &f}}, Asker: Asker{Timeout: time.Second, Log: zap.NewNop()}}
 }
 
 func TestClaim(t *testing.T) {
@@ -69,7 +69,7 @@ func TestClaim(t *testing.T) {
 		{"primary, peer silent", "exit 0", xlft.Primary, "beta", false, silent, true, "", off},
 		{"primary, peer has destroyed it", "exit 0", xlft.Primary, "beta", false, none, true, "", ""},
 		{"primary, peer runs it", "exit 0", xlft.Primary, "beta", false, runs, false, "", ""},
-		{"primary, peer claims it too", "exit 0", xlft.Primary, "beta", false, waits, true, "", off},
+		{"primary, peer claims it too", "exit 0", xlft.Primary, "beta", false, waits, false, "does not know yet", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, told := agent(t, c.script)

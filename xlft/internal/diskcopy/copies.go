@@ -28,14 +28,15 @@ import (
 // Copies are this host's copies of other hosts' disks. They are a
 // backup.DiskHost.
 type Copies struct {
-	Config *config.Config
+	// Config returns the configuration of the moment.
+	Config func() *config.Config
 	Store  store.Dir
 }
 
 // Journal returns how many bytes of writes each disk may hold back, in memory
 // and in a file.
 func (c *Copies) Journal() (memory, file int64) {
-	return int64(c.Config.DiskJournal), int64(c.Config.DiskJournalFile)
+	return int64(c.Config().DiskJournal), int64(c.Config().DiskJournalFile)
 }
 
 type diskCopy struct {
@@ -43,6 +44,7 @@ type diskCopy struct {
 	host         *Copies
 	domain, vdev string
 	was          xlft.DiskRecord
+	durable      bool     // as configured when the session began
 	spill        *os.File // has no name; nil if the configuration asks for none
 }
 
@@ -58,7 +60,7 @@ func (c *diskCopy) Close() error {
 
 // spillFile returns a file without a name, whose space is allocated.
 func (c *Copies) spillFile() (*os.File, error) {
-	dir := filepath.Join(c.Config.StateDir, "journal")
+	dir := filepath.Join(c.Config().StateDir, "journal")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -67,18 +69,18 @@ func (c *Copies) spillFile() (*os.File, error) {
 		return nil, err
 	}
 	os.Remove(f.Name())
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, diskrepl.SpillSize(int64(c.Config.DiskJournalFile))); err != nil {
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, diskrepl.SpillSize(int64(c.Config().DiskJournalFile))); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("journal file of %d bytes (disk_journal_file) in %s: %w", c.Config.DiskJournalFile, dir, err)
+		return nil, fmt.Errorf("journal file of %d bytes (disk_journal_file) in %s: %w", c.Config().DiskJournalFile, dir, err)
 	}
 	return f, nil
 }
 
 func (c *diskCopy) Durable() diskrepl.EpochStore {
-	if !c.host.Config.DurableAck {
+	if !c.durable {
 		return nil
 	}
-	return c.host.durable(c.domain, c.vdev)
+	return c.host.journal(c.domain, c.vdev)
 }
 
 // Begin records the copy's state and then removes its old journal, in this
@@ -88,7 +90,7 @@ func (c *diskCopy) Begin(st xlft.DiskState) error {
 	if err := c.Record(xlft.DiskRecord{State: st}); err != nil {
 		return err
 	}
-	return c.host.durable(c.domain, c.vdev).Clear()
+	return c.host.journal(c.domain, c.vdev).Clear()
 }
 
 func (c *diskCopy) Was() xlft.DiskRecord { return c.was }
@@ -101,7 +103,7 @@ func (c *Copies) record(domain, vdev string, r xlft.DiskRecord) error {
 		return err
 	}
 	if r.State == xlft.UpToDate || r.SyncPoint.Epoch > 0 {
-		return c.durable(domain, vdev).Clear()
+		return c.journal(domain, vdev).Clear()
 	}
 	return nil
 }
@@ -116,7 +118,7 @@ func openConfigured(d config.Disk) (*blockfile.File, error) {
 
 // find opens the copy of a disk, which must be as the primary describes it.
 func (c *Copies) find(domain string, d wire.Disk) (*blockfile.File, error) {
-	conf, err := c.Config.For(domain).Disk(d.VDev)
+	conf, err := c.Config().For(domain).Disk(d.VDev)
 	if err != nil {
 		return nil, err
 	}
@@ -142,12 +144,12 @@ func (c *Copies) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &diskCopy{File: f, host: c, domain: domain, vdev: d.VDev}
+	v := &diskCopy{File: f, host: c, domain: domain, vdev: d.VDev, durable: c.Config().DurableAck}
 	if v.was, err = c.Store.LoadDisk(domain, d.VDev); err != nil {
 		f.Close()
 		return nil, err
 	}
-	if c.Config.DiskJournalFile > 0 {
+	if c.Config().DiskJournalFile > 0 {
 		if v.spill, err = c.spillFile(); err != nil {
 			f.Close()
 			return nil, err
@@ -157,8 +159,8 @@ func (c *Copies) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 }
 
 // durable returns the journal of a disk on stable storage.
-func (c *Copies) durable(domain, vdev string) diskrepl.EpochDir {
-	return diskrepl.EpochDir(filepath.Join(c.Config.StateDir, "journal", url.PathEscape(domain)+","+url.PathEscape(vdev)))
+func (c *Copies) journal(domain, vdev string) diskrepl.EpochDir {
+	return diskrepl.EpochDir(filepath.Join(c.Config().StateDir, "journal", url.PathEscape(domain)+","+url.PathEscape(vdev)))
 }
 
 // Check returns why a disk could not be opened now, or nil.

@@ -44,7 +44,7 @@ type promotion struct {
 // to the newest epoch that all of them have. Promote can be repeated if it was
 // interrupted.
 func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Promoted, err error) {
-	conf := c.Config.For(domain)
+	conf := c.Config().For(domain)
 	vdevs := slices.Sorted(maps.Keys(conf.Disks))
 	if vdev != "" {
 		vdevs = []string{vdev}
@@ -108,7 +108,7 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 	if err != nil {
 		return nil, err
 	}
-	p := &promotion{Disk: disk, journal: c.durable(conf.Name, vdev)}
+	p := &promotion{Disk: disk, journal: c.journal(conf.Name, vdev)}
 	if p.record, err = c.Store.LoadDisk(conf.Name, vdev); err != nil {
 		return nil, err
 	}

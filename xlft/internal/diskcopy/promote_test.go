@@ -12,6 +12,7 @@ import (
 	"xlft/diskrepl/blockfile"
 	"xlft/xlft"
 	"xlft/xlft/backup"
+	"xlft/xlft/config"
 	"xlft/xlft/internal/disktest"
 	"xlft/xlft/wire"
 )
@@ -40,7 +41,7 @@ type dying struct {
 func (h hostDir) protect(primary hostDir, vdev string) *dying {
 	t := h.T
 	t.Helper()
-	d := &dying{t: t, copies: &Copies{Config: h.Conf, Store: h.Store}}
+	d := &dying{t: t, copies: &Copies{Config: func() *config.Config { return h.Conf }, Store: h.Store}}
 	offer := wire.Disk{VDev: vdev, Size: disktest.Size, Shared: h.Conf.For("web1").Disks[vdev].Shared}
 	var err error
 	if d.copy, err = d.copies.Open("web1", offer); err != nil {
@@ -133,7 +134,7 @@ func (h hostDir) states(vdevs ...string) (states []xlft.DiskState) {
 func TestPromote(t *testing.T) {
 	h, primary := newHostDir(t, 'b'), newHostDir(t, 'a')
 	h.Conf.DurableAck = true
-	c := &Copies{Config: h.Conf, Store: h.Store}
+	c := &Copies{Config: func() *config.Config { return h.Conf }, Store: h.Store}
 	refusedWith := func(st xlft.DiskState, words string) {
 		t.Helper()
 		if err := h.Store.SaveDisk("web1", "xvda", xlft.DiskRecord{State: st}); err != nil {
@@ -182,7 +183,7 @@ func TestPromote(t *testing.T) {
 	if st := h.states("xvda"); st[0] != xlft.UpToDate {
 		t.Errorf("%v", st)
 	}
-	if left, err := c.durable("web1", "xvda").Any(); left || err != nil {
+	if left, err := c.journal("web1", "xvda").Any(); left || err != nil {
 		t.Errorf("a journal is left: %v, %v", left, err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/config"
+	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskcopy"
 	"xlft/xlft/internal/disktest"
@@ -154,9 +155,9 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 	hostA, hostB := simxen.NewHost(out, n, "A"), simxen.NewHost(out, n, "B")
 	pa, pb := hostA.Spawn(), hostB.Spawn()
 	r.hostB, r.pa = hostB, pa
-	r.copies = &diskcopy.Copies{Config: r.b.Conf, Store: r.b.Store}
+	r.copies = &diskcopy.Copies{Config: func() *config.Config { return r.b.Conf }, Store: r.b.Store}
 	r.receiver = &backup.Receiver{
-		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: xlft.None{}, Store: pb.Store(r.b.Store), Log: zap.NewNop(), Disks: r.copies,
+		Software: "test", Restorer: &simxen.Restorer{P: pb}, Arbiter: arbiter.None{}, Store: pb.Store(r.b.Store), Log: zap.NewNop(), Disks: r.copies,
 		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -170,7 +171,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: 32, Disks: r.client.order.Disks},
 		Settings: primary.Settings{EpochMax: epoch, FailureTimeout: 10 * time.Second, AckTimeout: 10 * time.Second,
 			SuspendTimeout: time.Second, RetryDelay: 50 * time.Millisecond, SpoolLimit: 1 << 20},
-		Guest: pa.Guest(domain), Gates: xlft.Gates{Net: pa.Gate(domain), Disks: r.client}, Arbiter: xlft.None{}, Store: pa.Store(r.a.Store),
+		Guest: pa.Guest(domain), Gates: xlft.Gates{Net: pa.Gate(domain), Disks: r.client}, Arbiter: arbiter.None{}, Store: pa.Store(r.a.Store),
 		Dial: r.dial, Log: zap.NewNop(),
 	}
 	t.Cleanup(func() {

@@ -69,9 +69,7 @@ type Disk struct {
 	Format  string `json:"format"`
 	// ReadWrite is the number 0 or 1.
 	ReadWrite int `json:"readwrite"`
-	// The domain that serves the disk, if it is not dom0.
-	BackendID   uint32 `json:"backend_domid"`
-	BackendName string `json:"backend_domname"`
+	Server
 	// Specification is "virtio" for a disk that no Xen backend serves.
 	Specification string `json:"specification"`
 }
@@ -79,11 +77,6 @@ type Disk struct {
 // byQEMU reports whether QEMU serves the disk.
 func (d Disk) byQEMU() bool {
 	return d.Backend == "qdisk" || d.Format != "" && d.Format != "raw"
-}
-
-// elsewhere reports whether another domain than dom0 serves the disk.
-func (d Disk) elsewhere() bool {
-	return d.BackendID != 0 || d.BackendName != "" && d.BackendName != "Domain-0" && d.BackendName != "0"
 }
 
 // Script is the hotplug script of disks that xlft copies.
@@ -110,6 +103,34 @@ type NIC struct {
 	Bridge string `json:"bridge"`
 	Script string `json:"script"`
 	MTU    int    `json:"mtu"` // 0: that of its bridge
+	Server
+}
+
+// Server is the domain that serves a device: its backend.
+type Server struct {
+	ID   uint32 `json:"backend_domid"`
+	Name string `json:"backend_domname"`
+}
+
+// elsewhere returns the name of the domain that serves the device; "" if that is
+// dom0.
+func (s Server) elsewhere() string {
+	switch {
+	case s.Name != "" && s.Name != "0" && s.Name != "Domain-0":
+		return s.Name
+	case s.ID != 0:
+		return fmt.Sprint(s.ID)
+	}
+	return ""
+}
+
+// Devices returns the numbers of the network devices.
+func (c *Config) Devices() []int {
+	ns := make([]int, len(c.NICs))
+	for i, n := range c.NICs {
+		ns[i] = n.DevID
+	}
+	return ns
 }
 
 // Parse reads libxl's JSON.
@@ -146,6 +167,12 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 	default:
 		add(fmt.Sprintf("it is a domain of unknown type %q", c.Create.Type), "Run it as a PVH domain (type=\"pvh\").")
 	}
+	for _, n := range c.NICs {
+		if where := n.elsewhere(); where != "" {
+			add(fmt.Sprintf("network device %d (%s) is served by domain %s, where its output can't be held", n.DevID, n.MAC, where),
+				"Let dom0 serve it: remove backend= from its line in the domain's configuration.")
+		}
+	}
 	if c.Build.NoMigrate.set() {
 		add("nomigrate=1 shows it this host's own time stamp counter, and another host's counter differs",
 			"Remove nomigrate from the domain's configuration and start the domain again.")
@@ -155,14 +182,12 @@ func (c *Config) Problems(pvLogDirty bool) []Problem {
 			"Remove nestedhvm from the domain's configuration and start the domain again.")
 	}
 	for _, d := range c.Disks {
+		if where := d.elsewhere(); where != "" {
+			add(fmt.Sprintf("disk %s is served by domain %s, out of reach of xlft", d.VDev, where),
+				"Let dom0 serve it: remove backend= from its line in the domain's configuration.")
+			continue
+		}
 		switch {
-		case d.elsewhere():
-			by := d.BackendName
-			if by == "" {
-				by = fmt.Sprint(d.BackendID)
-			}
-			add(fmt.Sprintf("disk %s (%s) is served by domain %s, where nothing can be held back or looked at", d.VDev, d.Target, by),
-				"Remove backend= from the disk, so that dom0 serves it.")
 		case d.Specification == "virtio":
 			add(fmt.Sprintf("disk %s (%s) is a virtio device, whose state is not copied", d.VDev, d.Target),
 				"Remove specification=virtio from the disk.")

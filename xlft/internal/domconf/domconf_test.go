@@ -2,6 +2,7 @@ package domconf_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,15 +33,18 @@ func TestProblems(t *testing.T) {
 		{"pv without log-dirty", `{"c_info":{"type":"pv"}}`, false, []string{"built without shadow paging"}},
 		{"pv with log-dirty", `{"c_info":{"type":"pv"}}`, true, nil},
 		{"hvm", `{"c_info":{"type":"hvm"},"b_info":{"device_model_version":"qemu_xen"}}`, false, []string{"device model (QEMU)"}},
+		{"NIC of a driver domain", `{"c_info":{"type":"pvh"},"nics":[{"devid":0,"mac":"00:16:3e:20:00:10"},{"devid":1,"mac":"00:16:3e:20:00:11","backend_domid":3,"backend_domname":"sys-net"}]}`, false, []string{"network device 1 (00:16:3e:20:00:11) is served by domain sys-net"}},
+		{"NIC of a driver domain by number", `{"c_info":{"type":"pvh"},"nics":[{"devid":0,"backend_domid":3}]}`, false, []string{"is served by domain 3"}},
+		{"NIC of a driver domain by name", `{"c_info":{"type":"pvh"},"nics":[{"devid":0,"backend_domname":"sys-net"}]}`, false, []string{"is served by domain sys-net"}},
+		{"devices of dom0", `{"c_info":{"type":"pvh"},"nics":[{"devid":0,"backend_domname":"Domain-0"},{"devid":1,"backend_domname":"0","backend_domid":0}],"disks":[{"vdev":"xvda","backend_domname":"0"}]}`, false, nil},
+		{"disk of a driver domain", fmt.Sprintf(pvh, `,"disks":[{"backend_domid":3,"pdev_path":"/srv/a","vdev":"xvda"},{"backend_domname":"storage","pdev_path":"/srv/b","vdev":"xvdb","readwrite":1}]`), false,
+			[]string{"disk xvda is served by domain 3", "disk xvdb is served by domain storage"}},
 		{"no migration", `{"c_info":{"type":"pvh"},"b_info":{"disable_migrate":"True","nested_hvm":"False"}}`, false, []string{"nomigrate=1"}},
 		{"nested", `{"c_info":{"type":"pvh"},"b_info":{"disable_migrate":"<default>","nested_hvm":"True"}}`, false, []string{"nestedhvm=1"}},
 		{"hardware", `{"c_info":{"type":"pvh"},"b_info":{"ioports":[{"first":1016,"number":8}],"iomem":[{"start":1}],"irqs":[4,5]}}`, false,
 			[]string{"1 of: range of I/O ports", "1 of: range of I/O memory", "2 of: hardware interrupt"}},
 		{"virtio", fmt.Sprintf(pvh, `,"virtios":[{"type":"virtio,device22"}],"disks":[{"pdev_path":"/srv/web1","vdev":"xvda","specification":"virtio","readwrite":1}]`), false,
 			[]string{"disk xvda (/srv/web1) is a virtio device", "1 of: virtio device"}},
-		{"disk of a driver domain", fmt.Sprintf(pvh, `,"disks":[{"backend_domid":3,"pdev_path":"/srv/a","vdev":"xvda"},{"backend_domname":"storage","pdev_path":"/srv/b","vdev":"xvdb","readwrite":1}]`), false,
-			[]string{"disk xvda (/srv/a) is served by domain 3", "disk xvdb (/srv/b) is served by domain storage"}},
-		{"disk of dom0 by name", fmt.Sprintf(pvh, `,"disks":[{"backend_domname":"Domain-0","pdev_path":"/srv/a","vdev":"xvda"}]`), false, nil},
 		{"unknown type", `{"c_info":{"type":"xyz"}}`, false, []string{`unknown type "xyz"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -63,6 +67,16 @@ func TestProblems(t *testing.T) {
 		if _, err := domconf.Parse([]byte(bad)); err == nil {
 			t.Errorf("%q was read", bad)
 		}
+	}
+}
+
+func TestDevices(t *testing.T) {
+	conf, err := domconf.Parse([]byte(`{"c_info":{"type":"pvh"},"nics":[{"mac":"00:16:3e:20:00:10"},{"devid":2}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := conf.Devices(); !slices.Equal(got, []int{0, 2}) {
+		t.Errorf("devices %v", got)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"xlft/xlft"
 	"xlft/xlft/backup"
@@ -46,10 +48,13 @@ const (
 
 // States of domains without a daemon.
 const (
-	TookOver      = "took-over"      // the domain runs here
-	TakingOver    = "taking-over"    // is completed here, or a receiver died during a switch-over
-	GivenUp       = "given-up"       // the peer runs the domain
-	ProtectorDead = "protector-dead" // the output stays held until a protector runs again
+	TookOver      = "took-over"       // the domain runs here
+	TakingOver    = "taking-over"     // is completed here, or a receiver died during a takeover
+	Failed        = "takeover-failed" // this host won the domain, and could not run it
+	Unresponsive  = "unresponsive"    // its daemon does not answer: stopped, or hung
+	Unreadable    = "unreadable"      // its record can't be read
+	GivenUp       = "given-up"        // the peer runs the domain
+	ProtectorDead = "protector-dead"  // the output stays held until a protector runs again
 )
 
 // Rows returns what this host knows, by domain. It asks each daemon behind a
@@ -60,29 +65,54 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
+	// All are asked at once, and none for long: one daemon that hangs hides nothing
+	// of the others.
+	ask, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
 	for _, n := range names {
-		st, err := protector.NewClient(runDir, n).Status(ctx)
-		if err != nil {
-			continue // ended meanwhile, or left behind by a crash
-		}
-		seen[n] = Row{Domain: n, Role: Primary, Peer: st.Peer, State: st.State.String(), Protected: st.Protected, Epoch: st.Epoch, Generation: st.Generation, Primary: &st}
+		wg.Go(func() {
+			r, ok := asked(ask, runDir, n)
+			mu.Lock()
+			defer mu.Unlock()
+			if ok {
+				seen[n] = r
+			}
+		})
 	}
 	var replicas []backup.Status
-	if err := control.Call(ctx, control.Socket(runDir, control.Receiver), "GET", "/replicas", nil, &replicas); err != nil && !errors.Is(err, control.ErrDown) {
+	err = control.Call(ask, control.Socket(runDir, control.Receiver), "GET", "/replicas", nil, &replicas)
+	hung := err != nil && ask.Err() != nil
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil && !hung && !errors.Is(err, control.ErrDown) {
 		return nil, err
 	}
 	for _, s := range replicas {
 		seen[s.Domain] = Row{Domain: s.Domain, Role: Backup, Peer: s.Peer, State: s.State.String(), Protected: s.State == backup.Ready, Epoch: s.Epoch, Generation: s.Generation, Backup: &s}
 	}
-	recs, err := store.Dir(stateDir).All()
+	recs, unread, err := store.Dir(stateDir).All()
 	if err != nil {
 		return nil, err
 	}
 	for n, o := range recs {
-		if r, ok := recorded(n, o); ok {
-			if _, running := seen[n]; !running {
-				seen[n] = r
-			}
+		r, ok := recorded(n, o)
+		if !ok && hung && o.Role == xlft.HostBackup {
+			r.Role, r.State, ok = Backup, Unresponsive, true
+		}
+		if was, running := seen[n]; !running && ok {
+			seen[n] = r
+		} else if was.State == Unresponsive {
+			was.Peer, was.Generation = o.Peer, o.Generation
+			seen[n] = was
+		}
+	}
+	for n := range unread {
+		if _, running := seen[n]; !running {
+			seen[n] = Row{Domain: n, Role: None, State: Unreadable}
 		}
 	}
 	rows := make([]Row, 0, len(seen))
@@ -93,12 +123,30 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 	return rows, nil
 }
 
+// Patience is how long a daemon may take to answer.
+const Patience = 3 * time.Second
+
+// asked returns what a protector says of its domain; false if there is none behind
+// the socket any more.
+func asked(ctx context.Context, runDir, domain string) (Row, bool) {
+	st, err := protector.NewClient(runDir, domain).Status(ctx)
+	switch {
+	case err == nil:
+		return Row{Domain: domain, Role: Primary, Peer: st.Peer, State: st.State.String(), Protected: st.Protected, Epoch: st.Epoch, Generation: st.Generation, Primary: &st}, true
+	case ctx.Err() != nil:
+		return Row{Domain: domain, Role: Primary, State: Unresponsive}, true
+	}
+	return Row{}, false
+}
+
 // recorded returns what a record alone says; false if it says nothing that an
 // operator has to know.
 func recorded(domain string, o xlft.Ownership) (Row, bool) {
 	r := Row{Domain: domain, Peer: o.Peer, Generation: o.Generation}
 	switch {
-	case o.Role == xlft.HostOwner && o.Handed:
+	case o.Role == xlft.HostFailed:
+		r.Role, r.State = Owner, Failed
+	case o.Role == xlft.HostOwner && o.Pending:
 		r.Role, r.State = Owner, TakingOver
 	case o.Role == xlft.HostOwner:
 		r.Role, r.State = Owner, TookOver

@@ -1,6 +1,7 @@
 package overview
 
 import (
+	"net"
 	"net/http"
 	"testing"
 
@@ -34,13 +35,20 @@ func TestRows(t *testing.T) {
 		{Domain: "claims", Peer: "beta", State: backup.Claiming},
 		{Domain: "mail", Peer: "beta", State: backup.Syncing},
 	})
+	// A daemon that was stopped takes connections and answers nothing.
+	if l, err := net.Listen("unix", control.Socket(run, "hangs")); err != nil {
+		t.Fatal(err)
+	} else {
+		defer l.Close()
+	}
 	for domain, o := range map[string]xlft.Ownership{
 		"web1":   {Role: xlft.HostPrimary, Exposed: true, Peer: "beta"}, // its daemon's status counts
 		"dead":   {Role: xlft.HostPrimary, Exposed: true, Peer: "beta", Generation: 3},
 		"idle":   {Role: xlft.HostPrimary, Peer: "beta"}, // was protected once
+		"lost":   {Role: xlft.HostFailed, Peer: "beta"},
 		"moved":  {Role: xlft.HostYielded, Peer: "beta"},
 		"owned":  {Role: xlft.HostOwner, Peer: "beta"},
-		"taking": {Role: xlft.HostOwner, Handed: true, Peer: "beta"},
+		"taking": {Role: xlft.HostOwner, Pending: true, Peer: "beta"},
 	} {
 		if err := store.Dir(state).Save(domain, o); err != nil {
 			t.Fatal(err)
@@ -60,6 +68,8 @@ func TestRows(t *testing.T) {
 		{"claims", Backup, "claiming", false},
 		{"db", Backup, "ready", true},
 		{"dead", Primary, ProtectorDead, false},
+		{"hangs", Primary, Unresponsive, false},
+		{"lost", Owner, Failed, false},
 		{"mail", Backup, "syncing", false},
 		{"moved", Yielded, GivenUp, false},
 		{"owned", Owner, TookOver, false},

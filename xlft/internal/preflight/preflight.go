@@ -41,16 +41,16 @@ func (c *Check) Dial(p config.Peer) wire.Dialer {
 
 // Offer describes a domain to a backup. It fails while the domain's memory is in
 // a state that no replica can have.
-func (c *Check) Offer(ctx context.Context, d xen.Domain) (wire.Offer, error) {
-	o, conf, err := c.describe(ctx, d)
+func (c *Check) Offer(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.Config, error) {
+	o, conf, err := c.Describe(ctx, d)
 	if err != nil {
-		return o, err
+		return o, conf, err
 	}
 	ps, err := c.memory(d, conf, o.Pages)
 	if err == nil && len(ps) > 0 {
 		err = fmt.Errorf("%s: %s. %s", d.Name, ps[0].What, ps[0].Advice)
 	}
-	return o, err
+	return o, conf, err
 }
 
 // memory returns what in the domain's memory no replica could have.
@@ -65,8 +65,8 @@ func (c *Check) memory(d xen.Domain, conf *domconf.Config, pages uint64) ([]domc
 	return conf.MemoryProblems(pages*4, unpopulated*4, xen.MaxMemSlack), nil
 }
 
-// describe describes a domain as it is.
-func (c *Check) describe(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.Config, error) {
+// Describe describes a domain as it is.
+func (c *Check) Describe(ctx context.Context, d xen.Domain) (wire.Offer, *domconf.Config, error) {
 	raw, err := c.Host.Config(d.ID)
 	if err != nil {
 		return wire.Offer{}, nil, err
@@ -93,9 +93,13 @@ func (c *Check) describe(ctx context.Context, d xen.Domain) (wire.Offer, *domcon
 	}
 	return wire.Offer{
 		Disks: disks, Domain: d.Name, UUID: d.UUID, Config: raw, MaxMemKiB: conf.Build.MaxMemKiB,
-		Pages: memory.Pages, NICs: nics("/sys/class/net", conf), CPUID: cpu,
+		Arbiter: c.arbiter().String(), Pages: memory.Pages, NICs: nics("/sys/class/net", conf), CPUID: cpu,
 		XenVersion: info.Version, FailureTimeout: c.Config.For(d.Name).FailureTimeout,
 	}, conf, nil
+}
+
+func (c *Check) arbiter() xlft.Arbiter {
+	return arbiter.New(c.Config, c.Software, c.Dial, zap.NewNop())
 }
 
 // nics describes a domain's network devices: vif-bridge gives a device the MTU of
@@ -139,7 +143,7 @@ func (c *Check) disks(ctx context.Context, domain string, vdevs []string) ([]wir
 // Problems returns every reason why a domain can't be protected now by a peer.
 // An error means that this host could not be looked at.
 func (c *Check) Problems(ctx context.Context, d xen.Domain, p config.Peer) ([]wire.Problem, error) {
-	o, conf, err := c.describe(ctx, d)
+	o, conf, err := c.Describe(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +179,21 @@ func merge(own, backups []wire.Problem, backup string) []wire.Problem {
 	return own
 }
 
+// each returns the errors that were joined to err.
+func each(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []error
+		for _, e := range j.Unwrap() {
+			all = append(all, each(e)...)
+		}
+		return all
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
+}
+
 // local returns the reasons on this host.
 func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer, pages uint64) (ps []wire.Problem, err error) {
 	add := func(what, advice string) {
@@ -192,8 +211,10 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 		add(p.What, p.Advice)
 	}
 	if len(conf.NICs) > 0 {
-		if err := netbuffer.Check(ctx); err != nil {
-			add(err.Error(), c.Advice(err))
+		for _, err := range []error{netbuffer.Check(ctx), netbuffer.Inspect(d.ID, netbuffer.Options{Devices: conf.Devices()})} {
+			for _, err := range each(err) {
+				add(err.Error(), c.Advice(err))
+			}
 		}
 	}
 	st, why, err := c.Host.Guest(d).State()
@@ -205,7 +226,7 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 	case st == xlft.GuestOver:
 		add("the domain has ended: "+why, "Start it again.")
 	}
-	if a, ok := arbiter.New(c.Config, c.Software, c.Dial, zap.NewNop()).(xlft.ArbiterChecker); ok {
+	if a, ok := c.arbiter().(xlft.ArbiterChecker); ok {
 		if err := a.Check(ctx, peer.Name); err != nil {
 			add(err.Error(), "Try the agent by hand with the options of the configuration: until it works, nobody could decide after a failure.")
 		}

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -9,6 +10,17 @@ import (
 	"xlft/xlft/internal/domconf"
 	"xlft/xlft/wire"
 )
+
+// Each reason of a gate's refusal is a problem of its own.
+func TestEach(t *testing.T) {
+	a, b, c := errors.New("a"), errors.New("b"), errors.New("c")
+	if got := each(errors.Join(a, errors.Join(b, nil, c))); !reflect.DeepEqual(got, []error{a, b, c}) {
+		t.Errorf("got %v", got)
+	}
+	if got := append(each(nil), each(a)...); !reflect.DeepEqual(got, []error{a}) {
+		t.Errorf("got %v", got)
+	}
+}
 
 // A problem of the domain itself, which both hosts see, is named once; one of
 // the backup is named as the backup's.

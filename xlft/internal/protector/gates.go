@@ -15,18 +15,28 @@ import (
 )
 
 // netGate is the network gate of a domain, whose network devices may come and go.
-type netGate struct{ *netbuffer.Gate }
+type netGate struct{ gate }
+
+// gate is what a netGate needs of a netbuffer.Gate.
+type gate interface {
+	xlft.Gate
+	AddVifs() ([]string, error)
+	Restore() ([]string, error)
+	Missing(devices []int) []int
+	Holding() (holding, adopted bool)
+}
 
 // gateTimeout bounds waits for packets on their way out. A domain that stands
 // still a little longer is better than one that loses its protection because
 // dom0 is busy.
 const gateTimeout = 5 * time.Second
 
-// openGate builds the network gate of a domain, or adopts the one that an
-// earlier protector left.
-func openGate(h *xen.Host, d xen.Domain, limit uint64) (*netGate, error) {
+// openGate builds the network gate of a domain that has these network devices,
+// or adopts the one that an earlier protector left.
+func openGate(h *xen.Host, d xen.Domain, devices []int, limit uint64) (*netGate, error) {
 	g, err := netbuffer.Open(d.ID, netbuffer.Options{
-		Limit:   uint32(min(limit, 1<<32-1)),
+		Devices: devices,
+		Limit:   limit,
 		Timeout: gateTimeout,
 		Quiesce: func() (func(), error) {
 			if err := h.Pause(d.ID); err != nil {
@@ -41,14 +51,50 @@ func openGate(h *xen.Host, d xen.Domain, limit uint64) (*netGate, error) {
 	return &netGate{g}, nil
 }
 
-// Seal also gives gates to network devices that came since. What those sent in
-// this epoch was not held: the seal fails, and protection begins again.
+// covers checks, before a protection begins, that all that the domain sends will
+// be held: that each of its network devices is behind the gate, and no other
+// program beside it.
+func (g *netGate) covers(domain uint32, devices []int) error {
+	if _, err := g.AddVifs(); err != nil {
+		return err
+	}
+	var errs error
+	if _, _, err := g.Held(); errors.Is(err, netbuffer.ErrForeign) {
+		errs = err
+	}
+	for _, n := range g.Missing(devices) {
+		errs = errors.Join(errs, &netbuffer.NoVifError{Vif: fmt.Sprintf("vif%d.%d", domain, n)})
+	}
+	return errs
+}
+
+// Seal also gives gates to network devices that came since, and redirects those
+// again whose redirect some other program removed. What those devices sent in
+// this epoch was not held: the seal fails, and protection begins again. Before
+// the first seal nothing had to be held, so the first seal goes on.
 func (g *netGate) Seal(epoch uint64) error {
-	err := g.Gate.Seal(epoch)
-	if err != nil {
-		if vifs, aerr := g.AddVifs(); aerr == nil && len(vifs) > 0 {
-			return fmt.Errorf("%w (now held too: %s)", err, strings.Join(vifs, " "))
-		}
+	holding, _ := g.Holding()
+	err := g.gate.Seal(epoch)
+	var mend func() ([]string, error)
+	switch {
+	case errors.Is(err, netbuffer.ErrBroken):
+		return err
+	case errors.Is(err, netbuffer.ErrNewVif):
+		mend = g.AddVifs
+	case errors.Is(err, netbuffer.ErrBypassed):
+		mend = g.Restore
+	default:
+		return err
+	}
+	vifs, merr := mend()
+	if merr != nil {
+		return errors.Join(err, merr)
+	}
+	if !holding {
+		return g.gate.Seal(epoch)
+	}
+	if len(vifs) > 0 {
+		return fmt.Errorf("%w (now held: %s)", err, strings.Join(vifs, " "))
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,10 +81,18 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 	}
 	stop, err := serve(c.RunDir, s)
 	if err != nil {
-		s.Gates.Net.Close()
+		// What a gate that was found holding has must not leave before it is known
+		// who owns the domain.
+		if !s.FoundHolding {
+			s.Gates.Net.Close()
+		}
 		return "", err
 	}
 	defer stop()
+	s.Hung = func(err error) {
+		LeaveError(c.RunDir, p.Domain, err)
+		os.Exit(ExitHung)
+	}
 	if p.Watch != nil {
 		go p.Watch(ctx, s)
 	}
@@ -94,23 +103,34 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 // session opens the gates and returns a session that has not begun.
 func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, check *preflight.Check, peer config.Peer) (*primary.Session, error) {
 	c, dc := p.Config, p.Config.For(p.Domain)
-	var size settling
-	offer := func() (wire.Offer, error) {
-		o, err := check.Offer(ctx, d)
-		if err == nil {
-			err = size.look(o.Pages)
-		}
-		return o, err
-	}
-	o, err := offer()
+	// Not yet whether the domain can be protected as it is: first the session has
+	// to decide on what an earlier protector left.
+	o, conf, err := check.Describe(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	gates := xlft.Gates{}
-	if gates.Net, err = openGate(h, d, dc.NetBuffer); err != nil {
+	records := store.Dir(c.StateDir)
+	if err := p.renamed(records, d); err != nil {
+		return nil, err
+	}
+	gate, err := openGate(h, d, conf.Devices(), dc.NetBuffer)
+	if err != nil {
 		return nil, fmt.Errorf("hold output: %w", err)
 	}
-	records := store.Dir(c.StateDir)
+	gates := xlft.Gates{Net: gate}
+	_, found := gate.Holding()
+	var size settling
+	size.look(o.Pages)
+	offer := func() (wire.Offer, error) {
+		o, conf, err := check.Offer(ctx, d)
+		if err == nil {
+			err = size.look(o.Pages)
+		}
+		if err == nil {
+			err = gate.covers(d.ID, conf.Devices())
+		}
+		return o, err
+	}
 	log := p.Log.With(zap.String("domain", p.Domain), zap.String("backup", peer.Name))
 	if len(o.Disks) > 0 {
 		client := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, p.Domain), peer.Name, o.Disks)
@@ -124,8 +144,31 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 			SpoolLimit: int64(c.CheckpointMemory), Compress: dc.Compress,
 		},
 		Guest: h.Guest(d), Gates: gates, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
-		Dial: check.Dial(peer), Peer: peer.Name, Store: records, Log: log,
+		Dial: check.Dial(peer), Peer: peer.Name, Store: records, Log: log, FoundHolding: found,
+		DialPeer: func(name string) wire.Dialer {
+			if other, ok := c.Peers[name]; ok {
+				return check.Dial(other)
+			}
+			return func(context.Context) (net.Conn, error) {
+				return nil, fmt.Errorf("%s may run on %s, which protected it last, and the configuration has no [peer.%s]: put it back", p.Domain, name, name)
+			}
+		},
 	}, nil
+}
+
+// renamed says under which name a domain was protected that has another name
+// now; nil if there is no such record. Its backup knows it by that name.
+func (p *Protector) renamed(records store.Dir, d xen.Domain) error {
+	all, _, err := records.All()
+	if err != nil {
+		return err
+	}
+	for name, o := range all {
+		if name != p.Domain && o.Role == xlft.HostPrimary && o.Exposed && o.Instance != "" && o.Instance == instance(d) {
+			return fmt.Errorf("this domain was protected as %s, and %s may run it by that name: \"xl rename %s %s\", then \"xl ft-start %s\"", name, o.Peer, p.Domain, name, name)
+		}
+	}
+	return nil
 }
 
 // settling tells whether a domain's memory still changes. A domain that is
@@ -143,12 +186,33 @@ func (s *settling) look(pages uint64) error {
 	return nil
 }
 
+// Ran reports whether a protector of a domain ran since this host booted.
+func Ran(runDir, domain string) bool {
+	_, err := os.Stat(lockFile(runDir, domain))
+	return err == nil
+}
+
+// Left reports whether an earlier protector left a domain for its successor to
+// decide on. If its record can't be read, it may have.
+func Left(c *config.Config, domain string) bool {
+	o, err := store.Dir(c.StateDir).Load(domain)
+	if err != nil {
+		return Ran(c.RunDir, domain)
+	}
+	undecided := o.Role == xlft.HostPrimary && o.Exposed || o.Role == xlft.HostYielded
+	return undecided && o.Instance != "" && strings.HasPrefix(o.Instance, bootID()+"/")
+}
+
+// ExitHung is the exit status of a protector that can't end by itself, because
+// something below it does not return. Its successor finds what is left.
+const ExitHung = 70
+
 // lock makes sure that a domain has one protector.
 func lock(runDir, domain string) (*os.File, error) {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(control.Socket(runDir, domain)+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(lockFile(runDir, domain), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -159,13 +223,24 @@ func lock(runDir, domain string) (*os.File, error) {
 	return f, nil
 }
 
+func lockFile(runDir, domain string) string { return control.Socket(runDir, domain) + ".lock" }
+
 // instance tells a run of a domain from all others: this boot, this domid.
 func instance(d xen.Domain) string {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot := bootID()
+	if boot == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s/%d", boot, d.ID)
+}
+
+// bootID is the kernel's name for the time since this host booted; "" if unknown.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), d.ID)
+	return strings.TrimSpace(string(b))
 }
 
 // cleanUp takes away the gates of domains that are gone.

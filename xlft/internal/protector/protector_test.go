@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/xlft"
+	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/store"
@@ -35,7 +36,7 @@ func TestAPI(t *testing.T) {
 	run := t.TempDir()
 	calls := make(chan struct{})
 	s := &primary.Session{
-		Domain: "web1", Peer: "beta", Guest: still{}, Gates: xlft.Gates{Net: still{}}, Arbiter: xlft.None{},
+		Domain: "web1", Peer: "beta", Guest: still{}, Gates: xlft.Gates{Net: still{}}, Arbiter: arbiter.None{},
 		Store: store.Dir(t.TempDir()), Log: zap.NewNop(),
 		Settings: primary.Settings{EpochMax: time.Second, RetryDelay: time.Hour},
 		Dial: func(ctx context.Context) (_ net.Conn, err error) {

@@ -12,7 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +41,8 @@ type Restorer struct {
 	Log  *zap.Logger
 	// Command starts a worker: this program's restore-worker.
 	Command []string
+	// RunDir has a lock for each replica, which its worker holds.
+	RunDir string
 	// CheckDisk says why a disk could not be copied to this host; nil if it could.
 	CheckDisk func(domain string, d wire.Disk) error
 }
@@ -153,7 +157,11 @@ func (r *Restorer) Sweep(owned func(domain string) (bool, error)) error {
 	}
 	for _, d := range all {
 		if name, ok := strings.CutSuffix(d.Name, suffix); ok {
-			switch ours, err := owned(name); {
+			ours, err := owned(name)
+			if err == nil && ours {
+				ours, err = r.working(name)
+			}
+			switch {
 			case err != nil:
 				return err
 			case ours:
@@ -169,20 +177,70 @@ func (r *Restorer) Sweep(owned func(domain string) (bool, error)) error {
 	return nil
 }
 
-// Find looks for the replica first: a worker renames it when it runs.
-func (r *Restorer) Find(domain string) (backup.Found, error) {
-	for _, x := range []struct {
-		name  string
-		found backup.Found
-	}{{domain + suffix, backup.FoundReplica}, {domain, backup.FoundDomain}} {
-		switch _, err := r.Host.Lookup(x.name); {
-		case err == nil:
-			return x.found, nil
-		case !errors.Is(err, xen.ErrNoDomain):
-			return backup.FoundNothing, err
+// Find looks for the replica first: a worker renames it when it runs. A replica
+// whose worker is dead can't come to run, and is destroyed.
+func (r *Restorer) Find(domain, uuid string) (backup.Found, error) {
+	left, err := r.Host.Lookup(domain + suffix)
+	switch {
+	case err == nil:
+		alive, err := r.working(domain)
+		if err != nil || alive {
+			return backup.FoundReplica, err
 		}
+		r.Log.Warn("destroying a replica whose worker is dead", zap.String("domain", left.Name), zap.Uint32("domid", left.ID))
+		if err := r.Host.Destroy(left.ID); err != nil {
+			return backup.FoundReplica, err
+		}
+	case !errors.Is(err, xen.ErrNoDomain):
+		return backup.FoundNothing, err
 	}
-	return backup.FoundNothing, nil
+	d, err := r.Host.Lookup(domain)
+	switch {
+	case errors.Is(err, xen.ErrNoDomain):
+		return backup.FoundNothing, nil
+	case err != nil:
+		return backup.FoundNothing, err
+	case uuid != "" && d.UUID != uuid:
+		return backup.FoundNothing, nil // another domain of that name
+	}
+	return backup.FoundDomain, nil
+}
+
+func (r *Restorer) lockFile(domain string) string {
+	return filepath.Join(r.RunDir, url.PathEscape(domain)+".replica")
+}
+
+// lock locks a domain's replica for a worker that is to inherit the file.
+func (r *Restorer) lock(domain string) (*os.File, error) {
+	if err := os.MkdirAll(r.RunDir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(r.lockFile(domain), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("a worker of an earlier replica of %s is still at work: %w", domain, err)
+	}
+	return f, nil
+}
+
+// working reports whether a worker of this domain's replica is alive.
+func (r *Restorer) working(domain string) (bool, error) {
+	f, err := os.OpenFile(r.lockFile(domain), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
 }
 
 // Restore starts a worker.
@@ -205,6 +263,13 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 		return nil, fmt.Errorf("restore: %w", err)
 	}
 	defer pr.Close()
+	lock, err := r.lock(o.Domain)
+	if err != nil {
+		control.Close()
+		pw.Close()
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	defer lock.Close() // the worker keeps its own
 	// Not by pw.Fd, which would make it blocking: Close has to free a Write.
 	if rc, err := pw.SyscallConn(); err == nil {
 		rc.Control(func(fd uintptr) { unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) }) // smaller is only slower
@@ -212,7 +277,7 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 
 	cmd := exec.Command(r.Command[0], r.Command[1:]...)
 	cmd.Stderr = os.Stderr
-	cmd.ExtraFiles = []*os.File{theirs, pr}
+	cmd.ExtraFiles = []*os.File{theirs, pr, lock}
 	d := &Domain{
 		r: r, name: o.Domain, cmd: cmd, control: control, stream: pw,
 		failed: make(chan error, 1), running: make(chan struct{}), exited: make(chan struct{}),

@@ -18,6 +18,7 @@ import (
 const (
 	controlFD = 3 // a stream socket: lines of JSON both ways
 	streamFD  = 4 // the checkpointed libxl stream
+	// 5 is a locked file: it says that the worker is alive.
 )
 
 // order is what a receiver tells its worker: first what to restore, later to

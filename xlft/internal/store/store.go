@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"xlft/xlft"
 )
@@ -60,12 +61,24 @@ func (d Dir) save(path string, v any) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
+	b = append(b, '\n')
+	err = replace(path, b)
+	if full(err) {
+		if ierr := overwrite(path, b); ierr == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// replace writes a new file, which then takes the place of the old one.
+func replace(path string, b []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(append(b, '\n'))
+	_, err = tmp.Write(b)
 	if err == nil {
 		err = tmp.Sync()
 	}
@@ -84,6 +97,40 @@ func (d Dir) save(path string, v any) error {
 	}
 	defer dir.Close()
 	return dir.Sync()
+}
+
+// full reports whether the file system, or a quota, has no room.
+func full(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// block is what the smallest file has on most file systems.
+const block = 4096
+
+// overwrite changes a record where it stands, which needs no room: one that
+// exists has its block. A record is far shorter than a disk's sector, which is
+// written whole or not at all.
+func overwrite(path string, b []byte) error {
+	if len(b) > block {
+		return syscall.ENOSPC
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	// JSON may end in white space: nothing of the old record stays behind.
+	for int64(len(b)) < st.Size() {
+		b = append(b, '\n')
+	}
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 func (d Dir) diskPath(domain, vdev string) string {
@@ -114,16 +161,17 @@ func (d Dir) SaveDisk(domain, vdev string, r xlft.DiskRecord) error {
 	return nil
 }
 
-// All returns every record, by domain.
-func (d Dir) All() (map[string]xlft.Ownership, error) {
+// All returns every record, by domain; and the domains whose record can't be read,
+// with the reason.
+func (d Dir) All() (all map[string]xlft.Ownership, unread map[string]error, err error) {
 	es, err := os.ReadDir(string(d))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list known domains: %w", err)
+		return nil, nil, fmt.Errorf("list known domains: %w", err)
 	}
-	all := map[string]xlft.Ownership{}
+	all, unread = map[string]xlft.Ownership{}, map[string]error{}
 	for _, e := range es {
 		name, ok := strings.CutSuffix(e.Name(), suffix)
 		if !ok {
@@ -133,9 +181,12 @@ func (d Dir) All() (map[string]xlft.Ownership, error) {
 		if err != nil {
 			continue
 		}
-		if all[domain], err = d.Load(domain); err != nil {
-			return nil, err
+		o, err := d.Load(domain)
+		if err != nil {
+			unread[domain] = err
+			continue
 		}
+		all[domain] = o
 	}
-	return all, nil
+	return all, unread, nil
 }

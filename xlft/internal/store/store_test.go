@@ -15,8 +15,8 @@ func TestStore(t *testing.T) {
 	if r, err := d.Load("web1"); err != nil || r != (xlft.Ownership{}) {
 		t.Errorf("unknown domain: %+v, %v", r, err)
 	}
-	if all, err := d.All(); err != nil || len(all) != 0 {
-		t.Errorf("empty store: %v, %v", all, err)
+	if all, unread, err := d.All(); err != nil || len(all)+len(unread) != 0 {
+		t.Errorf("empty store: %v, %v, %v", all, unread, err)
 	}
 	want := map[string]xlft.Ownership{
 		"web1":          {Generation: 3, Role: xlft.HostPrimary, Peer: "beta", Exposed: true, Instance: "boot/1"},
@@ -30,8 +30,8 @@ func TestStore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := d.All()
-	if err != nil || !reflect.DeepEqual(got, want) {
+	got, unread, err := d.All()
+	if err != nil || len(unread) != 0 || !reflect.DeepEqual(got, want) {
 		t.Errorf("all: %+v, %v, want %+v", got, err, want)
 	}
 	if es, _ := os.ReadDir(string(d)); len(es) != 2 {
@@ -48,5 +48,11 @@ func TestDamaged(t *testing.T) {
 	}
 	if _, err := d.Load("web1"); err == nil {
 		t.Error("half a record was read")
+	}
+	if err := d.Save("web2", xlft.Ownership{Generation: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if all, unread, err := d.All(); err != nil || len(all) != 1 || unread["web1"] == nil {
+		t.Errorf("one bad record among others: %v, %v, %v", all, unread, err)
 	}
 }

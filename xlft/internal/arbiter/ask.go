@@ -1,0 +1,68 @@
+package arbiter
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft"
+	"xlft/xlft/wire"
+)
+
+// An Asker asks the other host before anything is decided against it.
+type Asker struct {
+	// Ask asks the other host about a domain that this host wants to keep; nil if
+	// it can't be asked.
+	Ask func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error)
+	// Timeout bounds Ask.
+	Timeout time.Duration
+	Log     *zap.Logger
+}
+
+// errUndecided: the other host lives, and will know.
+var errUndecided = errors.New("the other host answers, and does not know yet whether it runs the domain: it is asked again")
+
+// settle asks the backup for the domain, for a primary that makes claim c.
+// Decided is false if the backup can't be asked. A backup that answers lives, so
+// that nothing is decided against it: if it does not know yet the error says so.
+func (a *Asker) settle(ctx context.Context, c xlft.Claim) (won, decided bool, err error) {
+	if c.Side != xlft.Primary || a.Ask == nil {
+		return false, false, nil
+	}
+	for {
+		ask, cancel := wire.AwakeTimeout(ctx, a.Timeout)
+		r, err := a.Ask(ask, c.Peer, wire.OwnerQuery{Domain: c.Domain, UUID: c.UUID, Generation: c.Generation, Reclaim: true})
+		slept := cancel()
+		switch {
+		case err != nil && slept > a.Timeout/2 && ctx.Err() == nil:
+			// This process stood still meanwhile: what it saw says nothing about
+			// the other host.
+			a.Log.Warn("this process stood still while it asked the other host, and asks again", zap.String("peer", c.Peer), zap.Duration("stood_still", slept))
+			continue
+		case err != nil:
+			a.Log.Warn("the other host does not say that it gave the domain up", zap.String("peer", c.Peer), zap.Error(err))
+			return false, false, nil
+		case r.Role == wire.RoleNone:
+			return true, true, nil
+		case r.Role == wire.RoleRunning && r.Generation >= c.Generation:
+			return false, true, nil
+		}
+		return false, true, errUndecided
+	}
+}
+
+// None is the arbiter of those who accept a split brain: if the other host can't
+// be asked, every claim is won.
+type None struct{ Asker }
+
+// Claim is xlft.Arbiter's.
+func (a None) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
+	if won, decided, err := a.settle(ctx, c); decided {
+		return won, err
+	}
+	return true, nil
+}
+
+func (None) String() string { return "none (split brain accepted)" }

@@ -1,0 +1,121 @@
+//go:build unix
+
+package wire_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"xlft/xlft/wire"
+)
+
+const (
+	stallEnv     = "XLFT_TEST_STALL" // the address that the child process calls
+	stallSilence = 200 * time.Millisecond
+)
+
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(stallEnv); addr != "" {
+		stallChild(addr)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// stallChild prints what a Control receives.
+func stallChild(addr string) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	control := wire.NewControl(wire.NewConn(c), stallSilence)
+	go control.Beat(context.Background())
+	for {
+		f, err := control.Receive()
+		if err != nil {
+			fmt.Println("suspects:", err)
+			return
+		}
+		fmt.Println(f.Type)
+	}
+}
+
+// A process that stood still reads what came meanwhile before it suspects
+// anybody: a real process, stopped and continued.
+func TestControlAfterStall(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		hangUp bool
+		want   string
+	}{
+		{"the peer beats on", false, "ACK"},
+		{"the peer says so and hangs up", true, "DESTROY"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for range 5 {
+				if got := stall(t, c.hangUp); got != c.want {
+					t.Errorf("the first that the process says is %q, want %s", got, c.want)
+				}
+			}
+		})
+	}
+}
+
+// stall stops a process for several times the failure timeout, and returns what
+// it says first when it goes on.
+func stall(t *testing.T, hangUp bool) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), stallEnv+"="+l.Addr().String())
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer child.Wait()
+	defer child.Process.Kill()
+	raw, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	control := wire.NewControl(wire.NewConn(raw), time.Minute)
+	if _, err := wire.NewConn(raw).ReadFrame(); err != nil { // the child is at its loop
+		t.Fatal(err)
+	}
+	child.Process.Signal(syscall.SIGSTOP)
+	for range 4 * 5 {
+		if err := control.Send(wire.TypeHeartbeat, 0); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(stallSilence / 5)
+	}
+	if hangUp {
+		control.Send(wire.TypeDestroy, 0)
+		control.Close()
+	} else {
+		control.Send(wire.TypeAck, 1)
+	}
+	child.Process.Signal(syscall.SIGCONT)
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(line)
+}
