@@ -248,17 +248,12 @@ func TestOverflowEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const memory = 1 << 20 // 255 pages
 		s, end := busySim(t, variant{pages: 2000, memory: memory}, 80)
-		var settled uint64 // generation before the last 100 epochs
-		for range 3 {
-			settled = s.session.Status().Generation
-			time.Sleep(100 * simEpoch)
-		}
+		time.Sleep(300 * simEpoch)
+		s.awaitProtected()
+		// Each loss halves what the domain may write. If none did there would be 74.
 		st := s.session.Status()
-		if st.Generation < 2 {
-			t.Errorf("never was a checkpoint too large: %+v", st)
-		}
-		if st.Generation != settled || !st.Protected || st.Generation > 4 {
-			t.Errorf("loses its protection again and again: %+v", st)
+		if st.Generation < 2 || st.Generation > 2+5 {
+			t.Errorf("its protection was lost %d times: %+v", st.Generation-1, st)
 		}
 		t.Logf("%d generations, %d checkpoints", st.Generation, st.Checkpoints)
 		end()
