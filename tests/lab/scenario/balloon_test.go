@@ -104,10 +104,10 @@ func (fx *fixture) pages() (has, limit int) {
 	return has, limit
 }
 
-// setMemory has xl set the guest's memory, in MiB.
+// setMemory has the real xl set the guest's memory, in MiB: ours refuses that while the guest is protected.
 func (fx *fixture) setMemory(mib int) {
 	fx.t.Helper()
-	fx.home.Must(fx.t, "xl", "mem-set", fx.guest.Name, fmt.Sprint(mib, "m"))
+	fx.home.Must(fx.t, "/usr/sbin/xl", "mem-set", fx.guest.Name, fmt.Sprint(mib, "m"))
 }
 
 // memory is what xl says that the guest has, in MiB.
