@@ -246,22 +246,16 @@ func TestHeldForBackup(t *testing.T) {
 // can carry loses its protection, but not again and again.
 func TestOverflowEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const memory = 1 << 20
+		const memory = 1 << 20 // 255 pages
 		s, end := busySim(t, variant{pages: 2000, memory: memory}, 80)
-		time.Sleep(50 * simEpoch)
+		time.Sleep(300 * simEpoch)
 		s.awaitProtected()
-		before := s.session.Status()
-		if before.Generation < 2 {
-			t.Errorf("never was a checkpoint too large: %+v", before)
+		// Each loss halves what the domain may write. If none did there would be 74.
+		st := s.session.Status()
+		if st.Generation < 2 || st.Generation > 2+5 {
+			t.Errorf("its protection was lost %d times: %+v", st.Generation-1, st)
 		}
-		for range 200 {
-			time.Sleep(simEpoch)
-			if st := s.session.Status(); st.Generation != before.Generation || !st.Protected {
-				t.Errorf("lost its protection again: %+v", st)
-				break
-			}
-		}
-		t.Logf("%d generations, %d checkpoints", before.Generation, s.session.Status().Checkpoints)
+		t.Logf("%d generations, %d checkpoints", st.Generation, st.Checkpoints)
 		end()
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,13 @@ type filler struct {
 	stop  chan struct{}
 	pages []byte
 	done  int // pages written
+
+	looked time.Time // at the free memory
+	low    bool      // and there was too little
 }
+
+// reserve is the free memory, in KiB, below which the filler waits for more.
+const reserve = 4 << 10
 
 // start begins to fill so many pages, at so many a second.
 func (f *filler) start(pages, rate int) error {
@@ -43,7 +50,11 @@ func (f *filler) start(pages, rate int) error {
 func (f *filler) next(uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if (f.done+1)*pageSize > len(f.pages) {
+	if time.Since(f.looked) > 10*time.Millisecond {
+		_, free, err := memory()
+		f.looked, f.low = time.Now(), err != nil || free < reserve
+	}
+	if f.low || (f.done+1)*pageSize > len(f.pages) {
 		return
 	}
 	for at := f.done * pageSize; at < (f.done+1)*pageSize; at += 8 {

@@ -23,16 +23,15 @@ func (g *Guest) Memory() (m xlft.Memory, err error) {
 }
 
 // HoldMemory sets the domain's limit one page below what it has: Xen lets a
-// limit be below, and then gives no page. The first limit is put back by
-// ReleaseMemory, by this protector or by the next one, which finds a limit that
-// libxl does not set.
+// limit be below, and then gives no page. ReleaseMemory puts the limit back; after
+// a protector that was killed the next one does.
 func (g *Guest) HoldMemory() (m xlft.Memory, err error) {
 	if m, err = g.Memory(); err != nil {
 		return m, err
 	}
-	if m.Limit >= m.Pages {
-		g.limit = m.Limit
-	} else if g.limit, err = g.usualLimit(); err != nil { // an earlier protector left it
+	// A limit below libxl's may be one that an earlier protector left.
+	usual, err := g.usualLimit()
+	if g.limit = max(m.Limit, usual); err != nil && m.Limit < m.Pages {
 		return m, err
 	}
 	if err := g.setLimit(m.Pages - 1); err != nil {
