@@ -554,3 +554,41 @@ func TestBypassedGate(t *testing.T) {
 		m.await(m.session, primary.Protected)
 	}, "cas", "none")
 }
+
+// A tiredListener can't accept for a time, as when a process has no descriptors
+// left.
+type tiredListener struct {
+	net.Listener
+	failures *atomic.Int64
+}
+
+func (l tiredListener) Accept() (net.Conn, error) {
+	if l.failures.Add(-1) >= 0 {
+		return nil, syscall.EMFILE
+	}
+	return l.Listener.Accept()
+}
+
+// M7: a receiver that can't take a connection keeps its replicas, and takes the next
+// one that it can.
+func TestAcceptFails(t *testing.T) {
+	seams(t, func(m *seam) {
+		p := m.spawn(m.b)
+		m.pb = p
+		failures := new(atomic.Int64)
+		failures.Store(20)
+		r := &backup.Receiver{
+			Software: "sim", Restorer: &simxen.Restorer{P: p}, Arbiter: m.arbiter(p), Store: p.Store(m.records[m.b]), Log: zap.NewNop(),
+			PeerName: func(c net.Conn) string { return c.(*simxen.Conn).From() }, RetryDelay: time.Second, EpochLimit: 1 << 20,
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- r.Serve(p.Context(), tiredListener{p.Listen(), failures}) }()
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		select {
+		case err := <-ended:
+			m.t.Errorf("the receiver ended: %v", err)
+		default:
+		}
+	}, "cas")
+}
