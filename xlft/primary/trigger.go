@@ -17,7 +17,8 @@ const (
 	WhyBacklog  Why = "backlog"
 	WhyOutput   Why = "output"
 	// WhyFull: the epoch nears the memory that a checkpoint may take. If the
-	// checkpoint before is not acked yet the domain has to wait for it.
+	// checkpoint before is not acked yet the domain has to wait for it; also if a
+	// gate has reached its limit by then.
 	WhyFull Why = "checkpoint_memory"
 )
 
@@ -141,6 +142,9 @@ func (t *trigger) due(output bool) Why {
 	begun, open, flight, caution := t.since()
 	switch {
 	case flight:
+		if held, limit, err := t.gate.Held(); err == nil && limit > 0 && held >= limit {
+			return WhyFull // what the domain sends now, this host would have no memory for
+		}
 		if n, more, ok := t.dirty(caution); ok && t.full(n+more, caution) {
 			return WhyFull
 		}

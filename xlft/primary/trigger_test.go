@@ -89,6 +89,8 @@ func TestTrigger(t *testing.T) {
 			g.overflowed()
 			g.memory, p.dirty = 100*bytesPerPage, 41
 		}, WhyFull, maxPoll},
+		{"a gate at its limit, while a checkpoint is in flight", func(g *trigger, p *pages) { g.captured(time.Now()); p.held = 100 }, WhyFull, maxPoll},
+		{"a gate below its limit, while a checkpoint is in flight", func(g *trigger, p *pages) { g.captured(time.Now()); p.held = 99 }, "", 0},
 		{"output waits", func(g *trigger, p *pages) {
 			output := make(chan struct{}, 1)
 			output <- struct{}{}
