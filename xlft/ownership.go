@@ -25,6 +25,9 @@ type Ownership struct {
 	Exposed bool `json:"exposed,omitempty"`
 	// Handed, on a primary: the backup may have been told to run the domain.
 	Handed bool `json:"handed,omitempty"`
+	// Proven, on a primary: this run of the domain was protected, and nobody ended
+	// that: attempts to protect it again go on.
+	Proven bool `json:"proven,omitempty"`
 	// Paused, on a primary: this run of the domain was paused by its protector, or
 	// was about to be. Xen counts pauses: whoever finds this undoes one, and no other.
 	Paused bool `json:"paused,omitempty"`

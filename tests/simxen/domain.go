@@ -216,6 +216,12 @@ func (d *Domain) Deafen(deaf bool) {
 	d.deaf = deaf
 }
 
+func (d *Domain) isGone() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gone
+}
+
 func (d *Domain) destroy() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

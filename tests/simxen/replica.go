@@ -38,7 +38,7 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 
 // Find finds no replica, because replicas die with the process that created them.
 func (r *Restorer) Find(domain, _ string) (backup.Found, error) {
-	if r.P.h.Domain(domain) != nil {
+	if d := r.P.h.Domain(domain); d != nil && !d.isGone() {
 		return backup.FoundDomain, nil
 	}
 	return backup.FoundNothing, nil

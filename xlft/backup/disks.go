@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -55,11 +54,18 @@ type disk struct {
 	joined chan struct{} // closed when repl is there
 	usable chan struct{} // closed when the copy is recorded as one that a domain can run from
 
-	mu     sync.Mutex
+	mu     lock
 	repl   *diskrepl.Replica
 	closed bool
 	ours   bool // it is the domain's disk here, and no copy any more
 }
+
+// A lock is a mutex made of a channel: storage may hang while it is held, and the
+// clock of a test that uses testing/synctest goes on.
+type lock chan struct{}
+
+func (l lock) Lock()   { l <- struct{}{} }
+func (l lock) Unlock() { <-l }
 
 // openDisks opens the copies of all disks that the primary offered.
 func (s *session) openDisks() error {
@@ -72,7 +78,7 @@ func (s *session) openDisks() error {
 			s.closeDisks()
 			return fmt.Errorf("disk %s: %w", d.VDev, err)
 		}
-		s.disks = append(s.disks, &disk{Disk: d, copy: c, joined: make(chan struct{}), usable: make(chan struct{})})
+		s.disks = append(s.disks, &disk{Disk: d, copy: c, joined: make(chan struct{}), usable: make(chan struct{}), mu: make(lock, 1)})
 	}
 	return nil
 }
@@ -213,7 +219,10 @@ func (s *session) finishDisks(epoch uint64) error {
 		d.mu.Lock()
 		d.ours = true // also if Finish failed half-way
 		if err == nil {
-			err = d.copy.Record(xlft.DiskRecord{State: xlft.UpToDate})
+			// The domain is won: it is run also if this can't be recorded.
+			if rerr := d.copy.Record(xlft.DiskRecord{State: xlft.UpToDate}); rerr != nil {
+				s.log.Error("record that a disk is the domain's", zap.String("vdev", d.VDev), zap.Error(rerr))
+			}
 		}
 		d.mu.Unlock()
 		if err != nil {
@@ -222,6 +231,28 @@ func (s *session) finishDisks(epoch uint64) error {
 	}
 	s.closeDisks()
 	return nil
+}
+
+// finishDisksWithin is finishDisks, but storage that hangs does not hold the takeover
+// up: then it has failed, whatever becomes of the disks later.
+func (s *session) finishDisksWithin(ctx context.Context, epoch uint64) error {
+	done := make(chan error, 1)
+	go func() { done <- s.finishDisks(epoch) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the disks: %w", context.Cause(ctx))
+	}
+}
+
+// takeBackDisks makes the disks copies again, after a takeover that failed.
+func (s *session) takeBackDisks() {
+	for _, d := range s.disks {
+		if err := d.takenBack(); err != nil {
+			s.log.Error("record that a disk is a copy again", zap.String("vdev", d.VDev), zap.Error(err))
+		}
+	}
 }
 
 // takenBack makes a disk that was to be the domain's a copy again: the takeover

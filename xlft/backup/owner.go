@@ -24,12 +24,21 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery, peer string) (w
 			s.ask(ctx, DestroyAsked{errReclaimed, true})
 		}
 		// A claim or a takeover that is under way decides first.
-		wait, cancel := context.WithTimeout(ctx, wire.OwnerTimeout/2)
+		// An asker that got no answer in its time would take this host for dead.
+		patience := wire.OwnerTimeout
+		if q.Patience > 0 {
+			patience = min(patience, q.Patience)
+		}
+		wait, cancel := context.WithTimeout(ctx, patience/2)
 		defer cancel()
-		switch s.settled(wait, q.Reclaim) {
-		case Running:
+		st := s.settled(wait, q.Reclaim)
+		switch {
+		case st == Running:
 			return wire.OwnerResult{Role: wire.RoleRunning, Generation: s.offer.Generation}, nil
-		case Destroyed:
+		case st == Destroyed && s.isGivenUp() && s.offer.Generation >= q.Generation:
+			// It may take long to destroy it, but nothing will run it.
+			return wire.OwnerResult{Role: wire.RoleNone, Generation: s.offer.Generation}, nil
+		case st == Destroyed:
 		default:
 			return wire.OwnerResult{Role: wire.RoleReplica, Generation: s.offer.Generation}, nil
 		}
@@ -52,6 +61,11 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery, peer string) (w
 	case err != nil:
 		return wire.OwnerResult{}, fmt.Errorf("whether %s is here: %w", q.Domain, err)
 	case found == FoundReplica:
+		answer.Role = wire.RoleReplica
+	case found == FoundNothing && q.Generation == 0 && rec.Took > 0:
+		// It ran here once, and the asker does not know when its own copy is of.
+		r.Log.Error("a host whose record is lost asks for a domain that ran here once: an operator has to say which copy is the newest",
+			zap.String("domain", q.Domain), zap.String("peer", peer), zap.Uint64("took", rec.Took))
 		answer.Role = wire.RoleReplica
 	case found == FoundDomain:
 		answer = wire.OwnerResult{Role: wire.RoleRunning, Generation: max(rec.Generation, q.Generation)}

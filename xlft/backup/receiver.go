@@ -119,6 +119,10 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeted func()) {
 	greeted()
 	unwatch() // a session tells its primary before it closes
 	peer := r.PeerName(raw)
+	if peer == "" {
+		refuse(c, wire.CodeProtocol, nil, errRevoked)
+		return
+	}
 	log := r.Log.With(zap.String("peer", peer))
 	switch h.Kind {
 	case wire.KindQuery:
@@ -196,6 +200,14 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 		no.Reason = o.Domain + ": " + no.Reason
 		c.WriteJSON(wire.TypeRefuse, 0, no)
 		return no
+	}
+	if r.PeerName(c.Conn) != peer {
+		// Its certificate was taken out of the configuration meanwhile, and Revoke
+		// did not know this session yet.
+		r.mu.Lock()
+		delete(r.domains, o.Domain)
+		r.mu.Unlock()
+		return refuse(c, wire.CodeProtocol, nil, errRevoked)
 	}
 	s.conn, s.id = c, session
 	r.mu.Lock()

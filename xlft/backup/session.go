@@ -49,6 +49,7 @@ type session struct {
 	cond       *sync.Cond // broadcast when state changes
 	state      State
 	destroying bool // the replica is being destroyed
+	givenUp    bool // nothing will run the replica any more, for certain
 	acked      uint64
 	lastAck    time.Time
 	bytes      uint64
@@ -192,7 +193,8 @@ func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 		wg.Go(func() { s.takeOver(ctx) })
 	case Destroy:
 		s.mu.Lock()
-		s.destroying = true
+		s.destroying, s.givenUp = true, !a.Begun
+		s.cond.Broadcast()
 		s.mu.Unlock()
 		destroyed := func() {
 			s.logSend(s.control.SendJSON(wire.TypeDestroyed, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()}))
@@ -207,7 +209,16 @@ func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 			s.log.Error("destroy the replica", zap.Error(err))
 		}
 		if a.Begun && s.takeoverFailed() {
+			s.mu.Lock()
+			s.givenUp = true
+			s.cond.Broadcast()
+			s.mu.Unlock()
 			destroyed()
+			wg.Go(func() { // their storage may hang
+				s.takeBackDisks()
+				s.closeDisks()
+			})
+			break
 		}
 		s.closeDisks()
 	case SendRunning:
@@ -238,11 +249,6 @@ func (s *session) takeoverFailed() bool {
 	}
 	s.ownership.Role, s.ownership.Pending = xlft.HostFailed, false
 	s.record("record that the takeover failed")
-	for _, d := range s.disks {
-		if err := d.takenBack(); err != nil {
-			s.log.Error("record that a disk is a copy again", zap.String("vdev", d.VDev), zap.Error(err))
-		}
-	}
 	return true
 }
 
@@ -305,10 +311,19 @@ func (s *session) settled(ctx context.Context, destroying bool) State {
 	})()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ctx.Err() == nil && (s.state == Claiming || s.state == TakingOver || destroying && (s.state == Syncing || s.state == Ready)) {
+	for ctx.Err() == nil && !s.givenUp && (s.state == Claiming || s.state == TakingOver || destroying && (s.state == Syncing || s.state == Ready)) {
 		s.cond.Wait()
 	}
+	if s.givenUp {
+		return Destroyed
+	}
 	return s.state
+}
+
+func (s *session) isGivenUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.givenUp
 }
 
 func (s *session) now() State {
@@ -384,7 +399,7 @@ func (s *session) takeOver(ctx context.Context) {
 		return
 	}
 	if err == nil {
-		err = s.finishDisks(newest)
+		err = s.finishDisksWithin(run, newest)
 	}
 	if err == nil {
 		err = s.replica.Activate(run)

@@ -2,6 +2,7 @@ package primary
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"go.uber.org/zap"
@@ -22,16 +23,19 @@ type decider struct {
 func (s *Session) fresh(generation uint64) xlft.Ownership {
 	return xlft.Ownership{
 		Generation: generation, Role: xlft.HostPrimary, Peer: s.Peer, UUID: s.Offer.UUID, Instance: s.Instance,
-		Took: s.ownership.Took, Paused: s.ownership.Paused,
+		Took: s.ownership.Took, Paused: s.ownership.Paused, Proven: s.ownership.Proven || s.m.proven,
 	}
 }
 
-func (s *Session) askOwner(ctx context.Context, d decider) {
+func (s *Session) askOwner(ctx context.Context, d decider) { s.post(ctx, Owner{s.ownerRole(ctx, d)}) }
+
+// ownerRole asks the backup; "" if it can't be asked.
+func (s *Session) ownerRole(ctx context.Context, d decider) wire.Role {
 	ask, cancel := wire.AwakeTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
 	err := wire.Ask(ask, d.dial, s.Software, wire.TypeOwner,
-		wire.OwnerQuery{Domain: s.Domain, UUID: s.Offer.UUID, Generation: d.generation, Reclaim: true}, wire.TypeOwnerResult, &r)
+		wire.OwnerQuery{Domain: s.Domain, UUID: s.Offer.UUID, Generation: d.generation, Reclaim: true, Patience: wire.OwnerTimeout}, wire.TypeOwnerResult, &r)
 	role := r.Role
 	switch {
 	case err != nil:
@@ -42,14 +46,33 @@ func (s *Session) askOwner(ctx context.Context, d decider) {
 	case role == wire.RoleRunning && r.Generation < d.generation:
 		role = wire.RoleNone // an earlier owner of the domain
 	}
-	s.post(ctx, Owner{role})
+	return role
 }
 
-func (s *Session) claim(ctx context.Context, d decider, handed bool) {
-	c := xlft.Claim{Domain: s.Domain, UUID: s.Offer.UUID, Generation: d.generation, Side: xlft.Primary, Peer: d.peer, Handed: handed}
-	v, err := xlft.Arbitrate(ctx, s.Arbiter, c)
+// errNoRecord: no arbiter can be asked about a generation that nobody knows.
+var errNoRecord = errors.New("the record of this domain is lost: only the backup can say whether the domain runs there; it is asked again")
+
+// verdicts are a backup's words as an arbiter's.
+var verdicts = map[wire.Role]xlft.Verdict{wire.RoleNone: xlft.Won, wire.RoleRunning: xlft.Lost}
+
+// arbitrated marks the answer to a claim, so that the answer to an earlier one is
+// told apart.
+type arbitrated struct {
+	Event
+	generation uint64
+}
+
+func (s *Session) claim(ctx context.Context, d decider, handed bool, withdrawn <-chan struct{}) {
+	c := xlft.Claim{Domain: s.Domain, UUID: s.Offer.UUID, Generation: d.generation, Side: xlft.Primary, Peer: d.peer, Handed: handed, Withdrawn: withdrawn}
+	var v xlft.Verdict
+	var err error
+	if d.generation != 0 {
+		v, err = xlft.Arbitrate(ctx, s.Arbiter, c)
+	} else if v = verdicts[s.ownerRole(ctx, d)]; v == xlft.Unreachable {
+		err = errNoRecord
+	}
 	if s.said.New("arbiter", fmt.Sprint(v, err)) {
 		s.Log.Warn("arbiter asked", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", d.generation), zap.Stringer("verdict", v), zap.Error(err))
 	}
-	s.post(ctx, Arbitrated{v})
+	s.post(ctx, arbitrated{Arbitrated{v}, d.generation})
 }

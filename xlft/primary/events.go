@@ -15,8 +15,8 @@ type (
 	// Start is the first event. Held: an earlier protector left the domain's
 	// output held. Handed: the earlier protector may have told the backup to
 	// run the domain. Yielded: it knew that the backup runs the domain. Paused: it
-	// left the domain paused.
-	Start struct{ Held, Handed, Yielded, Paused bool }
+	// left the domain paused. Proven: it had the domain protected before.
+	Start struct{ Held, Handed, Yielded, Paused, Proven bool }
 	// Connected says that the backup accepted the offer.
 	Connected struct{}
 	// DisksSynced says that the backup's disks are equal to this host's.
@@ -35,7 +35,8 @@ type (
 	// Captured says that the checkpoint is in memory here. The domain runs again
 	// unless the checkpoint was the final one.
 	Captured struct{ Epoch uint64 }
-	// GateFailed says that a gate does not hold what it has to.
+	// GateFailed says that a gate does not hold what it has to, or that nothing
+	// begins a checkpoint any more.
 	GateFailed struct{ Err error }
 	// DomainChanged says that the domain is not what the backup was offered.
 	DomainChanged struct{ Err error }

@@ -104,6 +104,9 @@ func (m *Machine) Holding() bool {
 // Acked returns the newest epoch that the backup holds; 0 if none.
 func (m *Machine) Acked() uint64 { return m.acked }
 
+// Idle reports whether the domain is protected and no checkpoint is under way.
+func (m *Machine) Idle() bool { return m.state == Protected && m.flight == 0 && m.taking == 0 }
+
 // Step takes an event and returns what to do. An event that means nothing in
 // the present state, such as a repeated ack, gives no actions.
 func (m *Machine) Step(ev Event) []Action {
@@ -122,7 +125,7 @@ func (m *Machine) Step(ev Event) []Action {
 	case SaveEnded:
 		m.saving, m.taking = false, 0
 	case Acked:
-		if ev.Epoch != m.flight {
+		if m.flight == 0 || ev.Epoch != m.flight {
 			return nil // a repeat, of an earlier session, or of an epoch not sent whole
 		}
 		m.acked, m.flight = ev.Epoch, 0
@@ -149,6 +152,7 @@ func (m *Machine) Step(ev Event) []Action {
 func (m *Machine) stepConnecting(ev Event) []Action {
 	switch ev := ev.(type) {
 	case Start:
+		m.proven = ev.Proven
 		m.paused = ev.Paused
 		switch {
 		case ev.Yielded:
@@ -394,6 +398,9 @@ func (m *Machine) stepArbitrating(ev Event) []Action {
 			return m.detach()
 		}
 		return []Action{Claim{Handed: true}}
+	case ReplicaDestroyed:
+		// The backup was only slow, and needs no arbiter to give the domain back.
+		return m.detach()
 	case NotDrained:
 		m.handed = false // the backup was not told after all
 	case Retry:

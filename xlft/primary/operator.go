@@ -43,7 +43,11 @@ func (s *Session) Failover(ctx context.Context) (Outcome, error) {
 	}
 	select {
 	case <-s.done:
-		return s.Result()
+		o, err := s.Result()
+		if err == nil && o != SwitchedOver {
+			err = fmt.Errorf("the switch-over did not happen: the protection has ended (%s)", o)
+		}
+		return o, err
 	case err := <-r.answer:
 		return "", err
 	case <-ctx.Done():

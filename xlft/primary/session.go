@@ -74,9 +74,11 @@ type Session struct {
 	ownership xlft.Ownership
 	decider   decider // who may run the domain besides this host
 	said      xlft.Said
-	failures  int       // in a row
-	caughtUp  bool      // with the backup's generation, in this try to connect
-	protected time.Time // when the domain last became protected
+	failures  int // in a row
+	panicked  bool
+	withdrawn chan struct{} // of the claim under way: closed when it is not wanted any more
+	caughtUp  bool          // with the backup's generation, in this try to connect
+	protected time.Time     // when the domain last became protected
 	exit      *Exit
 	link      *link
 	save      *save
@@ -124,6 +126,7 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	// failed before it had destroyed the copy here.
 	yielded := same && found.Role == xlft.HostYielded
 	s.ownership = found
+	s.ownership.Paused, s.ownership.Proven = same && found.Paused, same && found.Proven
 	s.decider.generation = found.Generation
 	// That the gate holds is evidence of an earlier protector too, if its record is
 	// lost.
@@ -151,6 +154,15 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer s.finish()
 	defer cancel()
+	defer func() {
+		if r := recover(); r != nil {
+			// Nothing waits for anything any more: the process ends at once, its
+			// connections break, and its successor decides.
+			s.Log.Error("panic", zap.Any("value", r), zap.Stack("stack"))
+			s.panicked = true
+			panic(r)
+		}
+	}()
 	s.spawn(func() { s.watchGuest(work) })
 	s.trigger.epochMax, s.trigger.dirtyMax = s.Settings.EpochMax, s.Settings.DirtyMax
 	s.trigger.guest, s.trigger.gate, s.trigger.output = s.Guest, s.Gates, s.Events
@@ -159,7 +171,7 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }, func(err error) { s.post(work, GateFailed{err}) })
 	})
 
-	s.step(work, Start{Held: held || lost, Handed: same && found.Handed, Yielded: yielded, Paused: s.ownership.Paused})
+	s.step(work, Start{Held: held || lost, Handed: same && found.Handed, Yielded: yielded, Paused: s.ownership.Paused, Proven: s.ownership.Proven})
 	stop := ctx.Done()
 	for s.exit == nil {
 		select {
@@ -173,10 +185,15 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		case <-s.limit.due():
 			if l := s.limit; !l.extend() {
 				s.limit = nil
-				if s.m.State() == Detaching {
+				switch {
+				case s.m.State() == Detaching:
 					s.hung(l.err)
+				case s.m.Idle():
+					s.hung(l.err) // what asks for checkpoints hangs
+					s.step(work, GateFailed{l.err})
+				default:
+					s.step(work, BackupLost{l.err})
 				}
-				s.step(work, BackupLost{l.err})
 			}
 		case <-stop:
 			stop = nil
@@ -190,6 +207,9 @@ func (s *Session) Run(ctx context.Context) (err error) {
 
 // finish waits for what the session began.
 func (s *Session) finish() {
+	if s.panicked {
+		return
+	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -243,6 +263,11 @@ type opened struct {
 
 func (s *Session) step(ctx context.Context, ev Event) {
 	switch e := ev.(type) {
+	case arbitrated:
+		if e.generation != s.decider.generation {
+			return
+		}
+		ev = e.Event
 	case behind:
 		if ev = e.Event; s.m.State() == Connecting && !s.caughtUp {
 			s.caughtUp = true // once for each try
@@ -275,6 +300,10 @@ func (s *Session) step(ctx context.Context, ev Event) {
 	}
 	before := s.m.State()
 	acts := s.m.Step(ev)
+	if before == Arbitrating && s.m.State() != Arbitrating && s.withdrawn != nil {
+		close(s.withdrawn)
+		s.withdrawn = nil
+	}
 	s.report(before, ev)
 	for _, a := range acts {
 		s.do(ctx, a)
@@ -365,8 +394,9 @@ func (s *Session) do(ctx context.Context, a Action) {
 		d := s.decider
 		s.spawn(func() { s.askOwner(ctx, d) })
 	case Claim:
-		d := s.decider
-		s.spawn(func() { s.claim(ctx, d, a.Handed) })
+		d, withdrawn := s.decider, make(chan struct{})
+		s.withdrawn = withdrawn
+		s.spawn(func() { s.claim(ctx, d, a.Handed, withdrawn) })
 	case SyncDisks:
 		s.beginSession(ctx)
 	case BeginSave:
@@ -397,7 +427,8 @@ func (s *Session) do(ctx context.Context, a Action) {
 		s.within(s.Settings.AckTimeout, "no ack", progress)
 	case Release:
 		if s.m.State() != Ending { // there the limit is of the backup's answer
-			s.limit = s.limit.stop()
+			set := s.Settings
+			s.within(set.EpochMax+set.SuspendTimeout+set.AckTimeout, "no checkpoint was begun", nil)
 		}
 		s.status.acked(a.Epoch, s.trigger.open(), s.save.spool)
 		if err := s.Gates.Release(a.Epoch); err != nil {
@@ -468,6 +499,13 @@ func (s *Session) do(ctx context.Context, a Action) {
 			s.Log.Error("take down the gates", zap.Error(err))
 		}
 	case Exit:
+		if s.ownership.Proven {
+			// A start after this end is a first one.
+			s.ownership.Proven = false
+			if err := s.Store.Save(s.Domain, s.ownership); err != nil {
+				s.Log.Error("record that the protection has ended", zap.Error(err))
+			}
+		}
 		if s.save != nil {
 			s.save.cancel()
 		}
@@ -515,49 +553,12 @@ func (s *Session) destroy() {
 		s.Log.Error("record that the domain was given up", zap.Error(err))
 	}
 	if err := s.Guest.Destroy(); err != nil {
-		// Without the gate the copy could still send: the gate stays.
-		s.Log.Error("destroy the local copy; its output stays held", zap.Error(err))
+		// Without the gate the copy could still send: the gate stays. A successor
+		// finds the record, and tries again.
+		s.hung(fmt.Errorf("destroy the local copy; its output stays held: %w", err))
 		return
 	}
 	if err := s.Gates.Discard(); err != nil {
 		s.Log.Error("drop the held output", zap.Error(err))
 	}
 }
-
-// resumeLeftover resumes a domain that an earlier protector left suspended when
-// it died.
-func (s *Session) resumeLeftover() {
-	if s.save != nil {
-		return
-	}
-	if st, _, err := s.Guest.State(); err == nil && st == xlft.GuestSuspended {
-		if err := s.Guest.Resume(); err != nil {
-			s.Log.Error("resume the domain", zap.Error(err))
-		}
-	}
-}
-
-// watchGuest looks for the domain's own end.
-func (s *Session) watchGuest(ctx context.Context) {
-	t := time.NewTicker(guestPoll)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-		st, why, err := s.Guest.State()
-		if err != nil {
-			s.Log.Warn("look at the domain", zap.Error(err))
-			continue
-		}
-		if st == xlft.GuestOver {
-			s.post(ctx, GuestEnded{why})
-			return
-		}
-	}
-}
-
-// guestPoll is the time between two looks for the domain's own end.
-const guestPoll = time.Second

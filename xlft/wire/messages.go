@@ -120,6 +120,9 @@ type OwnerQuery struct {
 	// runs or is held there counts.
 	Generation uint64 `json:"generation"`
 	Reclaim    bool   `json:"reclaim"`
+	// Patience is how long the asker waits for the answer; an answer that is still
+	// undecided comes in half of that.
+	Patience time.Duration `json:"patience_ns,omitempty"`
 }
 
 // Role is what a host is to a domain.

@@ -142,7 +142,7 @@ func refusal(args []string, roleOf func(domain string) role, nameOf func(id stri
 }
 
 // withValue are the options of the commands in harms that have a value.
-var withValue = map[string]string{"migrate": "sC", "save": "", "remus": "isb"}
+var withValue = map[string]string{"migrate": "sC", "save": "", "remus": "isN"}
 
 // domainOf returns the domain of an xl command line: its first argument that is
 // neither an option nor an option's value.
@@ -159,7 +159,8 @@ func domainOf(args []string) string {
 			return ""
 		case strings.HasPrefix(a, "--"), a == "-":
 		case strings.HasPrefix(a, "-"):
-			if len(a) == 2 && strings.Contains(values, a[1:]) {
+			// As getopt has it: "-Fi 100" and "-i100" too.
+			if at := strings.IndexAny(a[1:], values); values != "" && at == len(a)-2 {
 				i++ // its value is the next argument
 			}
 		default:

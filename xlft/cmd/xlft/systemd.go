@@ -43,6 +43,11 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 	}
 	u := unitOf(domain)
 	conn.ResetFailedUnitContext(ctx, u) // it may never have failed
+	if p, err := conn.GetUnitPropertyContext(ctx, u, "ActiveState"); err == nil {
+		if st, _ := p.Value.Value().(string); st == "active" || st == "activating" || st == "reloading" {
+			return fmt.Errorf("a protector of %s is already there (%s is %s): \"xl ft-status %s\", \"journalctl -u %s\"", domain, u, st, domain, u)
+		}
+	}
 	result := make(chan string, 1)
 	if _, err := conn.StartUnitContext(ctx, u, "fail", result); err != nil {
 		return fmt.Errorf("start %s: %w", u, err)
@@ -62,7 +67,12 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 			return ctx.Err()
 		case r := <-result:
 			if r == "done" {
-				if _, err := client.Status(ctx); err != nil {
+				st, err := client.Status(ctx)
+				if err == nil && !st.Protected {
+					bar.end("lost again")
+					return fmt.Errorf("%s: was protected, and is %v now: %s", domain, st.State, st.LastError)
+				}
+				if err != nil {
 					bar.end("failed")
 					return fmt.Errorf("%s: the protector started and ended: %s", domain, lastError(c, domain))
 				}

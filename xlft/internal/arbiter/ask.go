@@ -32,9 +32,7 @@ func (a *Asker) settle(ctx context.Context, c xlft.Claim) (won, decided bool, er
 		return false, false, nil
 	}
 	for {
-		ask, cancel := wire.AwakeTimeout(ctx, a.Timeout)
-		r, err := a.Ask(ask, c.Peer, wire.OwnerQuery{Domain: c.Domain, UUID: c.UUID, Generation: c.Generation, Reclaim: true})
-		slept := cancel()
+		r, slept, err := a.askFor(ctx, c)
 		switch {
 		case err != nil && slept > a.Timeout/2 && ctx.Err() == nil:
 			// This process stood still meanwhile: what it saw says nothing about
@@ -50,6 +48,25 @@ func (a *Asker) settle(ctx context.Context, c xlft.Claim) (won, decided bool, er
 			return false, true, nil
 		}
 		return false, true, errUndecided
+	}
+}
+
+// askFor asks again and again until there is an answer, or Timeout is over: a
+// network that was broken for a moment may be whole again. Slept says how long this
+// process stood still meanwhile.
+func (a *Asker) askFor(ctx context.Context, c xlft.Claim) (r wire.OwnerResult, slept time.Duration, err error) {
+	ask, cancel := wire.AwakeTimeout(ctx, a.Timeout)
+	defer func() { slept = cancel() }()
+	q := wire.OwnerQuery{Domain: c.Domain, UUID: c.UUID, Generation: c.Generation, Reclaim: true, Patience: a.Timeout / 2}
+	for {
+		if r, err = a.Ask(ask, c.Peer, q); err == nil || ask.Err() != nil {
+			return r, 0, err
+		}
+		select {
+		case <-time.After(a.Timeout / 10):
+		case <-ask.Done():
+			return r, 0, err
+		}
 	}
 }
 

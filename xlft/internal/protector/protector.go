@@ -186,7 +186,8 @@ func (p *Protector) renamed(records store.Dir, d xen.Domain) error {
 		return err
 	}
 	for name, o := range all {
-		if name != p.Domain && o.Role == xlft.HostPrimary && o.Exposed && o.Instance != "" && o.Instance == instance(d) {
+		undecided := o.Role == xlft.HostPrimary && o.Exposed || o.Role == xlft.HostYielded
+		if name != p.Domain && undecided && o.Instance != "" && o.Instance == instance(d) {
 			return fmt.Errorf("this domain was protected as %s, and %s may run it by that name: \"xl rename %s %s\", then \"xl ft-start %s\"", name, o.Peer, p.Domain, name, name)
 		}
 	}

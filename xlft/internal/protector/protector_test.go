@@ -16,6 +16,7 @@ import (
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/store"
+	"xlft/xlft/internal/xen"
 	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
@@ -163,5 +164,27 @@ func TestSettling(t *testing.T) {
 		if err := s.look(c.pages); (err == nil) != c.ok {
 			t.Errorf("look %d: %v", i, err)
 		}
+	}
+}
+
+// A copy that was given up, and that an operator renamed, is not protected by its new
+// name: the backup runs the domain by the old one.
+func TestRenamed(t *testing.T) {
+	d := xen.Domain{ID: 7, Name: "web2"}
+	records := store.Dir(t.TempDir())
+	p := &Protector{Domain: "web2"}
+	for role, exposed := range map[xlft.HostRole]bool{xlft.HostYielded: false, xlft.HostPrimary: true} {
+		if err := records.Save("web", xlft.Ownership{Generation: 3, Role: role, Exposed: exposed, Peer: "beta", UUID: "u", Instance: instance(d)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.renamed(records, d); err == nil {
+			t.Errorf("%s: protected by another name", role)
+		}
+	}
+	if err := records.Save("web", xlft.Ownership{Role: xlft.HostPrimary, Instance: instance(d)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.renamed(records, d); err != nil {
+		t.Errorf("of a protection that was ended in order: %v", err)
 	}
 }

@@ -194,16 +194,17 @@ func (r *Restorer) Find(domain, uuid string) (backup.Found, error) {
 	case !errors.Is(err, xen.ErrNoDomain):
 		return backup.FoundNothing, err
 	}
-	d, err := r.Host.Lookup(domain)
-	switch {
-	case errors.Is(err, xen.ErrNoDomain):
-		return backup.FoundNothing, nil
-	case err != nil:
+	all, err := r.Host.Domains()
+	if err != nil {
 		return backup.FoundNothing, err
-	case uuid != "" && d.UUID != uuid:
-		return backup.FoundNothing, nil // another domain of that name
 	}
-	return backup.FoundDomain, nil
+	for _, d := range all {
+		// By its UUID: the name may be another domain's.
+		if uuid != "" && d.UUID == uuid && d.Name != domain+suffix || uuid == "" && d.Name == domain {
+			return backup.FoundDomain, nil
+		}
+	}
+	return backup.FoundNothing, nil
 }
 
 func (r *Restorer) lockFile(domain string) string {

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"xlft/xlft/internal/announce"
 	"xlft/xlft/internal/domconf"
@@ -18,7 +19,7 @@ import (
 const (
 	controlFD = 3 // a stream socket: lines of JSON both ways
 	streamFD  = 4 // the checkpointed libxl stream
-	// 5 is a locked file: it says that the worker is alive.
+	lockFD    = 5 // a locked file: it says that the worker is alive
 )
 
 // order is what a receiver tells its worker: first what to restore, later to
@@ -40,12 +41,20 @@ type answer struct {
 // domain with this suffix is ours to destroy.
 const suffix = "--xlft"
 
+// takenSuffix marks the name of a domain that was taken over while another one had
+// its name.
+const takenSuffix = "--taken-over"
+
 // Work is the whole life of a worker process: it restores one domain. The
 // replica runs only if the receiver said so; whatever else happens, it is
 // destroyed.
 func Work(log *zap.Logger) error {
 	control := os.NewFile(controlFD, "control")
 	stream := os.NewFile(streamFD, "stream")
+	// What libxl starts lives longer than this worker, and must not keep its lock.
+	for fd := controlFD; fd <= lockFD; fd++ {
+		unix.CloseOnExec(fd)
+	}
 	if control == nil || stream == nil {
 		return errors.New("a restore worker is started by the receiver")
 	}
@@ -89,8 +98,12 @@ func Work(log *zap.Logger) error {
 		return nil
 	}
 	if err := h.Rename(domid, o.Name+suffix, o.Name); err != nil {
-		// A name is a lesser thing than a running domain.
+		// A name is a lesser thing than a running domain. But not that of a
+		// replica: those are destroyed when nobody works on them.
 		log.Error("rename", zap.Error(err))
+		if err := h.Rename(domid, o.Name+suffix, o.Name+takenSuffix); err != nil {
+			return fail(fmt.Errorf("a domain that is to run can't be given a name: %w", err))
+		}
 	}
 	if err := h.Unpause(domid); err != nil {
 		return fail(err)
