@@ -17,7 +17,7 @@ import (
 // is there after a takeover.
 func TestBalloon(t *testing.T) {
 	fx := fresh(t)
-	const large, spare = 224, 12 // MiB
+	const large, spare = 224, 14 // MiB
 	fx.guest.Memory = large
 	fx.install(ft.Usual)
 	fx.boot()
@@ -38,7 +38,7 @@ func TestBalloon(t *testing.T) {
 	check(t, fx.ask().Fill(pages, 4000))
 	fx.until(patience, func() error {
 		_, free, err := fx.ask().Memory()
-		if err == nil && free > 5<<10 {
+		if err == nil && free > 8<<10 {
 			err = fmt.Errorf("%d KiB are free", free)
 		}
 		return err
