@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"xlft/tests/lab"
 	"xlft/tests/lab/ft"
 )
 
@@ -16,6 +17,7 @@ import (
 // 4.17 does not log what is written to a page that has just come. The backup gets a new copy each time, and every page
 // is there after a takeover.
 func TestBalloon(t *testing.T) {
+	lab.Long(t)
 	fx := fresh(t)
 	const large, spare = 224, 14 // MiB
 	fx.guest.Memory = large
