@@ -24,7 +24,7 @@ type filler struct {
 }
 
 // reserve is the free memory, in KiB, below which the filler waits for more.
-const reserve = 4 << 10
+const reserve = 7 << 10
 
 // start begins to fill so many pages, at so many a second.
 func (f *filler) start(pages, rate int) error {

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -120,13 +121,13 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	}
 	gates := xlft.Gates{Net: gate}
 	_, found := gate.Holding()
-	var size settling
-	size.look(o.Pages)
+	size := settling{o.Pages}
 	offer := func() (wire.Offer, error) {
-		o, conf, err := check.Offer(ctx, d)
-		if err == nil {
-			err = size.look(o.Pages)
-		}
+		var conf *domconf.Config
+		o, err := size.settled(ctx, func() (o wire.Offer, err error) {
+			o, conf, err = check.Offer(ctx, d)
+			return o, err
+		})
 		if err == nil {
 			err = gate.covers(d.ID, conf.Devices())
 		}
@@ -194,19 +195,36 @@ func (p *Protector) renamed(records store.Dir, d xen.Domain) error {
 	return nil
 }
 
-// settling tells whether a domain's memory still changes. A domain that is
+// settling is how many pages the domain had at the last look. A domain that is
 // protected keeps the memory that it has: one that is on its way to a new size
 // would be held halfway.
 type settling struct{ pages uint64 }
 
-// look compares with the look before.
-func (s *settling) look(pages uint64) error {
-	before := s.pages
-	s.pages = pages
-	if before != 0 && before != pages {
-		return fmt.Errorf("the domain's memory still changes: it had %d KiB, now %d KiB", before*4, pages*4)
+// A domain whose memory changed gets some looks, a moment apart.
+const (
+	settleLooks = 5
+	settleDelay = time.Second
+)
+
+// settled returns an offer once the domain has as many pages as at the look
+// before.
+func (s *settling) settled(ctx context.Context, offer func() (wire.Offer, error)) (wire.Offer, error) {
+	for looks := 1; ; looks++ {
+		o, err := offer()
+		before := s.pages
+		s.pages = o.Pages
+		switch {
+		case err != nil || before == 0 || before == o.Pages:
+			return o, err
+		case looks == settleLooks:
+			return o, fmt.Errorf("the domain's memory still changes: it had %d KiB, now %d KiB", before*4, o.Pages*4)
+		}
+		select {
+		case <-time.After(settleDelay):
+		case <-ctx.Done():
+			return o, ctx.Err()
+		}
 	}
-	return nil
 }
 
 // Ran reports whether a protector of a domain ran since this host booted.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -154,16 +155,29 @@ func TestChooseBackup(t *testing.T) {
 	}
 }
 
-// A domain is offered again when its memory has been the same at two looks.
+// A domain is offered when its memory has been the same at two looks.
 func TestSettling(t *testing.T) {
-	var s settling
-	for i, c := range []struct {
-		pages uint64
+	for _, c := range []struct {
+		name  string
+		pages []uint64 // at each look
+		looks int
 		ok    bool
-	}{{1000, true}, {1000, true}, {900, false}, {800, false}, {800, true}, {800, true}} {
-		if err := s.look(c.pages); (err == nil) != c.ok {
-			t.Errorf("look %d: %v", i, err)
-		}
+	}{
+		{"the same", []uint64{1000}, 1, true},
+		{"another size", []uint64{800, 800}, 2, true},
+		{"on its way", []uint64{900, 800, 700, 700}, 4, true},
+		{"on a long way", []uint64{900, 800, 700, 600, 500}, 5, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, looks := settling{1000}, 0
+			o, err := s.settled(t.Context(), func() (wire.Offer, error) {
+				looks++
+				return wire.Offer{Pages: c.pages[looks-1]}, nil
+			})
+			if looks != c.looks || (err == nil) != c.ok || c.ok && o.Pages != c.pages[len(c.pages)-1] {
+				t.Errorf("%s: %d pages after %d looks: %v", c.name, o.Pages, looks, err)
+			}
+		})
 	}
 }
 
