@@ -378,6 +378,12 @@ func (s *Session) report(before State, ev Event) {
 		}
 	case Detaching:
 		s.Log.Warn("protection lost, this host is the only runner", f...)
+	case Ending:
+		if why != nil {
+			s.Log.Warn("protection ends", f...)
+			break
+		}
+		s.Log.Info("state changed", f...)
 	default:
 		s.Log.Info("state changed", f...)
 	}
