@@ -134,6 +134,7 @@ func (s *sim) fault(begun time.Time) {
 		s.domainOver.Store(true)
 	case stopAndStart:
 		s.tell("%v protection stopped by an operator, and begun again", at)
+		s.stopped.Store(true)
 		primary.Terminate()
 		s.wg.Go(func() {
 			<-session.Done()

@@ -117,6 +117,7 @@ type sim struct {
 	fullA, fullB atomic.Bool // the hosts' file systems have no room for records
 	badTakeover  atomic.Bool // the next takeover fails
 	domainOver   atomic.Bool // the domain ended by itself
+	stopped      atomic.Bool // an operator ended the protection
 
 	story    []string
 	unhappy  time.Time // since when the primary wrongly says "protected"
@@ -413,7 +414,8 @@ func (s *sim) judge() {
 	if !running && s.faults <= 1 && !s.a.Down() && !s.unsure() {
 		s.outside.Violate("P5", "one failure (%s) and the domain runs nowhere; session over %v: %v", strings.Join(s.story, "; "), over, result)
 	}
-	if !running && s.faults <= 1 && s.a.Down() && s.b.Domain(simDomain) == nil && s.outside.Takeovers == 0 && s.wasReady() {
+	// (An operator who ended the protection may not have got a new one in time.)
+	if !running && s.faults <= 1 && s.a.Down() && s.b.Domain(simDomain) == nil && s.outside.Takeovers == 0 && s.wasReady() && !s.stopped.Load() {
 		s.outside.Violate("P5", "power cut at A after it was protected, and B does not run the domain")
 	}
 	if running && runs(s.a) && !over && !s.a.Down() && !s.b.Down() {
