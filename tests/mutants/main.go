@@ -43,7 +43,7 @@ func main() {
 	pattern := flag.String("run", "", "only mutants whose name matches")
 	sample := flag.Int("sample", 0, "only so many, chosen by the seed; 0: all")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the sample")
-	seeds := flag.Int("seeds", 600, "fault schedules for each mutant")
+	seeds := flag.Int("seeds", 600, "fault schedules for each mutant; 0: only compile it")
 	flag.Parse()
 	if err := run(*pattern, *sample, *seed, *seeds); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
@@ -80,14 +80,16 @@ func run(pattern string, sample int, seed uint64, seeds int) error {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 	}
-	noticed, unnoticed := 0, 0
+	noticed, unnoticed, bad := 0, 0, 0
 	for _, m := range chosen {
 		begun := time.Now()
 		by, err := try(m, seeds)
-		if err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
-		}
 		switch {
+		case err != nil:
+			fmt.Printf("%-9s %5.1fs  %s: %v\n", "BROKEN", time.Since(begun).Seconds(), m.name, err)
+			bad++
+		case seeds == 0:
+			continue
 		case by != "" && m.survives != "":
 			fmt.Printf("%-9s %5.1fs  %s\n          noticed by %s, though listed as one that can't be: %s\n", "NOTICED", time.Since(begun).Seconds(), m.name, by, m.survives)
 			noticed++
@@ -101,9 +103,9 @@ func run(pattern string, sample int, seed uint64, seeds int) error {
 			unnoticed++
 		}
 	}
-	fmt.Printf("%d mutants: %d noticed, %d survived, %d can't be noticed\n", len(chosen), noticed, unnoticed, len(chosen)-noticed-unnoticed)
-	if unnoticed > 0 {
-		return fmt.Errorf("%d breaks that no test notices", unnoticed)
+	fmt.Printf("%d mutants: %d noticed, %d survived, %d can't be noticed, %d do not compile\n", len(chosen), noticed, unnoticed, len(chosen)-noticed-unnoticed-bad, bad)
+	if unnoticed > 0 || bad > 0 {
+		return fmt.Errorf("%d breaks that no test notices, %d that do not compile", unnoticed, bad)
 	}
 	return nil
 }
@@ -204,6 +206,12 @@ func try(m mutant, seeds int) (by string, err error) {
 	}
 	if err := errors.Join(os.WriteFile(changed, b, 0o644), os.WriteFile(overlay, o, 0o644)); err != nil {
 		return "", err
+	}
+	if seeds == 0 {
+		if out, err := exec.Command("go", "build", "-overlay", overlay, "./"+filepath.Dir(m.file)).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("does not compile:\n%s", out)
+		}
+		return "", nil
 	}
 	test := []string{"test", "-overlay", overlay, "-count=1", "-failfast"}
 	for _, args := range [][]string{
