@@ -27,7 +27,9 @@ func (s *Session) fresh(generation uint64) xlft.Ownership {
 	}
 }
 
-func (s *Session) askOwner(ctx context.Context, d decider) { s.post(ctx, Owner{s.ownerRole(ctx, d)}) }
+func (s *Session) askOwner(ctx context.Context, d decider) {
+	s.post(ctx, decided{Owner{s.ownerRole(ctx, d)}, d.generation})
+}
 
 // ownerRole asks the backup; "" if it can't be asked.
 func (s *Session) ownerRole(ctx context.Context, d decider) wire.Role {
@@ -55,9 +57,9 @@ var errNoRecord = errors.New("the record of this domain is lost: only the backup
 // verdicts are a backup's words as an arbiter's.
 var verdicts = map[wire.Role]xlft.Verdict{wire.RoleNone: xlft.Won, wire.RoleRunning: xlft.Lost}
 
-// arbitrated marks the answer to a claim, so that the answer to an earlier one is
-// told apart.
-type arbitrated struct {
+// decided marks the answer to a claim or to the question who owns the domain, so
+// that an answer about an earlier generation is told apart.
+type decided struct {
 	Event
 	generation uint64
 }
@@ -74,5 +76,5 @@ func (s *Session) claim(ctx context.Context, d decider, handed bool, withdrawn <
 	if s.said.New("arbiter", fmt.Sprint(v, err)) {
 		s.Log.Warn("arbiter asked", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", d.generation), zap.Stringer("verdict", v), zap.Error(err))
 	}
-	s.post(ctx, arbitrated{Arbitrated{v}, d.generation})
+	s.post(ctx, decided{Arbitrated{v}, d.generation})
 }

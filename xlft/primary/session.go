@@ -263,7 +263,7 @@ type opened struct {
 
 func (s *Session) step(ctx context.Context, ev Event) {
 	switch e := ev.(type) {
-	case arbitrated:
+	case decided:
 		if e.generation != s.decider.generation {
 			return
 		}

@@ -1,0 +1,50 @@
+package primary
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft"
+	"xlft/xlft/wire"
+)
+
+// An answer about an earlier generation, which a slow backup or arbiter gives after
+// that was settled in another way, decides nothing about the present one.
+func TestLateAnswers(t *testing.T) {
+	for _, late := range []Event{Owner{wire.RoleNone}, Owner{wire.RoleRunning}, Arbitrated{xlft.Won}, Arbitrated{xlft.Lost}} {
+		s := &Session{Log: zap.NewNop()}
+		s.init()
+		s.m.state, s.m.exposed, s.m.handed = Arbitrating, true, true
+		s.decider.generation = 5
+		s.step(t.Context(), decided{late, 4})
+		if st := s.m.State(); st != Arbitrating {
+			t.Errorf("%#v of generation 4 leads to %v in generation 5", late, st)
+		}
+	}
+}
+
+// What asks says which generation it asked about.
+func TestAnswersAreMarked(t *testing.T) {
+	s := &Session{Log: zap.NewNop(), Arbiter: sure{}}
+	s.init()
+	d := decider{peer: "beta", generation: 4, dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no route") }}
+	for name, ask := range map[string]func(){
+		"owner": func() { s.askOwner(t.Context(), d) },
+		"claim": func() { s.claim(t.Context(), d, false, nil) },
+	} {
+		go ask()
+		if ev, ok := (<-s.events).(decided); !ok || ev.generation != 4 {
+			t.Errorf("%s: %+v", name, ev)
+		}
+	}
+}
+
+// sure is an arbiter that gives every claim to whoever makes it.
+type sure struct{}
+
+func (sure) Claim(context.Context, xlft.Claim) (bool, error) { return true, nil }
+func (sure) String() string                                  { return "sure" }
