@@ -120,15 +120,20 @@ func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
 			every = t.look(caution)
 			poll.Reset(every)
 		}
+		var fill float64
 		if open || flight {
+			held, limit, err := t.gate.Held() // once: it asks the kernel
 			// One failed look may be the kernel's doing: links come and go.
-			if _, _, err := t.gate.Held(); err == nil {
+			if err == nil {
 				failed = 0
+				if limit > 0 {
+					fill = float64(held) / float64(limit)
+				}
 			} else if failed++; failed >= gateFailures {
 				broken(err)
 			}
 		}
-		if why := t.due(output); why != "" {
+		if why := t.due(output, fill); why != "" {
 			fire(why)
 		}
 	}
@@ -137,12 +142,13 @@ func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
 // gateFailures is how many looks at a gate in a row have to fail.
 const gateFailures = 3
 
-// due returns why a checkpoint is due now; "" if none is.
-func (t *trigger) due(output bool) Why {
+// due returns why a checkpoint is due now; "" if none is. Fill is how much of the
+// fullest gate's limit is used; 0 if that is not known.
+func (t *trigger) due(output bool, fill float64) Why {
 	begun, open, flight, caution := t.since()
 	switch {
 	case flight:
-		if held, limit, err := t.gate.Held(); err == nil && limit > 0 && held >= limit {
+		if fill >= 1 {
 			return WhyFull // what the domain sends now, this host would have no memory for
 		}
 		if n, more, ok := t.dirty(caution); ok && t.full(n+more, caution) {
@@ -155,7 +161,7 @@ func (t *trigger) due(output bool) Why {
 		return WhyOutput
 	case time.Since(begun) >= t.epochMax:
 		return WhyInterval
-	case t.backlogged():
+	case fill > 0.5: // it nears its limit
 		return WhyBacklog
 	}
 	switch n, more, ok := t.dirty(caution); {
@@ -167,12 +173,6 @@ func (t *trigger) due(output bool) Why {
 		return WhyFull
 	}
 	return ""
-}
-
-// backlogged: a gate nears its limit, and would drop.
-func (t *trigger) backlogged() bool {
-	held, limit, err := t.gate.Held()
-	return err == nil && limit > 0 && held > limit/2
 }
 
 // dirty counts the pages that the domain wrote in its present epoch, and how
