@@ -329,7 +329,7 @@ func (s *sim) run() {
 		s.receive()
 	}
 	s.protect()
-	time.Sleep(simHeal)
+	time.Sleep(simHeal + 10*(s.a.Slow+s.b.Slow))
 	close(stopLooking)
 	s.judge()
 	s.end()
