@@ -2,7 +2,10 @@ package primary
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"xlft/xlft"
 )
 
 // Done is closed when Run is over.
@@ -14,6 +17,13 @@ func (s *Session) Done() <-chan struct{} {
 // Result returns how the session ended, and Run's error, once Done is closed.
 func (s *Session) Result() (Outcome, error) { return s.exit.Outcome, s.exit.Err }
 
+// Again reports, once Done is closed, whether the domain is to be protected again
+// should it be started again: it ended by itself, nobody asked for an end of the
+// protection, and proven says whether the domain was protected.
+func (s *Session) Again() (again, proven bool) {
+	return s.exit.Outcome == DomainEnded && errors.Is(s.exit.Err, xlft.ErrGuestEnded) && !s.stopped.Load(), s.m.proven
+}
+
 // A request is what an operator, or a watchdog, asks of the loop.
 type request struct {
 	ev     Event      // nil: only to be answered
@@ -22,6 +32,7 @@ type request struct {
 
 // Stop ends protection. It returns when the session has ended, and how.
 func (s *Session) Stop(ctx context.Context) (Outcome, error) {
+	s.stopped.Store(true)
 	if err := s.ask(ctx, request{StopAsked{}, nil}); err != nil {
 		return "", err
 	}

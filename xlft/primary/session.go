@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -61,6 +62,9 @@ type Session struct {
 	// finds its predecessor's record asks who owns the domain only if the
 	// record is about the same run.
 	Instance string
+	// Proven: the domain was protected before it was started again, and nobody ended
+	// that. Attempts to protect it go on.
+	Proven bool
 	// Events, if set, asks for a checkpoint each time it is ready to receive
 	// from: the domain did something that the outside waits for.
 	Events <-chan struct{}
@@ -68,6 +72,7 @@ type Session struct {
 	requests chan request
 	done     chan struct{} // closed at the end of Run
 	once     sync.Once
+	stopped  atomic.Bool // by an operator
 
 	// The loop's alone; exit may be read once done is closed.
 	m         Machine
@@ -126,7 +131,7 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	// failed before it had destroyed the copy here.
 	yielded := same && found.Role == xlft.HostYielded
 	s.ownership = found
-	s.ownership.Paused, s.ownership.Proven = same && found.Paused, same && found.Proven
+	s.ownership.Paused, s.ownership.Proven = same && found.Paused, same && found.Proven || s.Proven
 	s.decider.generation = found.Generation
 	// That the gate holds is evidence of an earlier protector too, if its record is
 	// lost.

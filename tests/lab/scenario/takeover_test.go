@@ -207,7 +207,7 @@ func TestGuestEnds(t *testing.T) {
 		}
 		return err
 	})
-	t.Logf("domains of %s afterwards: %q", fx.home.Name(), fx.domains(fx.home))
+	fx.awaitDomains(fx.home) // on_poweroff is "destroy"
 	fx.awaitDomains(fx.backup())
 	fx.awaitClean(fx.home)
 	fx.expectLog(fx.home, "the domain ended")

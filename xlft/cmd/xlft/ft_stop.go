@@ -25,7 +25,17 @@ the domain's output is let out, and the domain runs on. Returns when that is so.
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeProtected,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.end(cmd, args[0], (*protector.Client).Stop)
+			err := a.end(cmd, args[0], (*protector.Client).Stop)
+			if errors.Is(err, control.ErrDown) {
+				// It may wait for the domain to be started again.
+				if waited, stopErr := stopUnit(cmd.Context(), args[0]); stopErr != nil {
+					return fmt.Errorf("%w; %w", err, stopErr)
+				} else if waited {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s: stopped: its protector does not wait for it any more\n", args[0])
+					return nil
+				}
+			}
+			return err
 		},
 	}
 }

@@ -92,7 +92,7 @@ The ft- commands are meant to be called through xl: "xl ft-start web1".`,
 	c.AddCommand(
 		a.startCommand(), a.stopCommand(), a.statusCommand(), a.listCommand(), a.checkCommand(), a.failoverCommand(),
 		a.keygenCommand(), a.diskCommand(), a.inspectCommand(), a.configCommand(),
-		a.protectCommand(), a.receiveCommand(), a.workerCommand(), a.guardCommand(),
+		a.protectCommand(), a.receiveCommand(), a.workerCommand(), a.guardCommand(), a.keepCommand(),
 	)
 	for _, f := range extra {
 		c.AddCommand(f(c))

@@ -28,22 +28,12 @@ func (a *app) protectCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			signal.Ignore(syscall.SIGHUP) // it has no terminal, and reads its configuration once
 			domain, log := args[0], daemonLog()
-			runDir := config.DefaultRunDir
-			outcome, err := persist(cmd.Context(), log, func() (primary.Outcome, bool, error) {
-				c, err := a.config()
-				if err != nil {
-					return "", protector.Ran(runDir, domain), err
-				}
-				runDir = c.RunDir
-				backup, err := protector.ChosenBackup(c.RunDir, domain)
-				if err != nil {
-					return "", protector.Left(c, domain), err
-				}
-				p := &protector.Protector{Config: c, Domain: domain, Backup: backup, Software: software(), Log: log, Watch: notifySystemd}
-				outcome, err := p.Run(cmd.Context())
-				gone := errors.Is(err, xen.ErrNoDomain) || errors.Is(err, protector.ErrAlready)
-				return outcome, err != nil && outcome == "" && !gone && protector.Left(c, domain), err
-			})
+			r := protecting{app: a, domain: domain, runDir: config.DefaultRunDir, log: log}
+			outcome, err := persist(cmd.Context(), log, r.once)
+			for err != nil && r.again(cmd.Context(), err) {
+				outcome, err = persist(cmd.Context(), log, r.once)
+			}
+			runDir := r.runDir
 			protector.LeaveError(runDir, domain, err)
 			if outcome == primary.TakenOver || outcome == primary.DomainEnded {
 				log.Warn("protection ended", zap.String("outcome", string(outcome)), zap.Error(err))
@@ -56,6 +46,71 @@ func (a *app) protectCommand() *cobra.Command {
 	}
 }
 
+// protecting is the protection of a domain by one process: of the domain that it
+// finds, and of the same domain after each of its reboots.
+type protecting struct {
+	*app
+	domain, runDir string
+	log            *zap.Logger
+	last           *protector.Protector
+	since          time.Time // the domain was started again; zero: it was not
+}
+
+// settleTime is how long a domain that was started again may take to have all its
+// devices.
+const settleTime = time.Minute
+
+// once runs a protector. See persist for what waits is.
+func (r *protecting) once(ctx context.Context) (_ primary.Outcome, waits bool, _ error) {
+	c, err := r.config()
+	if err != nil {
+		return "", protector.Ran(r.runDir, r.domain), err
+	}
+	r.runDir = c.RunDir
+	backup, err := protector.ChosenBackup(c.RunDir, r.domain)
+	if err != nil {
+		return "", protector.Left(c, r.domain), err
+	}
+	p := &protector.Protector{Config: c, Domain: r.domain, Backup: backup, Software: software(), Log: r.log, Watch: notifySystemd}
+	if r.last != nil {
+		p.Proven = r.last.Proven
+	}
+	outcome, err := p.Run(ctx)
+	r.last = p
+	began := err == nil || outcome != ""
+	gone := errors.Is(err, xen.ErrNoDomain)
+	switch {
+	case began || gone:
+	case !r.since.IsZero() && time.Since(r.since) < settleTime:
+		waits = true
+	case !errors.Is(err, protector.ErrAlready):
+		waits = protector.Left(c, r.domain)
+	}
+	return outcome, waits, err
+}
+
+// again waits for a domain that ended by itself to be started again, and reports
+// whether it was.
+func (r *protecting) again(ctx context.Context, why error) bool {
+	if r.last == nil {
+		return false
+	}
+	said := false
+	again := r.last.Again(ctx, func() {
+		if !said {
+			said = true
+			protector.LeaveError(r.runDir, r.domain, fmt.Errorf("%w; it is protected again once it runs again", why))
+			r.log.Warn("the domain has ended; it is protected again once it runs again", zap.Error(why))
+		}
+		daemon.SdNotify(false, daemon.SdNotifyWatchdog+"\nSTATUS=The domain has ended, and is protected again once it runs again")
+	})
+	if again {
+		r.since = time.Now()
+		r.log.Warn("the domain runs again")
+	}
+	return again
+}
+
 // Waits between two attempts to take up what an earlier protector left.
 const (
 	firstWait   = time.Second
@@ -65,16 +120,16 @@ const (
 // persist runs a protector until its end is decided. While an earlier protector's
 // domain waits for a decision and this one can't begin, it tries again: the domain's
 // output is held meanwhile, and nobody else would let it out.
-func persist(ctx context.Context, log *zap.Logger, run func() (_ primary.Outcome, waits bool, _ error)) (primary.Outcome, error) {
+func persist(ctx context.Context, log *zap.Logger, run func(context.Context) (_ primary.Outcome, waits bool, _ error)) (primary.Outcome, error) {
 	var said xlft.Said
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
-		outcome, waits, err := run()
+		outcome, waits, err := run(ctx)
 		if !waits || ctx.Err() != nil {
 			return outcome, err
 		}
 		if said.New("", err.Error()) {
-			log.Error("an earlier protector left this domain's output held, and this one can't begin: it tries again", zap.Error(err))
-			daemon.SdNotify(false, "STATUS=Output is held, and the protector can't begin: "+err.Error())
+			log.Error("the protector can't begin, and what an earlier one left is not decided: it tries again", zap.Error(err))
+			daemon.SdNotify(false, "STATUS=The protector can't begin, and tries again: "+err.Error())
 		}
 		select {
 		case <-time.After(wait):

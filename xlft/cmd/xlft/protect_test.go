@@ -20,7 +20,7 @@ func TestPersist(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.InfoLevel)
 		tries, begun := 0, time.Now()
-		outcome, err := persist(t.Context(), zap.New(core), func() (primary.Outcome, bool, error) {
+		outcome, err := persist(t.Context(), zap.New(core), func(context.Context) (primary.Outcome, bool, error) {
 			if tries++; tries < 10 {
 				return "", true, errors.New("the disk server is not running")
 			}
@@ -44,10 +44,10 @@ func TestPersistStops(t *testing.T) {
 		defer cancel()
 		want := errors.New("why")
 		begun := time.Now()
-		if _, err := persist(ctx, zap.NewNop(), func() (primary.Outcome, bool, error) { return "", true, want }); err != want || time.Since(begun) != 10*time.Second {
+		if _, err := persist(ctx, zap.NewNop(), func(context.Context) (primary.Outcome, bool, error) { return "", true, want }); err != want || time.Since(begun) != 10*time.Second {
 			t.Errorf("%v after %v", err, time.Since(begun))
 		}
-		if _, err := persist(t.Context(), zap.NewNop(), func() (primary.Outcome, bool, error) { return "", false, want }); err != want {
+		if _, err := persist(t.Context(), zap.NewNop(), func(context.Context) (primary.Outcome, bool, error) { return "", false, want }); err != want {
 			t.Errorf("an end that was decided: %v", err)
 		}
 	})

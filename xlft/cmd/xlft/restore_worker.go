@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 
 	"xlft/xlft/internal/restore"
 )
@@ -15,10 +18,21 @@ func (a *app) workerCommand() *cobra.Command {
 		Args:   cobra.NoArgs,
 		Hidden: true,
 		RunE: func(*cobra.Command, []string) error {
-			if err := restore.Work(daemonLog()); err != nil {
+			log := daemonLog()
+			runs := func(domain string) {
+				ctx, cancel := context.WithTimeout(context.Background(), keeperPatience)
+				defer cancel()
+				if err := startKeeper(ctx, domain); err != nil {
+					log.Error("nobody starts this domain again when it reboots or crashes", zap.String("domain", domain), zap.Error(err))
+				}
+			}
+			if err := restore.Work(log, runs); err != nil {
 				return fmt.Errorf("restore-worker: %w", err)
 			}
 			return nil
 		},
 	}
 }
+
+// keeperPatience is what systemd gets to take the order to start a keeper.
+const keeperPatience = 10 * time.Second

@@ -43,10 +43,8 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 	}
 	u := unitOf(domain)
 	conn.ResetFailedUnitContext(ctx, u) // it may never have failed
-	if p, err := conn.GetUnitPropertyContext(ctx, u, "ActiveState"); err == nil {
-		if st, _ := p.Value.Value().(string); st == "active" || st == "activating" || st == "reloading" {
-			return fmt.Errorf("a protector of %s is already there (%s is %s): \"xl ft-status %s\", \"journalctl -u %s\"", domain, u, st, domain, u)
-		}
+	if st := activeState(ctx, conn, u); st == "active" || st == "activating" || st == "reloading" {
+		return fmt.Errorf("a protector of %s is already there (%s is %s): \"xl ft-status %s\", \"journalctl -u %s\"", domain, u, st, domain, u)
 	}
 	result := make(chan string, 1)
 	if _, err := conn.StartUnitContext(ctx, u, "fail", result); err != nil {
@@ -86,6 +84,43 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 				bar.show(st)
 			}
 		}
+	}
+}
+
+// activeState returns a unit's, "" if that can't be told.
+func activeState(ctx context.Context, conn *dbus.Conn, u string) string {
+	p, err := conn.GetUnitPropertyContext(ctx, u, "ActiveState")
+	if err != nil {
+		return ""
+	}
+	st, _ := p.Value.Value().(string)
+	return st
+}
+
+// stopUnit stops the protector of a domain that does not answer because it has no
+// session, and reports whether there was one.
+func stopUnit(ctx context.Context, domain string) (bool, error) {
+	if !util.IsRunningSystemd() {
+		return false, nil
+	}
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return false, fmt.Errorf("reach systemd: %w", err)
+	}
+	defer conn.Close()
+	u := unitOf(domain)
+	if st := activeState(ctx, conn, u); st != "active" && st != "activating" {
+		return false, nil
+	}
+	result := make(chan string, 1)
+	if _, err := conn.StopUnitContext(ctx, u, "replace", result); err != nil {
+		return false, fmt.Errorf("stop %s: %w", u, err)
+	}
+	select {
+	case <-result:
+		return true, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
 	}
 }
 
@@ -180,7 +215,9 @@ func notifySystemd(ctx context.Context, s *primary.Session) {
 			}
 			cancel()
 		case <-s.Done():
-			daemon.SdNotify(false, daemon.SdNotifyStopping)
+			if again, _ := s.Again(); !again {
+				daemon.SdNotify(false, daemon.SdNotifyStopping)
+			}
 			return
 		}
 	}

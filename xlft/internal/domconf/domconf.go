@@ -52,9 +52,12 @@ type Config struct {
 	USBDevs  []json.RawMessage `json:"usbdevs"`
 	Virtios  []json.RawMessage `json:"virtios"` // from Xen 4.18 on
 
-	OnPoweroff string `json:"on_poweroff"`
-	OnReboot   string `json:"on_reboot"`
-	OnCrash    string `json:"on_crash"`
+	// What is to become of the domain when it ends by itself, see [Config.Action].
+	OnPoweroff  Action `json:"on_poweroff"`
+	OnReboot    Action `json:"on_reboot"`
+	OnWatchdog  Action `json:"on_watchdog"`
+	OnCrash     Action `json:"on_crash"`
+	OnSoftReset Action `json:"on_soft_reset"`
 }
 
 // defbool is a libxl_defbool in JSON: "True", "False" or "<default>".

@@ -53,6 +53,7 @@ const (
 	Failed        = "takeover-failed" // this host won the domain, and could not run it
 	SplitBrain    = "split-brain"     // both hosts run the domain
 	Unresponsive  = "unresponsive"    // its daemon does not answer: stopped, or hung
+	StartingAgain = "starting-again"  // it has ended, and its keeper starts it again
 	Unreadable    = "unreadable"      // its record can't be read
 	GivenUp       = "given-up"        // the peer runs the domain
 	ProtectorDead = "protector-dead"  // the output stays held until a protector runs again
@@ -113,6 +114,19 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 		} else if was.State == Unresponsive {
 			was.Peer, was.Generation = o.Peer, o.Generation
 			seen[n] = was
+		}
+	}
+	again, err := protector.Restarting(runDir)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range again {
+		if r := seen[n]; r.Primary == nil && r.Backup == nil {
+			r.Domain, r.State = n, StartingAgain
+			if r.Role == "" {
+				r.Role, r.Peer, r.Generation = Primary, recs[n].Peer, recs[n].Generation
+			}
+			seen[n] = r
 		}
 	}
 	for _, c := range conflicts {

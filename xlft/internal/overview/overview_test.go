@@ -3,11 +3,13 @@ package overview
 import (
 	"net"
 	"net/http"
+	"os"
 	"testing"
 
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/primary"
 )
@@ -60,9 +62,15 @@ func TestRows(t *testing.T) {
 		"moved":  {Role: xlft.HostYielded, Peer: "beta"},
 		"owned":  {Role: xlft.HostOwner, Peer: "beta"},
 		"split":  {Role: xlft.HostOwner, Peer: "beta"},
+		"took":   {Role: xlft.HostOwner, Peer: "beta"},
 		"taking": {Role: xlft.HostOwner, Pending: true, Peer: "beta"},
 	} {
 		if err := store.Dir(state).Save(domain, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, domain := range []string{"boots", "owned", "web1"} {
+		if err := os.WriteFile(protector.RestartFile(run, domain), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -77,6 +85,7 @@ func TestRows(t *testing.T) {
 		protected bool
 	}
 	want := []brief{
+		{"boots", Primary, StartingAgain, false},
 		{"both", Primary, SplitBrain, false},
 		{"claims", Backup, "claiming", false},
 		{"db", Backup, "ready", true},
@@ -85,10 +94,11 @@ func TestRows(t *testing.T) {
 		{"lost", Owner, Failed, false},
 		{"mail", Backup, "syncing", false},
 		{"moved", Yielded, GivenUp, false},
-		{"owned", Owner, TookOver, false},
+		{"owned", Owner, StartingAgain, false},
 		{"split", Owner, SplitBrain, false},
 		{"syncs", Primary, "syncing", false},
 		{"taking", Owner, TakingOver, false},
+		{"took", Owner, TookOver, false},
 		{"web1", Primary, "protected", true},
 	}
 	if len(rows) != len(want) {

@@ -198,6 +198,16 @@ func each(err error) []error {
 // maxSocketPath is the longest path of a unix socket (unix(7), sun_path).
 const maxSocketPath = 107
 
+// userdataDir is where libxl keeps what its callers store of a domain (libxl_dom.c,
+// userdata_path).
+const userdataDir = "/var/lib/xen"
+
+// libvirts reports whether libvirt manages a domain: it stores its XML with libxl.
+func libvirts(dir string, d xen.Domain) bool {
+	_, err := os.Stat(filepath.Join(dir, fmt.Sprintf("userdata-d.%d.%s.libvirt-xml", d.ID, d.UUID)))
+	return err == nil
+}
+
 // local returns the reasons on this host.
 func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, peer config.Peer, pages uint64) (ps []wire.Problem, err error) {
 	add := func(what, advice string) {
@@ -224,6 +234,10 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 				add(err.Error(), c.Advice(err))
 			}
 		}
+	}
+	if libvirts(userdataDir, d) && conf.Again() {
+		add("libvirt manages it, and would start it again by itself when it ends, also while nobody has decided which host it is to run on",
+			"Give it on_poweroff, on_reboot and on_crash \"destroy\" in libvirt, or run it with xl: \"virsh domxml-to-native xen-xl\" prints its configuration.")
 	}
 	st, why, err := c.Host.Guest(d).State()
 	switch {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/xen"
 	"xlft/xlft/wire"
 )
 
@@ -51,5 +52,22 @@ func TestNICs(t *testing.T) {
 	}})
 	if want := []wire.NIC{{DevID: 0, MTU: 9000}, {DevID: 1, MTU: 1400}, {DevID: 2}, {DevID: 3}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// libvirt leaves its XML with libxl.
+func TestLibvirt(t *testing.T) {
+	dir, d := t.TempDir(), xen.Domain{ID: 7, Name: "web1", UUID: "7f1c"}
+	for name, want := range map[string]bool{
+		"userdata-d.7.7f1c.libxl-json": false, "userdata-d.8.7f1c.libvirt-xml": false, "userdata-d.7.7f1c.libvirt-xml": true,
+	} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := libvirts(dir, d); got != want {
+			t.Errorf("with %s: %v", name, got)
+		}
+		os.Remove(file)
 	}
 }

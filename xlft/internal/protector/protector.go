@@ -46,6 +46,10 @@ type Protector struct {
 	Log      *zap.Logger
 	// Watch, if set, runs beside the session until the session has ended.
 	Watch func(ctx context.Context, s *primary.Session)
+	// Proven: the domain was protected before it was started again.
+	Proven bool
+
+	run *protected // the last one
 }
 
 // Run protects the domain until protection ends. The error is nil if an operator
@@ -77,6 +81,7 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 		}
 		return "", err
 	}
+	p.run = &protected{domain: d}
 	s, err := p.session(ctx, h, d, &preflight.Check{Config: c, Identity: id, Host: h, Software: p.Software}, peer)
 	if err != nil {
 		return "", err
@@ -98,7 +103,9 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 	if p.Watch != nil {
 		go p.Watch(ctx, s)
 	}
+	s.Proven = p.Proven
 	s.Run(ctx)
+	p.run.again, p.run.proven = s.Again()
 	return s.Result()
 }
 
@@ -111,6 +118,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	if err != nil {
 		return nil, err
 	}
+	p.run.config = conf
 	records := store.Dir(c.StateDir)
 	if err := p.renamed(records, d); err != nil {
 		return nil, err

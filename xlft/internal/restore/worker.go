@@ -47,8 +47,8 @@ const takenSuffix = "--taken-over"
 
 // Work is the whole life of a worker process: it restores one domain. The
 // replica runs only if the receiver said so; whatever else happens, it is
-// destroyed.
-func Work(log *zap.Logger) error {
+// destroyed. Runs is called once the domain runs.
+func Work(log *zap.Logger, runs func(domain string)) error {
 	control := os.NewFile(controlFD, "control")
 	stream := os.NewFile(streamFD, "stream")
 	// What libxl starts lives longer than this worker, and must not keep its lock.
@@ -110,6 +110,7 @@ func Work(log *zap.Logger) error {
 	}
 	out.Encode(answer{Running: true, DomID: domid})
 	announceAll(log, o.Config)
+	runs(o.Name)
 	return nil
 }
 

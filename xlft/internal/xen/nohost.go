@@ -32,6 +32,11 @@ func (*Host) Rename(uint32, string, string) error                       { return
 func (*Host) CPUID(uint32) ([]wire.CPUIDLeaf, error)                    { return nil, ErrNoXen }
 func (*Host) MostCPUID(bool) ([]wire.CPUIDLeaf, error)                  { return nil, ErrNoXen }
 func (*Host) Restore(json.RawMessage, string, *os.File) (uint32, error) { return 0, ErrNoXen }
+func (*Host) End(uint32) (xlft.GuestState, bool, string, error)         { return 0, false, "", ErrNoXen }
+func (*Host) Create(json.RawMessage) (uint32, error)                    { return 0, ErrNoXen }
+func (*Host) CoreDump(uint32, string) error                             { return ErrNoXen }
+func (*Host) Preserve(uint32, json.RawMessage, string) error            { return ErrNoXen }
+func (*Host) SoftReset(uint32, json.RawMessage) error                   { return ErrNoXen }
 
 // Guest is an xlft.Guest.
 type Guest struct{}

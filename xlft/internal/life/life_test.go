@@ -1,0 +1,289 @@
+package life_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft"
+	"xlft/xlft/internal/life"
+	"xlft/xlft/internal/xen"
+)
+
+// A host stands for Xen and libxl: domains with an end, and a list of what was done.
+type host struct {
+	domains map[uint32]*domain
+	next    uint32
+	did     []string
+	fails   map[string]int // how often a call still fails
+}
+
+type domain struct {
+	xen.Domain
+	st     xlft.GuestState
+	reason string
+	words  string // of its configuration
+}
+
+func (h *host) do(what string, id uint32) error {
+	if h.fails[what] > 0 {
+		h.fails[what]--
+		return errors.New(what + " failed")
+	}
+	h.did = append(h.did, fmt.Sprintf("%s %d", what, id))
+	return nil
+}
+
+func (h *host) add(name, uuid, words string) *domain {
+	h.next++
+	d := &domain{Domain: xen.Domain{ID: h.next, Name: name, UUID: uuid}, words: words}
+	h.domains[h.next] = d
+	return d
+}
+
+func (h *host) Domains() (all []xen.Domain, err error) {
+	for _, d := range h.domains {
+		all = append(all, d.Domain)
+	}
+	return all, nil
+}
+
+func (h *host) End(id uint32) (xlft.GuestState, bool, string, error) {
+	d := h.domains[id]
+	if d == nil {
+		return xlft.GuestOver, true, "", nil
+	}
+	return d.st, false, d.reason, nil
+}
+
+func (h *host) Config(id uint32) (json.RawMessage, error) {
+	d := h.domains[id]
+	return json.RawMessage(fmt.Sprintf(`{"c_info":{"type":"pvh","name":%q,"uuid":%q}%s}`, d.Name, d.UUID, d.words)), h.do("config", id)
+}
+
+func (h *host) Destroy(id uint32) error {
+	if err := h.do("destroy", id); err != nil {
+		return err
+	}
+	delete(h.domains, id)
+	return nil
+}
+
+func (h *host) Create(config json.RawMessage) (uint32, error) {
+	if err := h.do("create", h.next+1); err != nil {
+		return 0, err
+	}
+	var c struct {
+		Create struct{ Name, UUID string } `json:"c_info"`
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return 0, err
+	}
+	return h.add(c.Create.Name, c.Create.UUID, "").ID, nil
+}
+
+func (h *host) CoreDump(id uint32, file string) error {
+	return h.do("dump to "+filepath.Base(file), id)
+}
+
+func (h *host) Preserve(id uint32, _ json.RawMessage, suffix string) error {
+	if err := h.do("preserve "+suffix, id); err != nil {
+		return err
+	}
+	h.domains[id].Name += suffix
+	h.domains[id].UUID += suffix
+	return nil
+}
+
+func (h *host) SoftReset(id uint32, _ json.RawMessage) error {
+	h.domains[id].st = xlft.GuestRuns
+	return h.do("soft reset", id)
+}
+
+// keep runs a keeper of "web1" until it ends, or for a while.
+func keep(t *testing.T, h *host, change func(*life.Keeper)) (ended bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	k := &life.Keeper{
+		Host: h, Domain: "web1", Restarting: filepath.Join(t.TempDir(), "restart"), DumpDir: t.TempDir(), Log: zap.NewNop(),
+		Decide: func() (func(), error) { return func() {}, nil },
+	}
+	if change != nil {
+		change(k)
+	}
+	if err := k.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(k.Restarting); err == nil {
+		t.Error("the configuration of a restart is still there")
+	}
+	return ctx.Err() == nil
+}
+
+func end(d *domain, reason string) { d.st, d.reason = xlft.GuestOver, reason }
+
+// Each word of xl.cfg(5) does what xl does.
+func TestWords(t *testing.T) {
+	for _, c := range []struct {
+		words, reason string
+		want          string // what is done with domain 1
+		ends          bool   // and then nothing is to be kept
+	}{
+		{`,"on_poweroff":"destroy"`, "power-off", "destroy 1", true},
+		{``, "power-off", "destroy 1", true},
+		{`,"on_poweroff":"restart"`, "power-off", "destroy 1, create 2", false},
+		{`,"on_reboot":"restart"`, "reboot", "destroy 1, create 2", false},
+		{`,"on_reboot":"restart","on_crash":"preserve"`, "crash", "", true},
+		{`,"on_crash":"restart_rename"`, "crash", "preserve -20000101T0000Z 1, create 2", false},
+		{`,"on_crash":"coredump_destroy"`, "crash", "dump to web1 1, destroy 1", true},
+		{`,"on_crash":"coredump_restart"`, "crash", "dump to web1 1, destroy 1, create 2", false},
+		{`,"on_watchdog":"restart"`, "watchdog", "destroy 1, create 2", false},
+		{`,"on_soft_reset":"soft_reset"`, "soft reset", "soft reset 1", false},
+		{`,"on_reboot":"restart"`, "shutdown reason 9", "destroy 1", true},
+	} {
+		t.Run(c.reason+c.words, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &host{domains: map[uint32]*domain{}}
+				end(h.add("web1", "u", c.words), c.reason)
+				if ended := keep(t, h, nil); ended != c.ends {
+					t.Errorf("ended %v, want %v", ended, c.ends)
+				}
+				did := slices.DeleteFunc(h.did, func(s string) bool { return strings.HasPrefix(s, "config") })
+				if got := strings.Join(did, ", "); got != c.want {
+					t.Errorf("%s, want %s", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// A domain whose owner is not decided is left alone, however long that takes, and
+// the decision is asked for again right before the act.
+func TestUndecided(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}}
+		end(h.add("web1", "u", `,"on_reboot":"restart"`), "reboot")
+		begun := time.Now()
+		keep(t, h, func(k *life.Keeper) {
+			k.Decide = func() (func(), error) {
+				held := h.domains[1] != nil
+				if time.Since(begun) < 30*time.Second {
+					return nil, errors.New("its protector has died")
+				}
+				if !held {
+					t.Error("it was destroyed before that was decided")
+				}
+				return func() {
+					if time.Since(begun) > 31*time.Second && h.domains[1] == nil && h.domains[2] == nil {
+						t.Error("released between destroy and create")
+					}
+				}, nil
+			}
+		})
+		if h.domains[1] != nil || h.domains[2] == nil {
+			t.Errorf("decided at last, and it was not started again: %v", h.did)
+		}
+	})
+}
+
+// Whoever else acts on the end, such as libvirt, is followed.
+func TestSomebodyElseRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}}
+		end(h.add("web1", "u", `,"on_reboot":"restart"`), "reboot")
+		go func() {
+			time.Sleep(1500 * time.Millisecond)
+			delete(h.domains, 1)
+			time.Sleep(5 * time.Second)
+			h.add("web1", "u", `,"on_poweroff":"destroy"`)
+			time.Sleep(5 * time.Second)
+			end(h.domains[2], "power-off")
+		}()
+		if !keep(t, h, nil) {
+			t.Error("it did not end")
+		}
+		if got := strings.Join(h.did, ", "); got != "config 2, destroy 2" {
+			t.Error(got)
+		}
+	})
+}
+
+// A domain that an operator destroys stays so; one of another UUID is another one.
+func TestDestroyed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}}
+		h.add("web1", "u", `,"on_reboot":"restart"`)
+		go func() {
+			time.Sleep(10 * time.Second)
+			delete(h.domains, 1)
+			h.add("web1", "other", "")
+		}()
+		if !keep(t, h, nil) || len(h.did) > 0 {
+			t.Errorf("%v", h.did)
+		}
+	})
+}
+
+// What fails is tried again: the memory of the old domain, say, is not free yet.
+func TestTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}, fails: map[string]int{"destroy": 2, "create": 3, "config": 1}}
+		end(h.add("web1", "u", `,"on_reboot":"restart"`), "reboot")
+		keep(t, h, nil)
+		if h.domains[2] == nil {
+			t.Errorf("%v", h.did)
+		}
+	})
+}
+
+// A keeper that dies between the end of the old domain and the start of the new one
+// leaves its successor what it needs.
+func TestSuccessor(t *testing.T) {
+	const config = `{"c_info":{"type":"pvh","name":"web1","uuid":"u"}}`
+	for _, there := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &host{domains: map[uint32]*domain{}}
+			if there {
+				h.add("web1", "u", "")
+			}
+			keep(t, h, func(k *life.Keeper) {
+				if err := os.WriteFile(k.Restarting, []byte(config), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			})
+			want := []string{"create 1"}
+			if there {
+				want = nil
+			}
+			if !slices.Equal(h.did, want) {
+				t.Errorf("there %v: %v", there, h.did)
+			}
+		})
+	}
+	// It dies in the middle of a create that hangs.
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}, fails: map[string]int{"create": 1000}}
+		end(h.add("web1", "u", `,"on_reboot":"restart"`), "reboot")
+		file := filepath.Join(t.TempDir(), "restart")
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		k := &life.Keeper{Host: h, Domain: "web1", Restarting: file, Log: zap.NewNop(), Decide: func() (func(), error) { return func() {}, nil }}
+		if err := k.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(file); err != nil || h.domains[1] != nil {
+			t.Errorf("the domain is gone, and its configuration too: %v", err)
+		}
+	})
+}

@@ -1,0 +1,159 @@
+package protector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/life"
+	"xlft/xlft/internal/store"
+	"xlft/xlft/internal/xen"
+)
+
+// protected is what a protector knows of its domain after the session.
+type protected struct {
+	domain        xen.Domain
+	config        *domconf.Config
+	again, proven bool
+}
+
+// rebirthMost is how long a domain that is to be started again may take to, if
+// nobody is seen starting it.
+const rebirthMost = 5 * time.Minute
+
+// Again waits, after Run, for a domain that ended by itself to be started again,
+// and reports whether it was. It says false at once where that is not to be
+// expected. Alive is called about once a second meanwhile.
+func (p *Protector) Again(ctx context.Context, alive func()) bool {
+	if p.run == nil || !p.run.again {
+		return false
+	}
+	h, err := xen.Open()
+	if err != nil {
+		return false
+	}
+	defer h.Close()
+	return p.restarted(ctx, h, alive)
+}
+
+func (p *Protector) restarted(ctx context.Context, h life.Host, alive func()) bool {
+	r := p.run
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	begun := time.Now()
+	var gone time.Time
+	for time.Since(begun) < rebirthMost {
+		_, starting := os.Stat(RestartFile(p.Config.RunDir, p.Domain))
+		now, running := r.look(h, p.Domain)
+		switch {
+		case starting == nil:
+			begun, gone = time.Now(), time.Time{}
+		case running:
+			p.Proven = r.proven
+			return true
+		case now == stays:
+			return false
+		case now != isGone:
+			gone = time.Time{}
+		case gone.IsZero():
+			gone = time.Now()
+		case time.Since(gone) > life.Rebirth:
+			return false
+		}
+		alive()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return false
+}
+
+// fate is what is to be expected of a domain that has ended.
+type fate int
+
+const (
+	isGone    fate = iota
+	comesBack      // its configuration has it started again
+	stays          // its configuration has it ended
+)
+
+// look reports what is to be expected of the domain, and whether it runs.
+func (r *protected) look(h life.Host, name string) (fate, bool) {
+	if all, err := h.Domains(); err == nil {
+		for _, d := range all {
+			if d.UUID == r.domain.UUID && d.Name == name && d.ID != r.domain.ID {
+				return comesBack, true
+			}
+		}
+	}
+	st, gone, reason, err := h.End(r.domain.ID)
+	switch {
+	case err != nil:
+		return comesBack, false // the next look will tell
+	case gone:
+		return isGone, false
+	case st == xlft.GuestRuns: // after a soft reset
+		return comesBack, true
+	case st == xlft.GuestOver && !r.config.Action(reason).Again():
+		return stays, false
+	}
+	return comesBack, false
+}
+
+// RestartFile has the configuration of a domain that is being started again.
+func RestartFile(runDir, domain string) string {
+	return filepath.Join(runDir, xlft.FileName(domain)+restartSuffix)
+}
+
+const restartSuffix = ".restart"
+
+// Restarting lists the domains that are being started again.
+func Restarting(runDir string) (domains []string, err error) {
+	es, err := os.ReadDir(runDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range es {
+		if file, ok := strings.CutSuffix(e.Name(), restartSuffix); ok {
+			if n, ok := xlft.NameOf(file); ok {
+				domains = append(domains, n)
+			}
+		}
+	}
+	return domains, nil
+}
+
+// Owned makes sure that this host owns the domain, and that no protector changes
+// that until release is called. The error says what is not decided.
+func Owned(c *config.Config, domain string) (release func(), err error) {
+	l, err := lock(c.RunDir, domain)
+	if errors.Is(err, ErrAlready) {
+		return nil, errors.New("its protector has not ended yet")
+	}
+	if err != nil {
+		return nil, err
+	}
+	o, err := store.Dir(c.StateDir).Load(domain)
+	switch {
+	case err != nil:
+	case Left(c, domain):
+		err = fmt.Errorf("its protector has died, and %s may run the domain: \"systemctl start xlft@%s\"", o.Peer, domain)
+	case o.Role == xlft.HostOwner && o.Pending:
+		err = errors.New("the receiver has not recorded yet that the domain runs here")
+	}
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return func() { l.Close() }, nil
+}

@@ -1,0 +1,139 @@
+package protector
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"xlft/xlft"
+	"xlft/xlft/config"
+	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/life"
+	"xlft/xlft/internal/store"
+	"xlft/xlft/internal/xen"
+)
+
+// A fated host has a domain with an end.
+type fated struct {
+	life.Host
+	domains []xen.Domain
+	st      xlft.GuestState
+	reason  string
+	gone    bool
+}
+
+func (f *fated) Domains() ([]xen.Domain, error) { return f.domains, nil }
+
+func (f *fated) End(uint32) (xlft.GuestState, bool, string, error) {
+	return f.st, f.gone, f.reason, nil
+}
+
+// A protector waits for a domain that is to be started again, and for no other.
+func TestRestarted(t *testing.T) {
+	old := xen.Domain{ID: 3, Name: "web1", UUID: "u"}
+	next := xen.Domain{ID: 4, Name: "web1", UUID: "u"}
+	over := func(reason string) *fated {
+		return &fated{domains: []xen.Domain{old}, st: xlft.GuestOver, reason: reason}
+	}
+	for _, c := range []struct {
+		name string
+		h    *fated
+		then func(h *fated, restart string) // in time
+		want bool
+		most time.Duration
+	}{
+		{"it stays off", over("power-off"), nil, false, time.Second},
+		{"it crashed, and is preserved", over("crash"), nil, false, time.Second},
+		{"it is started again", over("reboot"), func(h *fated, restart string) {
+			time.Sleep(3 * time.Second)
+			h.gone, h.domains = true, nil
+			os.WriteFile(restart, nil, 0o600)
+			time.Sleep(time.Hour) // memory is short
+			h.domains = []xen.Domain{next}
+			time.Sleep(10 * time.Second) // its devices
+			os.Remove(restart)
+		}, true, 2 * time.Hour},
+		{"somebody else starts it again", &fated{gone: true}, func(h *fated, _ string) {
+			time.Sleep(10 * time.Second)
+			h.domains = []xen.Domain{next}
+		}, true, time.Minute},
+		{"an operator destroyed it", &fated{gone: true}, nil, false, time.Minute},
+		{"another domain of that name comes", &fated{gone: true, domains: []xen.Domain{{ID: 9, Name: "web1", UUID: "x"}}}, nil, false, time.Minute},
+		{"its replica is held here", &fated{gone: true, domains: []xen.Domain{{ID: 9, Name: "web1--xlft", UUID: "u"}}}, nil, false, time.Minute},
+		{"a soft reset", &fated{domains: []xen.Domain{old}, st: xlft.GuestRuns}, nil, true, time.Second},
+		{"nobody starts it again", over("reboot"), nil, false, time.Hour},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				run := t.TempDir()
+				p := &Protector{Config: &config.Config{RunDir: run}, Domain: "web1", run: &protected{domain: old, config: &domconf.Config{OnReboot: "restart", OnCrash: "preserve"}, again: true, proven: true}}
+				if c.then != nil {
+					go c.then(c.h, RestartFile(run, "web1"))
+				}
+				begun, beats := time.Now(), 0
+				got := p.restarted(t.Context(), c.h, func() { beats++ })
+				took := time.Since(begun)
+				if got != c.want || took > c.most || p.Proven != c.want {
+					t.Errorf("%v after %v, proven %v", got, took, p.Proven)
+				}
+				if beats < int(took/time.Second) {
+					t.Errorf("%d signs of life in %v", beats, took)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		p := &Protector{Config: &config.Config{RunDir: t.TempDir()}, Domain: "web1", run: &protected{domain: old, config: &domconf.Config{OnReboot: "restart"}}}
+		if begun := time.Now(); p.restarted(ctx, over("reboot"), func() {}) || time.Since(begun) > 6*time.Second {
+			t.Error("it did not stop when it was told to")
+		}
+	})
+}
+
+// Nobody acts on the end of a domain while another host may run it.
+func TestOwned(t *testing.T) {
+	c := &config.Config{RunDir: t.TempDir(), StateDir: t.TempDir()}
+	this := bootID() + "/3"
+	for _, x := range []struct {
+		name string
+		o    xlft.Ownership
+		want string
+	}{
+		{"never protected", xlft.Ownership{}, ""},
+		{"protection ended", xlft.Ownership{Role: xlft.HostPrimary, Peer: "B", Instance: this}, ""},
+		{"protector died", xlft.Ownership{Role: xlft.HostPrimary, Peer: "B", Instance: this, Exposed: true}, "B may run the domain"},
+		{"given up", xlft.Ownership{Role: xlft.HostYielded, Peer: "B", Instance: this}, "B may run the domain"},
+		{"taken over", xlft.Ownership{Role: xlft.HostOwner, Peer: "A"}, ""},
+		{"taken over, not yet recorded", xlft.Ownership{Role: xlft.HostOwner, Peer: "A", Pending: true}, "has not recorded"},
+	} {
+		if err := store.Dir(c.StateDir).Save("web1", x.o); err != nil {
+			t.Fatal(err)
+		}
+		release, err := Owned(c, "web1")
+		if x.want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", x.name, err)
+				continue
+			}
+			if _, err := lock(c.RunDir, "web1"); err == nil {
+				t.Errorf("%s: a protector could begin meanwhile", x.name)
+			}
+			release()
+		} else if err == nil || !strings.Contains(err.Error(), x.want) {
+			t.Errorf("%s: %v", x.name, err)
+		}
+		l, err := lock(c.RunDir, "web1")
+		if err != nil {
+			t.Fatalf("%s: the lock is still held: %v", x.name, err)
+		}
+		if _, err := Owned(c, "web1"); err == nil || !strings.Contains(err.Error(), "protector has not ended") {
+			t.Errorf("%s, and its protector lives: %v", x.name, err)
+		}
+		l.Close()
+	}
+}
