@@ -136,6 +136,37 @@ func TestCommitTwice(t *testing.T) {
 	})
 }
 
+// A takeover comes in the middle of a commit: it waits for all of the epoch.
+func TestFinishWaitsForCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		there := newMemory(1 << 20)
+		slow := stuck{there, make(chan struct{})}
+		a, b := net.Pipe()
+		p := unjoined(t, newMemory(1<<20), there, slow, a, b)
+		p.join(a, 1<<20)
+		p.started()
+		p.m.WriteAt([]byte("newest"), 7, false)
+		p.seal(2)
+		want := p.here.image()
+		committed, finished := make(chan error, 1), make(chan error, 1)
+		go func() { committed <- p.r.Commit(2) }()
+		synctest.Wait()
+		go func() { finished <- p.r.Finish(2) }()
+		synctest.Wait()
+		select {
+		case err := <-finished:
+			t.Errorf("it did not wait for the disk: %v", err)
+		default:
+		}
+		close(slow.let)
+		if err := errors.Join(<-committed, <-finished); err != nil {
+			t.Error(err)
+		}
+		p.same("taken over", want)
+		<-p.ended
+	})
+}
+
 // The backup's disk fails: the primary hears why, and its own writes go on.
 func TestBackupDiskFails(t *testing.T) {
 	p := newPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20)

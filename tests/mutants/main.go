@@ -35,8 +35,8 @@ type mutant struct {
 	survives string // why no test can notice; "" if one has to
 }
 
-// units are the packages whose own tests see a break soon; then the simulation
-// and the rest of package xlft run.
+// units are the packages whose tests run after those of the mutant's own package;
+// then the rest of package xlft and the simulation do.
 var units = []string{"./xlft/primary", "./xlft/backup", "./xlft/wire", "./xlft/internal/arbiter", "./xlft/internal/store", "./netbuffer", "./xlft/internal/overview"}
 
 func main() {
@@ -214,7 +214,9 @@ func try(m mutant, seeds int) (by string, err error) {
 		return "", nil
 	}
 	test := []string{"test", "-overlay", overlay, "-count=1", "-failfast"}
+	own := "./" + filepath.Dir(m.file)
 	for _, args := range [][]string{
+		append(append([]string{}, test...), "-timeout=180s", "-skip=TestSimulation", own), // soonest
 		append(append(append([]string{}, test...), "-timeout=60s"), units...),
 		append(append([]string{}, test...), "-timeout=180s", "-skip=TestSimulation", "./xlft"),
 		append(append([]string{}, test...), "-timeout=300s", "-run=TestSimulation$", "./xlft", fmt.Sprintf("-sim.seeds=%d", seeds)),
