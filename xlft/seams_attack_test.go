@@ -563,3 +563,26 @@ func (u *undying) Destroy() error {
 	}
 	return u.Guest.Destroy()
 }
+
+// stuckDrain is a gate whose output does not leave.
+type stuckDrain struct{ xlft.Gate }
+
+func (stuckDrain) Drain(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+
+// A switch-over that can't begin gives the loop back soon, whatever failure_timeout
+// is: a watchdog would take the protector for dead.
+func TestDrainIsShort(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, nil)
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) {
+			s.Settings.FailureTimeout = 5 * time.Minute
+			s.Gates.Net = stuckDrain{s.Gates.Net}
+		})
+		m.await(m.session, primary.Protected)
+		begun := time.Now()
+		if _, err := m.session.Failover(context.Background()); err == nil || time.Since(begun) > 20*time.Second {
+			m.t.Errorf("%v after %v", err, time.Since(begun))
+		}
+		m.await(m.session, primary.Protected)
+	}, "none")
+}

@@ -448,7 +448,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case HandOver:
 		// Released output must have left before the backup runs the domain and
 		// the domain ends here: either could get in its way.
-		drain, cancel := context.WithTimeout(ctx, s.Settings.FailureTimeout)
+		drain, cancel := context.WithTimeout(ctx, min(s.Settings.FailureTimeout, drainMost))
 		err := s.Gates.Drain(drain)
 		cancel()
 		if err != nil {
@@ -523,6 +523,9 @@ func (s *Session) do(ctx context.Context, a Action) {
 		s.exit = &a
 	}
 }
+
+// drainMost is how long the loop waits for output to leave before a switch-over.
+const drainMost = 10 * time.Second
 
 // within sets the limit of the wait that begins now, and ends the one before.
 func (s *Session) within(wait time.Duration, what string, progress *spool) {
