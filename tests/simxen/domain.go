@@ -216,7 +216,8 @@ func (d *Domain) Deafen(deaf bool) {
 	d.deaf = deaf
 }
 
-func (d *Domain) isGone() bool {
+// Gone reports whether the domain was destroyed.
+func (d *Domain) Gone() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.gone

@@ -75,6 +75,15 @@ func (h *Host) Crash() {
 	}
 }
 
+// PowerOn is the end of a power cut. The host has its records and disks, and neither domains nor processes; who was
+// connected to it is told when it answers again.
+func (h *Host) PowerOn() {
+	h.mu.Lock()
+	h.down = false
+	h.mu.Unlock()
+	h.net.awaken(h.Name)
+}
+
 // Down reports whether the host has lost power.
 func (h *Host) Down() bool {
 	h.mu.Lock()
@@ -153,6 +162,9 @@ func (p *Process) Kill() {
 
 // KillAtSave kills the process at its next save of a record, before or after the record is saved, and calls then.
 func (p *Process) KillAtSave(before bool, then func()) { p.atSave.Store(&killing{before, then}) }
+
+// Spare takes KillAtSave back.
+func (p *Process) Spare() { p.atSave.Store(nil) }
 
 func (p *Process) kill() {
 	p.dead.Store(true)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -83,6 +84,24 @@ func (n *Net) silence(host string) {
 	n.silent[host] = true
 	delete(n.listeners, host)
 	n.mu.Unlock()
+}
+
+// awaken gives a host its voice back. Connections of before are unknown there.
+func (n *Net) awaken(host string) {
+	n.mu.Lock()
+	delete(n.silent, host)
+	var old []*Conn
+	n.conns = slices.DeleteFunc(n.conns, func(c *Conn) bool {
+		its := c.in.from == host || c.out.from == host
+		if its {
+			old = append(old, c)
+		}
+		return its
+	})
+	n.mu.Unlock()
+	for _, c := range old {
+		c.abort()
+	}
 }
 
 // TearAfter breaks the next connection that is opened, after its opener has written so many bytes.

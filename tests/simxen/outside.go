@@ -3,6 +3,7 @@ package simxen
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -36,6 +37,7 @@ type Outside struct {
 	mu         sync.Mutex
 	rng        *rand.Rand
 	lives      []*life
+	living     []*life // those whose domain is not gone
 	violations []string
 	seen       map[string]bool
 	began      time.Time
@@ -104,7 +106,7 @@ func (o *Outside) birth(d *Domain, from *life, count, sum uint64) *life {
 			}
 		}
 	}
-	o.lives = append(o.lives, l)
+	o.lives, o.living = append(o.lives, l), append(o.living, l)
 	o.checkRunners()
 	return l
 }
@@ -117,17 +119,18 @@ func (o *Outside) lived(l *life, count, sum uint64) {
 	o.checkRunners()
 }
 
-// checkRunners checks P3: at most one life runs and can send.
+// checkRunners checks P3: at most one life of a domain runs and can send.
 func (o *Outside) checkRunners() {
-	var speaker *life
-	for _, l := range o.lives {
+	o.living = slices.DeleteFunc(o.living, func(l *life) bool { return l.domain.Gone() })
+	for i, l := range o.living {
 		if !l.domain.speaks() {
 			continue
 		}
-		if speaker != nil {
-			o.violate("P3", "lives %d (%s) and %d (%s) both run and can speak", speaker.id, speaker.host, l.id, l.host)
+		for _, other := range o.living[:i] {
+			if other.domain.Name == l.domain.Name && other.domain.speaks() {
+				o.violate("P3", "lives %d (%s) and %d (%s) both run and can speak", other.id, other.host, l.id, l.host)
+			}
 		}
-		speaker = l
 	}
 }
 

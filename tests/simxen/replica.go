@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +39,7 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 
 // Find finds no replica, because replicas die with the process that created them.
 func (r *Restorer) Find(domain, _ string) (backup.Found, error) {
-	if d := r.P.h.Domain(domain); d != nil && !d.isGone() {
+	if d := r.P.h.Domain(domain); d != nil && !d.Gone() {
 		return backup.FoundDomain, nil
 	}
 	return backup.FoundNothing, nil
@@ -187,7 +188,7 @@ func (v *replica) Activate(context.Context) error {
 	d.pages = pages
 	count, sum := d.state()
 	h.outside.mu.Lock()
-	parent := h.outside.parent(count, sum)
+	parent := h.outside.parent(v.name, count, sum)
 	h.outside.mu.Unlock()
 	d.suspended = true
 	d.life = h.outside.birth(d, parent, count, sum)
@@ -198,17 +199,20 @@ func (v *replica) Activate(context.Context) error {
 	return nil
 }
 
-// parent returns the newest life that was in this state.
-func (o *Outside) parent(count, sum uint64) *life {
-	for i := len(o.lives) - 1; i >= 0; i-- {
-		if s, ok := o.lives[i].sums[count]; ok && s == sum {
-			return o.lives[i]
+// parent returns the newest life of a domain that was in this state.
+func (o *Outside) parent(name string, count, sum uint64) (newest *life) {
+	for _, l := range slices.Backward(o.lives) {
+		if l.domain.Name != name {
+			continue
+		}
+		if s, ok := l.sums[count]; ok && s == sum {
+			return l
+		}
+		if newest == nil {
+			newest = l
 		}
 	}
-	if len(o.lives) > 0 {
-		return o.lives[len(o.lives)-1]
-	}
-	return nil
+	return newest
 }
 
 func (v *replica) Destroy() error {

@@ -18,7 +18,7 @@ func (fx *fixture) restarted(before int) int {
 	fx.t.Helper()
 	begun := time.Now()
 	domid := before
-	fx.until(patience, func() (err error) {
+	fx.until(3*patience, func() (err error) { // a dump of the memory takes its time
 		if domid, err = fx.home.Domid(within(fx.t, soon), fx.guest.Name); err != nil {
 			return err
 		}
