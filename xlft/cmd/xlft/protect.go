@@ -29,6 +29,7 @@ func (a *app) protectCommand() *cobra.Command {
 			signal.Ignore(syscall.SIGHUP) // it has no terminal, and reads its configuration once
 			domain, log := args[0], daemonLog()
 			r := protecting{app: a, domain: domain, runDir: config.DefaultRunDir, log: log}
+			r.resume(cmd.Context())
 			outcome, err := persist(cmd.Context(), log, r.once)
 			for err != nil && r.again(cmd.Context(), err) {
 				outcome, err = persist(cmd.Context(), log, r.once)
@@ -87,6 +88,20 @@ func (r *protecting) once(ctx context.Context) (_ primary.Outcome, waits bool, _
 		waits = protector.Left(c, r.domain)
 	}
 	return outcome, waits, err
+}
+
+// resume goes on waiting for a domain that the protector before this one waited for.
+func (r *protecting) resume(ctx context.Context) {
+	c, err := r.config()
+	if err != nil {
+		return // once says so
+	}
+	r.runDir = c.RunDir
+	p := &protector.Protector{Config: c, Domain: r.domain, Log: r.log}
+	if p.Waited() {
+		r.last = p
+		r.again(ctx, xlft.ErrGuestEnded)
+	}
 }
 
 // again waits for a domain that ended by itself to be started again, and reports

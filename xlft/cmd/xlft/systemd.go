@@ -46,6 +46,7 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 	if st := activeState(ctx, conn, u); st == "active" || st == "activating" || st == "reloading" {
 		return fmt.Errorf("a protector of %s is already there (%s is %s): \"xl ft-status %s\", \"journalctl -u %s\"", domain, u, st, domain, u)
 	}
+	protector.DontWait(c.RunDir, domain)
 	result := make(chan string, 1)
 	if _, err := conn.StartUnitContext(ctx, u, "fail", result); err != nil {
 		return fmt.Errorf("start %s: %w", u, err)

@@ -2,6 +2,7 @@ package protector
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"go.uber.org/zap"
 
 	"xlft/xlft"
 	"xlft/xlft/config"
@@ -20,9 +23,10 @@ import (
 
 // protected is what a protector knows of its domain after the session.
 type protected struct {
-	domain        xen.Domain
-	config        *domconf.Config
-	again, proven bool
+	Domain xen.Domain
+	Config *domconf.Config
+	Proven bool // it was protected
+	again  bool // it ended by itself
 }
 
 // rebirthMost is how long a domain that is to be started again may take to, if
@@ -36,12 +40,42 @@ func (p *Protector) Again(ctx context.Context, alive func()) bool {
 	if p.run == nil || !p.run.again {
 		return false
 	}
+	// The file keeps a successor waiting if this process dies meanwhile.
+	if b, err := json.Marshal(p.run); err == nil {
+		err = os.WriteFile(waitFile(p.Config.RunDir, p.Domain), b, 0o600)
+		if err != nil {
+			p.Log.Warn("note that the domain is waited for", zap.Error(err))
+		}
+	}
+	defer DontWait(p.Config.RunDir, p.Domain)
 	h, err := xen.Open()
 	if err != nil {
 		return false
 	}
 	defer h.Close()
 	return p.restarted(ctx, h, alive)
+}
+
+// Waited takes up the wait of a protector that died while it waited in Again, and
+// reports whether there was one.
+func (p *Protector) Waited() bool {
+	b, err := os.ReadFile(waitFile(p.Config.RunDir, p.Domain))
+	if err != nil {
+		return false
+	}
+	r := &protected{again: true}
+	if err := json.Unmarshal(b, r); err != nil || r.Config == nil {
+		return false
+	}
+	p.run = r
+	return true
+}
+
+// DontWait ends the waiting of all protectors of a domain to come.
+func DontWait(runDir, domain string) { os.Remove(waitFile(runDir, domain)) }
+
+func waitFile(runDir, domain string) string {
+	return filepath.Join(runDir, xlft.FileName(domain)+".again")
 }
 
 func (p *Protector) restarted(ctx context.Context, h life.Host, alive func()) bool {
@@ -57,7 +91,7 @@ func (p *Protector) restarted(ctx context.Context, h life.Host, alive func()) bo
 		case starting == nil:
 			begun, gone = time.Now(), time.Time{}
 		case running:
-			p.Proven = r.proven
+			p.Proven = r.Proven
 			return true
 		case now == stays:
 			return false
@@ -91,12 +125,12 @@ const (
 func (r *protected) look(h life.Host, name string) (fate, bool) {
 	if all, err := h.Domains(); err == nil {
 		for _, d := range all {
-			if d.UUID == r.domain.UUID && d.Name == name && d.ID != r.domain.ID {
+			if d.UUID == r.Domain.UUID && d.Name == name && d.ID != r.Domain.ID {
 				return comesBack, true
 			}
 		}
 	}
-	st, gone, reason, err := h.End(r.domain.ID)
+	st, gone, reason, err := h.End(r.Domain.ID)
 	switch {
 	case err != nil:
 		return comesBack, false // the next look will tell
@@ -104,7 +138,7 @@ func (r *protected) look(h life.Host, name string) (fate, bool) {
 		return isGone, false
 	case st == xlft.GuestRuns: // after a soft reset
 		return comesBack, true
-	case st == xlft.GuestOver && !r.config.Action(reason).Again():
+	case st == xlft.GuestOver && !r.Config.Action(reason).Again():
 		return stays, false
 	}
 	return comesBack, false

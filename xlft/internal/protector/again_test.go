@@ -2,6 +2,7 @@ package protector
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"strings"
 	"testing"
@@ -69,7 +70,7 @@ func TestRestarted(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				run := t.TempDir()
-				p := &Protector{Config: &config.Config{RunDir: run}, Domain: "web1", run: &protected{domain: old, config: &domconf.Config{OnReboot: "restart", OnCrash: "preserve"}, again: true, proven: true}}
+				p := &Protector{Config: &config.Config{RunDir: run}, Domain: "web1", run: &protected{Domain: old, Config: &domconf.Config{OnReboot: "restart", OnCrash: "preserve"}, again: true, Proven: true}}
 				if c.then != nil {
 					go c.then(c.h, RestartFile(run, "web1"))
 				}
@@ -88,11 +89,42 @@ func TestRestarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		p := &Protector{Config: &config.Config{RunDir: t.TempDir()}, Domain: "web1", run: &protected{domain: old, config: &domconf.Config{OnReboot: "restart"}}}
+		p := &Protector{Config: &config.Config{RunDir: t.TempDir()}, Domain: "web1", run: &protected{Domain: old, Config: &domconf.Config{OnReboot: "restart"}}}
 		if begun := time.Now(); p.restarted(ctx, over("reboot"), func() {}) || time.Since(begun) > 6*time.Second {
 			t.Error("it did not stop when it was told to")
 		}
 	})
+}
+
+// A protector that dies while it waits is followed by one that waits.
+func TestWaited(t *testing.T) {
+	c := &config.Config{RunDir: t.TempDir()}
+	p := &Protector{Config: c, Domain: "web1"}
+	if p.Waited() {
+		t.Error("nobody waited")
+	}
+	b := []byte(`{"Domain":{"ID":3,"Name":"web1","UUID":"u"},"Config":{"c_info":{"type":"pvh"},"on_reboot":"restart"},"Proven":true}`)
+	for _, content := range [][]byte{nil, []byte("{}"), b[:40]} {
+		if err := os.WriteFile(waitFile(c.RunDir, "web1"), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if p.Waited() {
+			t.Errorf("waits after %q", content)
+		}
+	}
+	if err := os.WriteFile(waitFile(c.RunDir, "web1"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !p.Waited() || !p.run.again || !p.run.Proven || p.run.Domain.ID != 3 || !p.run.Config.Action("reboot").Again() {
+		t.Errorf("%+v", p.run)
+	}
+	if now, err := json.Marshal(p.run); err != nil || !strings.Contains(string(now), `"on_reboot":"restart"`) {
+		t.Errorf("%s, %v", now, err)
+	}
+	DontWait(c.RunDir, "web1")
+	if p.Waited() {
+		t.Error("waits after an operator's end")
+	}
 }
 
 // Nobody acts on the end of a domain while another host may run it.

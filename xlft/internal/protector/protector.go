@@ -81,7 +81,7 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 		}
 		return "", err
 	}
-	p.run = &protected{domain: d}
+	p.run = &protected{Domain: d}
 	s, err := p.session(ctx, h, d, &preflight.Check{Config: c, Identity: id, Host: h, Software: p.Software}, peer)
 	if err != nil {
 		return "", err
@@ -105,7 +105,7 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 	}
 	s.Proven = p.Proven
 	s.Run(ctx)
-	p.run.again, p.run.proven = s.Again()
+	p.run.again, p.run.Proven = s.Again()
 	return s.Result()
 }
 
@@ -118,7 +118,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	if err != nil {
 		return nil, err
 	}
-	p.run.config = conf
+	p.run.Config = conf
 	records := store.Dir(c.StateDir)
 	if err := p.renamed(records, d); err != nil {
 		return nil, err
