@@ -168,15 +168,17 @@ func (k *Keeper) follow(ctx context.Context, d xen.Domain) (*xen.Domain, error) 
 	}
 }
 
-// await waits for a domain that somebody else destroyed to come back.
+// await waits for a domain that somebody else destroyed to come back. If it is still
+// here after all, it is returned as it is.
 func (k *Keeper) await(ctx context.Context, d xen.Domain) (*xen.Domain, error) {
 	k.say("Domain %d is gone", d.ID)
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for begun := time.Now(); time.Since(begun) < Rebirth; {
-		next, err := k.find(func(x xen.Domain) bool { return x.UUID == d.UUID && x.Name == k.Domain && x.ID != d.ID })
+		next, err := k.find(func(x xen.Domain) bool { return x.UUID == d.UUID && x.Name == k.Domain })
 		if err != nil {
 			k.warn("look for the domain", err)
+			begun = time.Now() // nothing was seen
 		}
 		if next != nil {
 			return next, nil
@@ -199,6 +201,7 @@ func (k *Keeper) act(ctx context.Context, d xen.Domain, reason string) (next *xe
 		return nil, false, err
 	}
 	if here == nil || here.UUID != d.UUID || here.Name != k.Domain {
+		k.Log.Warn("somebody else acts on the domain's end", zap.Any("was", d), zap.Any("is", here))
 		next, err := k.await(ctx, d)
 		return next, true, err
 	}

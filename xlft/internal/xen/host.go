@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"unsafe"
 
 	"xenbits.xenproject.org/git-http/xen.git/tools/golang/xenlight"
@@ -109,13 +110,33 @@ func (h *Host) Info() (Info, error) {
 	}, nil
 }
 
-// Domains lists the domains, without dom0.
+// Domains lists the domains, without dom0. It asks Xen and xenstore itself:
+// xenlight's ListDomain and DomidToName return nothing if they fail, and a domain
+// that is not seen counts as gone.
 func (h *Host) Domains() ([]Domain, error) {
+	var n C.uint32_t
+	infos, err := C.xlft_domains(h.xch, &n)
+	if infos == nil {
+		return nil, fmt.Errorf("list domains: %w%s", err, h.lastErrors())
+	}
+	defer C.free(unsafe.Pointer(infos))
 	var all []Domain
-	for _, d := range h.xl.ListDomain() {
-		if d.Domid != 0 && !d.Dying {
-			all = append(all, Domain{uint32(d.Domid), h.xl.DomidToName(d.Domid), d.Uuid.String()})
+	for _, d := range unsafe.Slice(infos, n) {
+		if d.domain == 0 || d.flags&C.XEN_DOMINF_dying != 0 {
+			continue
 		}
+		name, err := h.xsGet(fmt.Sprintf("/local/domain/%d/name", d.domain))
+		if err != nil {
+			return nil, fmt.Errorf("name of domain %d: %w", d.domain, err)
+		}
+		var u xenlight.Uuid
+		for i, b := range d.handle {
+			u[i] = byte(b)
+		}
+		all = append(all, Domain{uint32(d.domain), name, u.String()})
+	}
+	if n == 0 {
+		return nil, errors.New("list domains: Xen lists none, not even dom0")
 	}
 	return all, nil
 }
@@ -215,14 +236,23 @@ func (h *Host) state(domid uint32) (state C.int, reason int, err error) {
 
 // xsRead returns what a xenstore node holds; "" if there is none.
 func (h *Host) xsRead(path string) string {
+	s, _ := h.xsGet(path)
+	return s
+}
+
+// xsGet returns what a xenstore node holds; "" if there is none.
+func (h *Host) xsGet(path string) (string, error) {
 	cp := C.CString(path)
 	defer C.free(unsafe.Pointer(cp))
 	h.xsmu.Lock()
 	defer h.xsmu.Unlock()
 	var n C.uint
-	p := C.xs_read(h.xs, C.XBT_NULL, cp, &n)
+	p, err := C.xs_read(h.xs, C.XBT_NULL, cp, &n)
+	if p == nil && !errors.Is(err, syscall.ENOENT) {
+		return "", fmt.Errorf("read xenstore %s: %w", path, err)
+	}
 	defer C.free(p)
-	return C.GoStringN((*C.char)(p), C.int(n))
+	return C.GoStringN((*C.char)(p), C.int(n)), nil
 }
 
 // xsSwap writes value to a xenstore node if the node holds old. It returns what

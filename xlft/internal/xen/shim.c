@@ -97,6 +97,34 @@ int xlft_domain_state(xc_interface *xch, uint32_t domid, int *reason)
     return *reason == SHUTDOWN_suspend ? XLFT_SUSPENDED : XLFT_OVER;
 }
 
+xc_domaininfo_t *xlft_domains(xc_interface *xch, uint32_t *n)
+{
+    xc_domaininfo_t *all = NULL, *more;
+    const uint32_t batch = 256;
+    uint32_t first = 0;
+    int got;
+
+    *n = 0;
+    do {
+        more = realloc(all, (*n + batch) * sizeof *all);
+        if (!more)
+            goto fail;
+        all = more;
+        got = xc_domain_getinfolist(xch, first, batch, all + *n);
+        if (got < 0)
+            goto fail;
+        *n += got;
+        if (got > 0)
+            first = all[*n - 1].domain + 1;
+    } while (got > 0);
+    return all;
+fail:
+    got = errno;
+    free(all);
+    errno = got;
+    return NULL;
+}
+
 int xlft_domain_memory(xc_interface *xch, uint32_t domid, uint64_t *pages,
                        uint64_t *limit)
 {

@@ -21,6 +21,9 @@ char *xlft_logger_take(xentoollog_logger *l);
 /* State of a domain; *reason gets SHUTDOWN_xxx when it is over. < 0: errno. */
 int xlft_domain_state(xc_interface *xch, uint32_t domid, int *reason);
 
+/* All domains. To be freed; NULL on an error, which errno has. */
+xc_domaininfo_t *xlft_domains(xc_interface *xch, uint32_t *n);
+
 /* Pages that a domain has, and may have. < 0: errno. */
 int xlft_domain_memory(xc_interface *xch, uint32_t domid, uint64_t *pages, uint64_t *limit);
 
