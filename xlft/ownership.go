@@ -1,5 +1,7 @@
 package xlft
 
+import "strings"
+
 // A Store keeps what a host must remember of its domains through a crash.
 // Both methods return when the disk has it.
 type Store interface {
@@ -36,6 +38,31 @@ type Ownership struct {
 	Pending bool `json:"pending,omitempty"`
 	// Instance, on a primary, tells this run of the domain from any other.
 	Instance string `json:"instance,omitempty"`
+}
+
+// SameUUID compares the UUIDs of domains. Records of before 2026-11-27 have them
+// without the zero of a byte below 0x10.
+func SameUUID(a, b string) bool { return a == b || unpadded(a) == unpadded(b) }
+
+// unpadded is a UUID as the earlier records have it.
+func unpadded(u string) string {
+	if len(u) != 36 {
+		return u
+	}
+	var b strings.Builder
+	for i := 0; i < len(u); {
+		if u[i] == '-' {
+			b.WriteByte('-')
+			i++
+			continue
+		}
+		if u[i] != '0' {
+			b.WriteByte(u[i])
+		}
+		b.WriteByte(u[i+1])
+		i += 2
+	}
+	return b.String()
 }
 
 // HostRole is what this host last was to a domain.

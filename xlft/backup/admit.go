@@ -65,7 +65,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*sessi
 	if ps := r.Restorer.Check(ctx, o); len(ps) > 0 {
 		return nil, &wire.Refusal{Code: wire.CodeUnfit, Reason: "this host can't take the domain", Problems: ps}
 	}
-	if rec.UUID != "" && rec.UUID != o.UUID {
+	if rec.UUID != "" && !xlft.SameUUID(rec.UUID, o.UUID) {
 		rec.Took = 0 // another domain's, which had the name
 	}
 	r.resolved(o.Domain)

@@ -47,7 +47,7 @@ func (r *Receiver) owner(ctx context.Context, q wire.OwnerQuery, peer string) (w
 	if err != nil {
 		return wire.OwnerResult{}, err
 	}
-	if rec.UUID != "" && q.UUID != "" && rec.UUID != q.UUID {
+	if rec.UUID != "" && q.UUID != "" && !xlft.SameUUID(rec.UUID, q.UUID) {
 		rec = xlft.Ownership{} // another domain's, which had the name
 	}
 	answer := wire.OwnerResult{Role: wire.RoleNone, Generation: rec.Generation}

@@ -26,8 +26,7 @@ the domain's output is let out, and the domain runs on. Returns when that is so.
 		ValidArgsFunction: a.completeProtected,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			err := a.end(cmd, args[0], (*protector.Client).Stop)
-			if errors.Is(err, control.ErrDown) {
-				// It may wait for the domain to be started again.
+			if c, cerr := a.config(); cerr == nil && errors.Is(err, control.ErrDown) && protector.Waits(c.RunDir, args[0]) {
 				if waited, stopErr := stopUnit(cmd.Context(), args[0]); stopErr != nil {
 					return fmt.Errorf("%w; %w", err, stopErr)
 				} else if waited {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/domconf"
 	"xlft/xlft/internal/overview"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/xen"
@@ -110,9 +111,6 @@ func nameOf(id string) string {
 	return d.Name
 }
 
-// replicaSuffix is of the names of replicas.
-const replicaSuffix = "--xlft"
-
 // refusal says why an xl command must not run; "" if it may.
 func refusal(args []string, roleOf func(domain string) role, nameOf func(id string) string) string {
 	command, domain := args[0], domainOf(args)
@@ -122,7 +120,7 @@ func refusal(args []string, roleOf func(domain string) role, nameOf func(id stri
 	if _, err := strconv.ParseUint(domain, 10, 32); err == nil {
 		domain = nameOf(domain)
 	}
-	if of, ok := strings.CutSuffix(domain, replicaSuffix); ok {
+	if of, ok := strings.CutSuffix(domain, domconf.ReplicaSuffix); ok {
 		if harmsReplica(command) {
 			return fmt.Sprintf("xl %s: %s is the copy that this host holds of %s, for another host: \"xl ft-stop %s\" on that host ends that", command, domain, of, of)
 		}

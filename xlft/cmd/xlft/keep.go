@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"xlft/xlft"
 	"xlft/xlft/internal/life"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/xen"
@@ -25,7 +27,11 @@ func (a *app) keepCommand() *cobra.Command {
 		Args:   cobra.ExactArgs(1),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.keep(cmd.Context(), args[0], daemonLog()); err != nil {
+			err := a.keep(cmd.Context(), args[0], daemonLog())
+			switch {
+			case errors.Is(err, life.ErrNotStarted):
+				return decidedError{fmt.Errorf("keep: %s: %w", args[0], err)}
+			case err != nil:
 				return fmt.Errorf("keep: %s: %w", args[0], err)
 			}
 			return nil
@@ -44,12 +50,13 @@ func (a *app) keep(ctx context.Context, domain string, log *zap.Logger) error {
 	}
 	defer h.Close()
 	log = log.With(zap.String("domain", domain))
+	var said xlft.Said
 	k := &life.Keeper{
 		Host: h, Domain: domain, DumpDir: dumpDir, Restarting: protector.RestartFile(c.RunDir, domain), Log: log,
 		Decide: func() (func(), error) { return protector.Owned(c, domain) },
-		Alone: func() {
-			pids, err := life.NewXL().End(domain)
-			if err != nil {
+		Alone: func(domid uint32) {
+			pids, err := life.NewXL().End(domid)
+			if err != nil && said.New("xl", err.Error()) {
 				log.Warn("look for the process that \"xl create\" left", zap.Error(err))
 			}
 			if len(pids) > 0 {

@@ -77,11 +77,16 @@ func (r *protecting) once(ctx context.Context) (_ primary.Outcome, waits bool, _
 		p.Proven = r.last.Proven
 	}
 	outcome, err := p.Run(ctx)
-	r.last = p
+	if p.Found() || r.last == nil {
+		r.last = p
+	}
 	began := err == nil || outcome != ""
 	gone := errors.Is(err, xen.ErrNoDomain)
 	switch {
-	case began || gone:
+	case began:
+	case protector.Starting(r.runDir, r.domain):
+		waits = true // it has ended once more, or is not whole yet
+	case gone:
 	case !r.since.IsZero() && time.Since(r.since) < settleTime:
 		waits = true
 	case !errors.Is(err, protector.ErrAlready):
@@ -146,9 +151,12 @@ func persist(ctx context.Context, log *zap.Logger, run func(context.Context) (_ 
 			log.Error("the protector can't begin, and what an earlier one left is not decided: it tries again", zap.Error(err))
 			daemon.SdNotify(false, "STATUS=The protector can't begin, and tries again: "+err.Error())
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		for until := time.Now().Add(wait); time.Now().Before(until) && ctx.Err() == nil; {
+			daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			select {
+			case <-time.After(min(wait, firstWait)):
+			case <-ctx.Done():
+			}
 		}
 	}
 }

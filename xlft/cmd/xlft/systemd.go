@@ -98,8 +98,8 @@ func activeState(ctx context.Context, conn *dbus.Conn, u string) string {
 	return st
 }
 
-// stopUnit stops the protector of a domain that does not answer because it has no
-// session, and reports whether there was one.
+// stopUnit stops a protector that waits for its domain to be started again, and
+// reports whether there was one.
 func stopUnit(ctx context.Context, domain string) (bool, error) {
 	if !util.IsRunningSystemd() {
 		return false, nil

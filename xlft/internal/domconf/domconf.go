@@ -86,6 +86,10 @@ func (d Disk) byQEMU() bool {
 	return d.Backend == "qdisk" || d.Format != "" && d.Format != "raw"
 }
 
+// ReplicaSuffix marks the name of a replica until it runs. It is not xl's
+// "--incoming": a domain with this suffix is xlft's to destroy.
+const ReplicaSuffix = "--xlft"
+
 // Script is the hotplug script of disks that xlft copies.
 const Script = "block-xlft"
 

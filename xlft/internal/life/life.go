@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,11 +29,11 @@ import (
 type Host interface {
 	Domains() ([]xen.Domain, error)
 	End(domid uint32) (st xlft.GuestState, gone bool, reason string, err error)
+	Unfinished(domid uint32) (bool, error)
 	Config(domid uint32) (json.RawMessage, error)
 	Destroy(domid uint32) error
 	Create(config json.RawMessage) (domid uint32, err error)
 	CoreDump(domid uint32, file string) error
-	Preserve(domid uint32, config json.RawMessage, suffix string) error
 	SoftReset(domid uint32, config json.RawMessage) error
 }
 
@@ -41,21 +42,30 @@ type Keeper struct {
 	Host   Host
 	Domain string
 	// Decide says whether this host owns the domain, and makes sure that nothing
-	// changes that until release is called. The error says what is not decided.
+	// changes that until release is called. The error says what is not decided;
+	// ErrElsewhere, that the domain is another host's.
 	Decide func() (release func(), err error)
 	// Restarting is a file that has the configuration of a domain that was
 	// destroyed to be created again. A Keeper that finds it goes on with that.
 	Restarting string
 	// DumpDir is where a domain's memory goes for coredump-*.
 	DumpDir string
-	// Alone, if set, makes sure that no xl waits for the end of the domain too.
-	Alone func()
+	// Alone, if set, makes sure that no xl waits for the end of the domain too. It
+	// is called again and again.
+	Alone func(domid uint32)
 	// Say, if set, is told what the Keeper does.
 	Say func(format string, args ...any)
 	Log *zap.Logger
 
-	said xlft.Said
+	said   xlft.Said
+	dumped uint32 // the domain whose memory was dumped last
 }
+
+// ErrElsewhere: the other host has the domain.
+var ErrElsewhere = errors.New("the other host has the domain")
+
+// ErrNotStarted: a domain could not be started again.
+var ErrNotStarted = errors.New("the domain could not be started again: remove the cause, then \"xl create\" starts it")
 
 const (
 	poll = time.Second
@@ -66,9 +76,13 @@ const (
 	// Rebirth is how long a domain that was destroyed by somebody else may take to
 	// come back as the same one, by its UUID.
 	Rebirth = 20 * time.Second
+	// Patience is how long attempts to start a domain again go on.
+	Patience = 10 * time.Minute
 	// Waits between two attempts to create a domain.
 	firstWait   = time.Second
 	longestWait = 30 * time.Second
+
+	aloneEvery = 5 * time.Second
 )
 
 // Run keeps the domain until it is gone for good, which is no error.
@@ -77,9 +91,6 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for err == nil {
 		if d, err = k.resume(ctx, d); d == nil || err != nil {
 			break
-		}
-		if k.Alone != nil {
-			k.Alone()
 		}
 		k.say("Domain %d runs", d.ID)
 		d, err = k.follow(ctx, *d)
@@ -91,7 +102,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 }
 
 // resume starts the domain, if there is none, where it was only destroyed to be
-// started again: by an earlier Keeper, say.
+// started again: by an earlier Keeper, say, which may have died while the new one
+// was being built.
 func (k *Keeper) resume(ctx context.Context, d *xen.Domain) (*xen.Domain, error) {
 	config, err := os.ReadFile(k.Restarting)
 	switch {
@@ -99,19 +111,51 @@ func (k *Keeper) resume(ctx context.Context, d *xen.Domain) (*xen.Domain, error)
 		return d, nil
 	case err != nil:
 		return nil, fmt.Errorf("whether %s is to be started again: %w", k.Domain, err)
-	case d != nil:
-		return d, os.Remove(k.Restarting)
+	case d == nil:
+		return k.create(ctx, config)
+	}
+	if ended, err := k.clear(ctx, *d); err != nil || !ended {
+		if err == nil {
+			err = os.Remove(k.Restarting)
+		}
+		return d, err
 	}
 	return k.create(ctx, config)
 }
 
+// clear destroys a domain that was never finished, and reports whether it did. One
+// that somebody else builds has its time.
+func (k *Keeper) clear(ctx context.Context, d xen.Domain) (bool, error) {
+	for begun := time.Now(); ; {
+		unfinished, err := k.Host.Unfinished(d.ID)
+		if err == nil && !unfinished {
+			return false, nil
+		}
+		if err == nil && time.Since(begun) >= Rebirth {
+			release, err := k.Decide()
+			if err != nil {
+				return false, err
+			}
+			defer release()
+			k.Log.Warn("destroying a domain whose building was never finished", zap.Uint32("domid", d.ID))
+			return true, k.Host.Destroy(d.ID)
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(poll):
+		}
+	}
+}
+
+// find returns a domain; a replica that this host holds is none.
 func (k *Keeper) find(is func(xen.Domain) bool) (*xen.Domain, error) {
 	all, err := k.Host.Domains()
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range all {
-		if is(d) {
+		if is(d) && !strings.HasSuffix(d.Name, domconf.ReplicaSuffix) {
 			return &d, nil
 		}
 	}
@@ -119,12 +163,16 @@ func (k *Keeper) find(is func(xen.Domain) bool) (*xen.Domain, error) {
 }
 
 // follow waits for the end of a domain, and acts on it. It returns the domain that
-// runs after it; nil if there is none.
+// runs after it; nil if there is none, or a configuration has been left for resume.
 func (k *Keeper) follow(ctx context.Context, d xen.Domain) (*xen.Domain, error) {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
-	var over time.Time // since when it is over and this host's
+	var over, alone time.Time // since when it is over and this host's; when Alone was called
 	for {
+		if k.Alone != nil && time.Since(alone) >= aloneEvery {
+			k.Alone(d.ID)
+			alone = time.Now()
+		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -156,100 +204,120 @@ func (k *Keeper) follow(ctx context.Context, d xen.Domain) (*xen.Domain, error) 
 			release()
 			continue
 		}
-		next, done, err := k.act(ctx, d, reason)
+		then, err := k.act(d, reason)
 		release()
 		if err != nil {
 			k.warn("act on the domain's end", err)
+			over = time.Now()
 			continue
 		}
-		if done {
-			return next, nil
+		switch then {
+		case goesOn:
+			return &d, nil
+		case again:
+			return k.resume(ctx, nil)
 		}
+		return nil, nil
 	}
 }
 
-// await waits for a domain that somebody else destroyed to come back. If it is still
-// here after all, it is returned as it is.
+// await waits for a domain that somebody else destroyed to come back.
 func (k *Keeper) await(ctx context.Context, d xen.Domain) (*xen.Domain, error) {
 	k.say("Domain %d is gone", d.ID)
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
-	for begun := time.Now(); time.Since(begun) < Rebirth; {
-		next, err := k.find(func(x xen.Domain) bool { return x.UUID == d.UUID && x.Name == k.Domain })
-		if err != nil {
+	for begun, last := time.Now(), false; ; {
+		next, err := k.find(func(x xen.Domain) bool { return x.UUID == d.UUID })
+		switch {
+		case err != nil:
 			k.warn("look for the domain", err)
 			begun = time.Now() // nothing was seen
-		}
-		if next != nil {
+		case next != nil:
 			return next, nil
+		case last:
+			k.Log.Info("the domain was destroyed", zap.Uint32("domid", d.ID))
+			return nil, nil
 		}
+		last = time.Since(begun) >= Rebirth
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-tick.C:
 		}
 	}
-	k.Log.Info("the domain was destroyed", zap.Uint32("domid", d.ID))
-	return nil, nil
 }
 
-// act does what the domain's configuration says. Not done: somebody else has begun
-// to.
-func (k *Keeper) act(ctx context.Context, d xen.Domain, reason string) (next *xen.Domain, done bool, err error) {
-	here, err := k.find(func(x xen.Domain) bool { return x.ID == d.ID })
-	if err != nil {
-		return nil, false, err
-	}
-	if here == nil || here.UUID != d.UUID || here.Name != k.Domain {
-		k.Log.Warn("somebody else acts on the domain's end", zap.Any("was", d), zap.Any("is", here))
-		next, err := k.await(ctx, d)
-		return next, true, err
-	}
+// then is what comes after the end of a domain.
+type then int
+
+const (
+	nothing then = iota
+	goesOn       // the same domain
+	again        // it is to be created again, by the file that resume reads
+)
+
+// act does what the domain's configuration says.
+func (k *Keeper) act(d xen.Domain, reason string) (then, error) {
 	config, err := k.Host.Config(d.ID)
 	if err != nil {
-		return nil, false, err
+		return nothing, err
 	}
 	parsed, err := domconf.Parse(config)
 	if err != nil {
-		return nil, false, err
+		return nothing, err
 	}
 	action := parsed.Action(reason)
-	k.Log.Warn("acting on the domain's end", zap.Uint32("domid", d.ID), zap.String("reason", reason), zap.String("action", string(action)))
-	switch action {
-	case domconf.CoredumpDestroy, domconf.CoredumpRestart:
-		k.say("Dumping the memory of domain %d", d.ID)
-		os.MkdirAll(k.DumpDir, 0o700)
-		// A dump that fails keeps nobody from going on, as with xl.
-		if err := k.Host.CoreDump(d.ID, filepath.Join(k.DumpDir, xlft.FileName(k.Domain))); err != nil {
-			k.Log.Error("dump the domain's memory", zap.Error(err))
+	if k.said.New("act", fmt.Sprint(string(rune('a'+d.ID%26)), reason, action)) {
+		k.Log.Warn("acting on the domain's end", zap.Uint32("domid", d.ID), zap.String("reason", reason), zap.String("action", string(action)))
+	}
+	if action.Again() && action != domconf.SoftReset {
+		// From here on the domain may be gone, and is to come back.
+		if err := k.note(config); err != nil {
+			return nothing, err
 		}
 	}
 	switch action {
+	case domconf.CoredumpDestroy, domconf.CoredumpRestart, domconf.RenameRestart:
+		// The remains of a domain can't be kept beside its next run: they keep its
+		// disks (libxl_domain_preserve leaves the devices). So they are dumped.
+		k.dump(d.ID)
 	case domconf.Preserve:
-		return nil, true, nil
+		return nothing, nil
 	case domconf.SoftReset:
-		return &d, true, k.Host.SoftReset(d.ID, config)
+		err := k.Host.SoftReset(d.ID, config)
+		if err == nil {
+			return goesOn, nil
+		}
+		// As xl does: libxl has it for HVM domains only.
+		k.Log.Error("the domain can't be reset, and is destroyed", zap.Error(err))
 	}
-	if !action.Again() {
-		return nil, true, k.Host.Destroy(d.ID)
+	if err := k.Host.Destroy(d.ID); err != nil {
+		return nothing, err
 	}
-	// From here on the domain may be gone, and is to come back.
-	if err := k.note(config); err != nil {
-		return nil, false, err
+	if action.Again() && action != domconf.SoftReset {
+		return again, nil
 	}
-	if action == domconf.RenameRestart {
-		err = k.Host.Preserve(d.ID, config, time.Now().UTC().Format("-20060102T1504Z"))
-	} else {
-		err = k.Host.Destroy(d.ID)
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	next, err = k.create(ctx, config)
-	return next, true, err
+	return nothing, nil
 }
 
-// note writes the configuration to the file that a successor goes by.
+// dump dumps a domain's memory, once. A dump that fails keeps nobody from going on,
+// as with xl.
+func (k *Keeper) dump(domid uint32) {
+	if k.dumped == domid {
+		return
+	}
+	k.dumped = domid
+	k.say("Dumping the memory of domain %d", domid)
+	err := os.MkdirAll(k.DumpDir, 0o700)
+	if err == nil {
+		err = k.Host.CoreDump(domid, filepath.Join(k.DumpDir, xlft.FileName(k.Domain)))
+	}
+	if err != nil {
+		k.Log.Error("dump the domain's memory", zap.Error(err))
+	}
+}
+
+// note writes the configuration to the file that resume goes by.
 func (k *Keeper) note(config json.RawMessage) error {
 	if err := os.WriteFile(k.Restarting+".new", config, 0o600); err != nil {
 		return err
@@ -257,27 +325,25 @@ func (k *Keeper) note(config json.RawMessage) error {
 	return os.Rename(k.Restarting+".new", k.Restarting)
 }
 
-// create starts the domain again, as often as that takes: the memory of the one
-// before, say, comes back a little later.
+// create starts the domain again, in more than one attempt if need be: the memory
+// of the one before, say, comes back a little later. Who owns the domain is asked
+// before each.
 func (k *Keeper) create(ctx context.Context, config json.RawMessage) (*xen.Domain, error) {
 	parsed, err := domconf.Parse(config)
 	if err != nil {
 		return nil, err
 	}
-	uuid := parsed.Create.UUID
+	begun := time.Now()
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
-		// Whoever created it meanwhile did what was to do.
-		d, err := k.find(func(d xen.Domain) bool { return d.UUID == uuid || d.Name == k.Domain })
-		if err == nil && d == nil {
-			k.say("Starting the domain again")
-			var domid uint32
-			if domid, err = k.Host.Create(config); err == nil {
-				k.Log.Warn("started the domain again", zap.Uint32("domid", domid))
-				d = &xen.Domain{ID: domid, Name: k.Domain, UUID: uuid}
-			}
-		}
-		if err == nil {
+		d, err := k.tryCreate(parsed, config)
+		switch {
+		case err == nil:
 			return d, os.Remove(k.Restarting)
+		case errors.Is(err, ErrElsewhere):
+			k.Log.Warn("the domain is not started again", zap.Error(err))
+			return nil, os.Remove(k.Restarting)
+		case time.Since(begun) > Patience:
+			return nil, errors.Join(fmt.Errorf("%w: %w", ErrNotStarted, err), os.Remove(k.Restarting))
 		}
 		k.warn("start the domain again", err)
 		k.say("The domain can't be started again, it is tried again: %v", err)
@@ -287,6 +353,27 @@ func (k *Keeper) create(ctx context.Context, config json.RawMessage) (*xen.Domai
 		case <-time.After(wait):
 		}
 	}
+}
+
+func (k *Keeper) tryCreate(parsed *domconf.Config, config json.RawMessage) (*xen.Domain, error) {
+	release, err := k.Decide()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	here := func(d xen.Domain) bool { return d.UUID == parsed.Create.UUID || d.Name == parsed.Create.Name }
+	// Whoever created it meanwhile did what was to do.
+	d, err := k.find(here)
+	if err != nil || d != nil {
+		return d, err
+	}
+	k.say("Starting the domain again")
+	domid, err := k.Host.Create(config)
+	if err != nil {
+		return nil, err
+	}
+	k.Log.Warn("started the domain again", zap.Uint32("domid", domid))
+	return &xen.Domain{ID: domid, Name: parsed.Create.Name, UUID: parsed.Create.UUID}, nil
 }
 
 func (k *Keeper) say(format string, args ...any) {

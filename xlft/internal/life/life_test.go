@@ -33,6 +33,8 @@ type domain struct {
 	st     xlft.GuestState
 	reason string
 	words  string // of its configuration
+
+	unfinished bool
 }
 
 func (h *host) do(what string, id uint32) error {
@@ -96,18 +98,14 @@ func (h *host) CoreDump(id uint32, file string) error {
 	return h.do("dump to "+filepath.Base(file), id)
 }
 
-func (h *host) Preserve(id uint32, _ json.RawMessage, suffix string) error {
-	if err := h.do("preserve "+suffix, id); err != nil {
-		return err
-	}
-	h.domains[id].Name += suffix
-	h.domains[id].UUID += suffix
-	return nil
-}
+func (h *host) Unfinished(id uint32) (bool, error) { return h.domains[id].unfinished, nil }
 
 func (h *host) SoftReset(id uint32, _ json.RawMessage) error {
-	h.domains[id].st = xlft.GuestRuns
-	return h.do("soft reset", id)
+	err := h.do("soft reset", id)
+	if err == nil {
+		h.domains[id].st = xlft.GuestRuns
+	}
+	return err
 }
 
 // keep runs a keeper of "web1" until it ends, or for a while.
@@ -145,11 +143,12 @@ func TestWords(t *testing.T) {
 		{`,"on_poweroff":"restart"`, "power-off", "destroy 1, create 2", false},
 		{`,"on_reboot":"restart"`, "reboot", "destroy 1, create 2", false},
 		{`,"on_reboot":"restart","on_crash":"preserve"`, "crash", "", true},
-		{`,"on_crash":"restart_rename"`, "crash", "preserve -20000101T0000Z 1, create 2", false},
+		{`,"on_crash":"restart_rename"`, "crash", "dump to web1 1, destroy 1, create 2", false},
 		{`,"on_crash":"coredump_destroy"`, "crash", "dump to web1 1, destroy 1", true},
 		{`,"on_crash":"coredump_restart"`, "crash", "dump to web1 1, destroy 1, create 2", false},
 		{`,"on_watchdog":"restart"`, "watchdog", "destroy 1, create 2", false},
 		{`,"on_soft_reset":"soft_reset"`, "soft reset", "soft reset 1", false},
+		{`,"on_soft_reset":"restart"`, "soft reset", "destroy 1, create 2", false},
 		{`,"on_reboot":"restart"`, "shutdown reason 9", "destroy 1", true},
 	} {
 		t.Run(c.reason+c.words, func(t *testing.T) {
@@ -179,16 +178,12 @@ func TestUndecided(t *testing.T) {
 			k.Decide = func() (func(), error) {
 				held := h.domains[1] != nil
 				if time.Since(begun) < 30*time.Second {
+					if !held {
+						t.Error("it was destroyed before that was decided")
+					}
 					return nil, errors.New("its protector has died")
 				}
-				if !held {
-					t.Error("it was destroyed before that was decided")
-				}
-				return func() {
-					if time.Since(begun) > 31*time.Second && h.domains[1] == nil && h.domains[2] == nil {
-						t.Error("released between destroy and create")
-					}
-				}, nil
+				return func() {}, nil
 			}
 		})
 		if h.domains[1] != nil || h.domains[2] == nil {
@@ -284,6 +279,176 @@ func TestSuccessor(t *testing.T) {
 		}
 		if _, err := os.Stat(file); err != nil || h.domains[1] != nil {
 			t.Errorf("the domain is gone, and its configuration too: %v", err)
+		}
+	})
+}
+
+// A keeper that finds a configuration left asks who owns the domain, too, and drops
+// it if the other host has the domain.
+func TestResumeUndecided(t *testing.T) {
+	for _, why := range []error{errors.New("not recorded yet"), fmt.Errorf("web1: %w", life.ErrElsewhere)} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &host{domains: map[uint32]*domain{}}
+			begun := time.Now()
+			ended := keep(t, h, func(k *life.Keeper) {
+				os.WriteFile(k.Restarting, []byte(`{"c_info":{"type":"pvh","name":"web1","uuid":"u"}}`), 0o600)
+				k.Decide = func() (func(), error) {
+					if time.Since(begun) < time.Minute {
+						return nil, why
+					}
+					return func() {}, nil
+				}
+			})
+			elsewhere := errors.Is(why, life.ErrElsewhere)
+			if ended != elsewhere || (len(h.did) == 0) != elsewhere {
+				t.Errorf("%v: ended %v, %v", why, ended, h.did)
+			}
+		})
+	}
+}
+
+// A replica that this host holds meanwhile is not the domain.
+func TestReplicaIsNotIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}, fails: map[string]int{"create": 3}}
+		end(h.add("web1", "u", `,"on_reboot":"restart"`), "reboot")
+		go func() {
+			time.Sleep(5 * time.Second)
+			h.add("web1--xlft", "u", "")
+		}()
+		keep(t, h, nil)
+		if h.domains[3] == nil {
+			t.Errorf("the replica is taken for the domain: %v", h.did)
+		}
+	})
+}
+
+// xl create shows its domain seconds before its process can be told.
+func TestAloneAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}}
+		h.add("web1", "u", `,"on_reboot":"restart"`)
+		xl := false
+		go func() {
+			time.Sleep(5500 * time.Millisecond)
+			delete(h.domains, 1) // xl destroy; xl create
+			time.Sleep(time.Second)
+			h.add("web1", "u", `,"on_reboot":"restart"`)
+			time.Sleep(2 * time.Second)
+			xl = true
+		}()
+		keep(t, h, func(k *life.Keeper) { k.Alone = func(domid uint32) { xl = xl && domid != 2 } })
+		if xl {
+			t.Error("xl's process lives beside the keeper for two minutes")
+		}
+	})
+}
+
+// A keeper that was killed while it built the domain left one that will never run.
+// One that somebody else is building has its time.
+func TestHalfBuilt(t *testing.T) {
+	for _, built := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &host{domains: map[uint32]*domain{}}
+			d := h.add("web1", "u", "")
+			d.unfinished = true
+			if built {
+				go func() { time.Sleep(15 * time.Second); d.unfinished = false }()
+			}
+			keep(t, h, func(k *life.Keeper) {
+				os.WriteFile(k.Restarting, []byte(`{"c_info":{"type":"pvh","name":"web1","uuid":"u"}}`), 0o600)
+			})
+			want := []string{"destroy 1", "create 2"}
+			if built {
+				want = nil
+			}
+			if !slices.Equal(h.did, want) {
+				t.Errorf("built %v: %v", built, h.did)
+			}
+		})
+	}
+}
+
+// What fails after the dump does not have the memory dumped again.
+func TestOneDump(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}, fails: map[string]int{"destroy": 10}}
+		end(h.add("web1", "u", `,"on_crash":"coredump_restart"`), "crash")
+		keep(t, h, nil)
+		n := 0
+		for _, s := range h.did {
+			if strings.HasPrefix(s, "dump") {
+				n++
+			}
+		}
+		if n != 1 || h.domains[2] == nil {
+			t.Errorf("%d core dumps: %v", n, h.did)
+		}
+	})
+}
+
+// libxl resets HVM domains only, and soft_reset is xl's default: the domain is
+// destroyed then, as xl does.
+func TestNoSoftReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}, fails: map[string]int{"soft reset": 1000}}
+		end(h.add("web1", "u", `,"on_soft_reset":"soft_reset"`), "soft reset")
+		if !keep(t, h, nil) || h.domains[1] != nil {
+			t.Errorf("%v", h.did)
+		}
+	})
+}
+
+// An operator renamed the domain: it is started again all the same.
+func TestRenamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}}
+		d := h.add("web1", "u", `,"on_reboot":"restart"`)
+		go func() {
+			time.Sleep(5 * time.Second)
+			d.Name = "web2"
+			time.Sleep(5 * time.Second)
+			end(d, "reboot")
+		}()
+		keep(t, h, nil)
+		if h.domains[2] == nil || h.domains[2].Name != "web2" {
+			t.Errorf("%v", h.did)
+		}
+	})
+}
+
+// One reboot after the other.
+func TestReboots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}}
+		h.add("web1", "0a1b", "")
+		go func() {
+			for id := uint32(1); id < 4; id++ {
+				time.Sleep(20 * time.Second)
+				h.domains[id].words = `,"on_reboot":"restart"`
+				end(h.domains[id], "reboot")
+			}
+		}()
+		keep(t, h, nil)
+		if h.domains[4] == nil {
+			t.Errorf("%v", h.did)
+		}
+	})
+}
+
+// What can't be started for long is given up, and said.
+func TestGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}, fails: map[string]int{"create": 1000}}
+		end(h.add("web1", "u", `,"on_reboot":"restart"`), "reboot")
+		k := &life.Keeper{Host: h, Domain: "web1", Restarting: filepath.Join(t.TempDir(), "restart"), Log: zap.NewNop(), Decide: func() (func(), error) { return func() {}, nil }}
+		begun := time.Now()
+		err := k.Run(t.Context())
+		if took := time.Since(begun); !errors.Is(err, life.ErrNotStarted) || took < life.Patience || took > 2*life.Patience {
+			t.Errorf("%v after %v", err, took)
+		}
+		if _, err := os.Stat(k.Restarting); err == nil {
+			t.Error("it is still said to be started again")
 		}
 	})
 }

@@ -121,7 +121,8 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 		return nil, err
 	}
 	for _, n := range again {
-		if r := seen[n]; r.Primary == nil && r.Backup == nil {
+		// All else that is known of it is worse, and goes first.
+		if r := seen[n]; r.State == "" || r.State == TookOver {
 			r.Domain, r.State = n, StartingAgain
 			if r.Role == "" {
 				r.Role, r.Peer, r.Generation = Primary, recs[n].Peer, recs[n].Generation

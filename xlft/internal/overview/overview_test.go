@@ -69,7 +69,7 @@ func TestRows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, domain := range []string{"boots", "owned", "web1"} {
+	for _, domain := range []string{"boots", "owned", "web1", "moved", "dead", "hangs"} {
 		if err := os.WriteFile(protector.RestartFile(run, domain), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}

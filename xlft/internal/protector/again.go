@@ -29,9 +29,14 @@ type protected struct {
 	again  bool // it ended by itself
 }
 
-// rebirthMost is how long a domain that is to be started again may take to, if
-// nobody is seen starting it.
-const rebirthMost = 5 * time.Minute
+const (
+	// rebirthMost is how long a domain that is to be started again may take to, if
+	// nobody is seen starting it.
+	rebirthMost = 5 * time.Minute
+	// startMost is how long it may take if its keeper has begun: a dump of its
+	// memory is a part of that.
+	startMost = time.Hour
+)
 
 // Again waits, after Run, for a domain that ended by itself to be started again,
 // and reports whether it was. It says false at once where that is not to be
@@ -82,13 +87,12 @@ func (p *Protector) restarted(ctx context.Context, h life.Host, alive func()) bo
 	r := p.run
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	begun := time.Now()
+	begun, first := time.Now(), time.Now()
 	var gone time.Time
-	for time.Since(begun) < rebirthMost {
-		_, starting := os.Stat(RestartFile(p.Config.RunDir, p.Domain))
+	for time.Since(begun) < rebirthMost && time.Since(first) < startMost {
 		now, running := r.look(h, p.Domain)
 		switch {
-		case starting == nil:
+		case Starting(p.Config.RunDir, p.Domain):
 			begun, gone = time.Now(), time.Time{}
 		case running:
 			p.Proven = r.Proven
@@ -151,6 +155,18 @@ func RestartFile(runDir, domain string) string {
 
 const restartSuffix = ".restart"
 
+// Starting reports whether a domain is being started again.
+func Starting(runDir, domain string) bool {
+	_, err := os.Stat(RestartFile(runDir, domain))
+	return err == nil
+}
+
+// Waits reports whether a protector waits for its domain to be started again.
+func Waits(runDir, domain string) bool {
+	_, err := os.Stat(waitFile(runDir, domain))
+	return err == nil
+}
+
 // Restarting lists the domains that are being started again.
 func Restarting(runDir string) (domains []string, err error) {
 	es, err := os.ReadDir(runDir)
@@ -180,6 +196,8 @@ func Owned(c *config.Config, domain string) (release func(), err error) {
 	o, err := store.Dir(c.StateDir).Load(domain)
 	switch {
 	case err != nil:
+	case o.Role == xlft.HostBackup || o.Role == xlft.HostYielded || o.Role == xlft.HostFailed:
+		err = fmt.Errorf("%w: this host is %s, of %s", life.ErrElsewhere, o.Role, o.Peer)
 	case Left(c, domain):
 		err = fmt.Errorf("its protector has died, and %s may run the domain: \"systemctl start xlft@%s\"", o.Peer, domain)
 	case o.Role == xlft.HostOwner && o.Pending:

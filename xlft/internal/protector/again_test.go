@@ -52,7 +52,7 @@ func TestRestarted(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			h.gone, h.domains = true, nil
 			os.WriteFile(restart, nil, 0o600)
-			time.Sleep(time.Hour) // memory is short
+			time.Sleep(10 * time.Minute) // memory is short
 			h.domains = []xen.Domain{next}
 			time.Sleep(10 * time.Second) // its devices
 			os.Remove(restart)
@@ -65,6 +65,7 @@ func TestRestarted(t *testing.T) {
 		{"another domain of that name comes", &fated{gone: true, domains: []xen.Domain{{ID: 9, Name: "web1", UUID: "x"}}}, nil, false, time.Minute},
 		{"its replica is held here", &fated{gone: true, domains: []xen.Domain{{ID: 9, Name: "web1--xlft", UUID: "u"}}}, nil, false, time.Minute},
 		{"a soft reset", &fated{domains: []xen.Domain{old}, st: xlft.GuestRuns}, nil, true, time.Second},
+		{"its keeper died for good", &fated{gone: true}, func(_ *fated, restart string) { os.WriteFile(restart, nil, 0o600) }, false, 2 * time.Hour},
 		{"nobody starts it again", over("reboot"), nil, false, time.Hour},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -139,7 +140,10 @@ func TestOwned(t *testing.T) {
 		{"never protected", xlft.Ownership{}, ""},
 		{"protection ended", xlft.Ownership{Role: xlft.HostPrimary, Peer: "B", Instance: this}, ""},
 		{"protector died", xlft.Ownership{Role: xlft.HostPrimary, Peer: "B", Instance: this, Exposed: true}, "B may run the domain"},
-		{"given up", xlft.Ownership{Role: xlft.HostYielded, Peer: "B", Instance: this}, "B may run the domain"},
+		{"given up", xlft.Ownership{Role: xlft.HostYielded, Peer: "B", Instance: this}, "the other host has"},
+		{"given up before this boot", xlft.Ownership{Role: xlft.HostYielded, Peer: "B", Instance: "x/3"}, "the other host has"},
+		{"a replica is here", xlft.Ownership{Role: xlft.HostBackup, Peer: "B"}, "the other host has"},
+		{"a takeover failed", xlft.Ownership{Role: xlft.HostFailed, Peer: "B"}, "the other host has"},
 		{"taken over", xlft.Ownership{Role: xlft.HostOwner, Peer: "A"}, ""},
 		{"taken over, not yet recorded", xlft.Ownership{Role: xlft.HostOwner, Peer: "A", Pending: true}, "has not recorded"},
 	} {

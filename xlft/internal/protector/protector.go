@@ -52,6 +52,9 @@ type Protector struct {
 	run *protected // the last one
 }
 
+// Found reports whether Run found the domain.
+func (p *Protector) Found() bool { return p.run != nil }
+
 // Run protects the domain until protection ends. The error is nil if an operator
 // ended it; the outcome is "" if no session began.
 func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
@@ -269,12 +272,24 @@ func lock(runDir, domain string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		return nil, ErrAlready
+	// The domain's keeper has the lock for a moment, now and then.
+	for tries := 0; ; tries++ {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return f, nil
+		case tries == lockTries:
+			f.Close()
+			return nil, ErrAlready
+		}
+		time.Sleep(lockNap)
 	}
-	return f, nil
 }
+
+const (
+	lockTries = 10
+	lockNap   = 50 * time.Millisecond
+)
 
 func lockFile(runDir, domain string) string { return control.Socket(runDir, domain) + ".lock" }
 

@@ -91,7 +91,7 @@ func (r *Restorer) Check(_ context.Context, o wire.Offer) []wire.Problem {
 		add("Look at the receiver's log on the backup.", "%v", err)
 	}
 	for _, d := range all {
-		if d.Name == o.Domain || d.UUID == o.UUID {
+		if d.Name == o.Domain || xlft.SameUUID(d.UUID, o.UUID) {
 			add("Destroy or rename it, if it is not the one to protect.", "a domain of that name or UUID is there already (%s, id %d)", d.Name, d.ID)
 		}
 	}
@@ -200,7 +200,7 @@ func (r *Restorer) Find(domain, uuid string) (backup.Found, error) {
 	}
 	for _, d := range all {
 		// By its UUID: the name may be another domain's.
-		if uuid != "" && d.UUID == uuid && d.Name != domain+suffix || uuid == "" && d.Name == domain {
+		if uuid != "" && xlft.SameUUID(d.UUID, uuid) && d.Name != domain+suffix || uuid == "" && d.Name == domain {
 			return backup.FoundDomain, nil
 		}
 	}

@@ -37,9 +37,7 @@ type answer struct {
 	DomID   uint32 `json:"domid,omitempty"`
 }
 
-// suffix marks a replica's name until it runs. It is not xl's "--incoming": a
-// domain with this suffix is ours to destroy.
-const suffix = "--xlft"
+const suffix = domconf.ReplicaSuffix
 
 // takenSuffix marks the name of a domain that was taken over while another one had
 // its name.
@@ -97,11 +95,13 @@ func Work(log *zap.Logger, runs func(domain string)) error {
 		log.Info("replica destroyed", zap.String("domain", o.Name))
 		return nil
 	}
-	if err := h.Rename(domid, o.Name+suffix, o.Name); err != nil {
+	name := o.Name
+	if err := h.Rename(domid, o.Name+suffix, name); err != nil {
 		// A name is a lesser thing than a running domain. But not that of a
 		// replica: those are destroyed when nobody works on them.
 		log.Error("rename", zap.Error(err))
-		if err := h.Rename(domid, o.Name+suffix, o.Name+takenSuffix); err != nil {
+		name = o.Name + takenSuffix
+		if err := h.Rename(domid, o.Name+suffix, name); err != nil {
 			return fail(fmt.Errorf("a domain that is to run can't be given a name: %w", err))
 		}
 	}
@@ -110,7 +110,7 @@ func Work(log *zap.Logger, runs func(domain string)) error {
 	}
 	out.Encode(answer{Running: true, DomID: domid})
 	announceAll(log, o.Config)
-	runs(o.Name)
+	runs(name)
 	return nil
 }
 

@@ -8,7 +8,10 @@
 // Without the build tag xen, Open returns ErrNoXen and nothing else works.
 package xen
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // ErrNoXen: this binary was built without Xen.
 var ErrNoXen = errors.New("this xlft was built without Xen support (build tag xen)")
@@ -33,4 +36,10 @@ type Info struct {
 	FreeKiB  uint64 // memory that no domain has
 	ShadowPV bool   // log-dirty for PV guests (CONFIG_SHADOW_PAGING)
 	HAP      bool   // hardware-assisted paging, for PVH and HVM guests
+}
+
+// uuid writes a UUID as libxl does (LIBXL_UUID_FMT). xenlight's Uuid.String leaves
+// zeroes out.
+func uuid(u [16]byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }

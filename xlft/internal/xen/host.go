@@ -129,11 +129,11 @@ func (h *Host) Domains() ([]Domain, error) {
 		if err != nil {
 			return nil, fmt.Errorf("name of domain %d: %w", d.domain, err)
 		}
-		var u xenlight.Uuid
+		var u [16]byte
 		for i, b := range d.handle {
 			u[i] = byte(b)
 		}
-		all = append(all, Domain{uint32(d.domain), name, u.String()})
+		all = append(all, Domain{uint32(d.domain), name, uuid(u)})
 	}
 	if n == 0 {
 		return nil, errors.New("list domains: Xen lists none, not even dom0")

@@ -2,6 +2,19 @@
 
 #include "shim.h"
 
+#include <errno.h>
+
+int xlft_unfinished(xc_interface *xch, uint32_t domid)
+{
+    xc_domaininfo_t info;
+    int n = xc_domain_getinfolist(xch, domid, 1, &info);
+
+    if (n < 0)
+        return -errno;
+    return n == 1 && info.domain == domid && info.cpu_time == 0 &&
+           (info.flags & XEN_DOMINF_paused);
+}
+
 int xlft_create(libxl_ctx *ctx, const char *json, uint32_t *domid)
 {
     libxl_domain_config config;
@@ -18,24 +31,6 @@ int xlft_create(libxl_ctx *ctx, const char *json, uint32_t *domid)
 int xlft_core_dump(libxl_ctx *ctx, uint32_t domid, const char *file)
 {
     return libxl_domain_core_dump(ctx, domid, file, NULL);
-}
-
-int xlft_preserve(libxl_ctx *ctx, uint32_t domid, const char *json,
-                  const char *name_suffix)
-{
-    libxl_domain_config config;
-    libxl_uuid uuid;
-    int rc;
-
-    libxl_domain_config_init(&config);
-    rc = libxl_domain_config_from_json(ctx, &config, json);
-    if (!rc) {
-        libxl_uuid_generate(&uuid);
-        rc = libxl_domain_preserve(ctx, domid, &config.c_info, name_suffix,
-                                   uuid);
-    }
-    libxl_domain_config_dispose(&config);
-    return rc;
 }
 
 int xlft_soft_reset(libxl_ctx *ctx, uint32_t domid, const char *json)

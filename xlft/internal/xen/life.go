@@ -32,6 +32,16 @@ func (h *Host) End(domid uint32) (st xlft.GuestState, gone bool, reason string, 
 	return xlft.GuestOver, false, endReason(state, why), nil
 }
 
+// Unfinished reports whether a domain is paused and has never run, as one is that
+// is being built, or whose builder died.
+func (h *Host) Unfinished(domid uint32) (bool, error) {
+	n := C.xlft_unfinished(h.xch, C.uint32_t(domid))
+	if n < 0 {
+		return false, fmt.Errorf("ask whether domain %d has run: errno %d", domid, -n)
+	}
+	return n > 0, nil
+}
+
 // Create builds a domain and starts it.
 func (h *Host) Create(config json.RawMessage) (uint32, error) {
 	cj := C.CString(string(config))
@@ -49,18 +59,6 @@ func (h *Host) CoreDump(domid uint32, file string) error {
 	defer C.free(unsafe.Pointer(cf))
 	if rc := C.xlft_core_dump(h.ctx(), C.uint32_t(domid), cf); rc != 0 {
 		return fmt.Errorf("dump domain %d to %s: %w", domid, file, xenlight.Error(rc))
-	}
-	return nil
-}
-
-// Preserve keeps what is left of a domain under its name and a suffix, with a
-// UUID of its own and without its devices.
-func (h *Host) Preserve(domid uint32, config json.RawMessage, suffix string) error {
-	cj, cs := C.CString(string(config)), C.CString(suffix)
-	defer C.free(unsafe.Pointer(cj))
-	defer C.free(unsafe.Pointer(cs))
-	if rc := C.xlft_preserve(h.ctx(), C.uint32_t(domid), cj, cs); rc != 0 {
-		return fmt.Errorf("preserve domain %d: %w", domid, xenlight.Error(rc))
 	}
 	return nil
 }

@@ -50,13 +50,14 @@ int xlft_save(xc_interface *xch, int fd, uint32_t domid, uintptr_t handle);
 /* Domain configuration as JSON, to be freed; NULL on error, *rc libxl's. */
 char *xlft_config_json(libxl_ctx *ctx, uint32_t domid, int *rc);
 
+/* Whether a domain is paused and has never run; < 0: errno. */
+int xlft_unfinished(xc_interface *xch, uint32_t domid);
+
 /* Builds a domain that does not run yet; returns libxl's rc. */
 int xlft_create(libxl_ctx *ctx, const char *json, uint32_t *domid);
 
 /* What xl does with a domain that ended, see xl.cfg(5); each returns libxl's rc. */
 int xlft_core_dump(libxl_ctx *ctx, uint32_t domid, const char *file);
-int xlft_preserve(libxl_ctx *ctx, uint32_t domid, const char *json,
-                  const char *name_suffix);
 int xlft_soft_reset(libxl_ctx *ctx, uint32_t domid, const char *json);
 
 /* Restores from a checkpointed (Remus) libxl stream; returns libxl's rc. */
