@@ -65,10 +65,10 @@ var kinds = []kind{
 		return killWorker(w, peer)
 	}},
 	{name: "starve the protector", split: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
-		return starve(on, on.protects, d(ft/2, 4*ft))
+		return starve(on, on.protects, d(ft/2, 4*ft), d(time.Millisecond, 10*time.Millisecond))
 	}},
 	{name: "starve the receiver", split: true, act: func(w *World, _, peer *host, d dice) (string, func(), time.Duration) {
-		return starve(peer, peer.receiver, d(ft/2, 4*ft))
+		return starve(peer, peer.receiver, d(ft/2, 4*ft), d(time.Millisecond, 10*time.Millisecond))
 	}},
 	{name: "stutter the protector", act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
 		return stutter(on, on.protects, d(ft, 4*ft))
@@ -103,6 +103,9 @@ var kinds = []kind{
 		return "network", func() { w.net.slow(on.name, false) }, d(ft, 4*ft)
 	}},
 	{name: "power cut at the primary", fatal: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
+		if w.off(on) {
+			return "", nil, 0
+		}
 		st, err := on.status()
 		on.powerOff(fmt.Sprintf("fault; %s, protected: %v, %v", st.State, st.Protected, err))
 		if !st.Protected {
@@ -110,9 +113,24 @@ var kinds = []kind{
 		}
 		return on.name, nil, 0
 	}},
-	{name: "power cut at the backup", fatal: true, act: func(w *World, _, peer *host, d dice) (string, func(), time.Duration) {
+	{name: "power cut at the backup", fatal: true, act: func(w *World, _, peer *host, _ dice) (string, func(), time.Duration) {
+		if w.off(peer) {
+			return "", nil, 0
+		}
 		peer.powerOff("fault")
 		return peer.name, nil, 0
+	}},
+	{name: "power cut at the primary while the receiver stands still", fatal: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
+		return standing(w, on, peer, d, func() {
+			st, err := on.status()
+			on.powerOff(fmt.Sprintf("fault; %s, protected: %v, %v", st.State, st.Protected, err))
+			if !st.Protected {
+				w.excused()
+			}
+		})
+	}},
+	{name: "kill the protector while the receiver stands still", act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
+		return standing(w, on, peer, d, func() { on.protects.signal(syscall.SIGKILL) })
 	}},
 	{name: "the fence agents fail", fence: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
 		set := func(deaf bool) {
@@ -148,6 +166,12 @@ var kinds = []kind{
 	}},
 }
 
+func (w *World) off(h *host) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !h.on
+}
+
 func stop(lasts time.Duration, h *host, us ...*unit) (string, func(), time.Duration) {
 	done := false
 	for _, u := range us {
@@ -168,6 +192,16 @@ func kill(h *host, u *unit) (string, func(), time.Duration) {
 		return "", nil, 0
 	}
 	return h.name, nil, 0
+}
+
+// standing does something while a checkpoint is on its way, or may be.
+func standing(w *World, on, peer *host, d dice, do func()) (string, func(), time.Duration) {
+	if w.off(on) || !peer.receiver.signal(syscall.SIGSTOP) {
+		return "", nil, 0
+	}
+	time.Sleep(d(60*time.Millisecond, ft/2))
+	do()
+	return on.name, func() { peer.receiver.signal(syscall.SIGCONT) }, d(ft/100, ft)
 }
 
 // killWorker kills what talks to the hypervisor and is no unit.
@@ -212,8 +246,8 @@ func stutter(h *host, u *unit, lasts time.Duration) (string, func(), time.Durati
 	return h.name, func() { close(stop); <-ended }, lasts
 }
 
-// starve gives a process a fiftieth of a processor.
-func starve(h *host, u *unit, lasts time.Duration) (string, func(), time.Duration) {
+// starve gives a process a part of each half a second of a processor.
+func starve(h *host, u *unit, lasts, part time.Duration) (string, func(), time.Duration) {
 	pid := u.pid()
 	g := h.w.cgroup(h.name + u.name)
 	if pid == 0 || g == "" {
@@ -223,9 +257,11 @@ func starve(h *host, u *unit, lasts time.Duration) (string, func(), time.Duratio
 		return "", nil, 0
 	}
 	quota := func(starved bool) {
-		file, tight, free := "cpu.max", "2000 100000", "max 100000"
-		if _, err := os.Stat(filepath.Join(g, "cpu.cfs_quota_us")); err == nil {
-			file, tight, free = "cpu.cfs_quota_us", "2000", "-1"
+		us := part.Microseconds()
+		file, tight, free := "cpu.max", fmt.Sprintf("%d 500000", us), "max 100000"
+		if exists(filepath.Join(g, "cpu.cfs_quota_us")) {
+			os.WriteFile(filepath.Join(g, "cpu.cfs_period_us"), []byte("500000"), 0)
+			file, tight, free = "cpu.cfs_quota_us", fmt.Sprint(us), "-1"
 		}
 		if !starved {
 			tight = free
@@ -292,4 +328,14 @@ func (w *World) judgeFence(by, target *host) {
 		}
 	}
 	w.violateLocked("C1", "%s fences %s, to which nothing was done", by.name, target.name)
+}
+
+// judgeTakeover: nor is a domain taken over. The caller has outmu.
+func (w *World) judgeTakeover(by, from string) {
+	for _, f := range w.faults {
+		if f.host != by {
+			return
+		}
+	}
+	w.violateLocked("C1", "%s takes the domain over, and nothing was done to %s", by, from)
 }

@@ -124,11 +124,12 @@ func (h *host) powerOff(why string) {
 
 func (h *host) cutPower(why string) {
 	w := h.w
-	w.mu.Lock()
-	if !h.on {
-		w.mu.Unlock()
+	if w.off(h) {
 		return
 	}
+	// First nothing leaves any more: the processes have some moments to live.
+	w.net.unplug(h.name)
+	w.mu.Lock()
 	h.on = false
 	w.say("%s: power off (%s)", h.name, why)
 	for _, d := range h.domains {
@@ -145,7 +146,6 @@ func (h *host) cutPower(why string) {
 		c.Close()
 	}
 	w.mu.Unlock()
-	w.net.unplug(h.name)
 	h.receiver.kill()
 	h.protects.kill()
 	for _, pid := range pids {

@@ -129,33 +129,32 @@ func (n *network) slow(host string, slow bool) error {
 func other(host string) string { return map[string]string{"A": "B", "B": "A"}[host] }
 
 // listen opens a host's port in its namespace.
-func (n *network) listen(host string) (*os.File, error) {
-	type result struct {
-		f   *os.File
-		err error
+func (n *network) listen(host string) (lf *os.File, err error) {
+	ns, err := os.Open(filepath.Join("/run/netns", n.ns(host)))
+	if err != nil {
+		return nil, err
 	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
-		f, err := os.Open(filepath.Join("/run/netns", n.ns(host)))
-		if err != nil {
-			done <- result{nil, err}
-			return
+	defer ns.Close()
+	// The thread goes back: one that ended would end the processes that it started.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	defer home.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+			panic(err) // other goroutines would be in a host's namespace
 		}
-		defer f.Close()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, err}
-			return
-		}
-		l, err := net.Listen("tcp", ":7789")
-		if err != nil {
-			done <- result{nil, err}
-			return
-		}
-		defer l.Close()
-		lf, err := l.(*net.TCPListener).File()
-		done <- result{lf, err}
 	}()
-	r := <-done
-	return r.f, r.err
+	l, err := net.Listen("tcp", ":7789")
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	return l.(*net.TCPListener).File()
 }

@@ -66,7 +66,7 @@ func run(t *testing.T, o processes.Options) processes.Report {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Violations) > 0 || *procKeep {
+	if len(r.Violations) > 0 && o.Faults == nil || *procKeep {
 		t.Logf("the hosts' files: %s", o.Dir)
 	} else {
 		os.RemoveAll(o.Dir)

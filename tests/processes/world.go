@@ -105,6 +105,7 @@ func (w *World) birth(d *domain) {
 		l.parent.forks = append(l.parent.forks, l)
 		w.Counts.Takeovers++
 		w.tell(fmt.Sprintf("the domain runs on %s from step %d on", l.where, l.start))
+		w.judgeTakeover(l.where, l.parent.where)
 		if l.parent.out > l.start {
 			w.violateLocked("P1", "replies up to step %d have left %s, and %s runs on from step %d", l.parent.out, l.parent.where, l.where, l.start)
 		}
