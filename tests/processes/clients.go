@@ -95,7 +95,7 @@ func (w *World) client(n int, stop <-chan struct{}) {
 		}
 		boot := w.history.world.Load()
 		e := uint64(w.now() / era)
-		key := boot<<40 + e*keysOfEra + uint64(rng.IntN(keysOfEra)) + 1
+		key := boot<<40 + e*keysOfEra + uint64(rng.IntN(keysOfEra)) + 1 // never probe
 		in := input{op: op(rng.IntN(3)), key: key, val: nextValue.Add(1), old: known[key]}
 		if in.op == read {
 			in.val = 0

@@ -52,6 +52,9 @@ type reply struct {
 
 type op byte
 
+// probe is a key that has no register.
+const probe = 0
+
 const (
 	read op = iota
 	write
@@ -80,7 +83,7 @@ func (d *domain) take(r request) {
 	d.put(0, 0, d.count()+1)
 	slot := int(r.key % slots)
 	page, at := 1+slot%(pages-1), slot/(pages-1)*24
-	if binary.LittleEndian.Uint64(d.mem[page][at:]) != r.key {
+	if r.key != probe && binary.LittleEndian.Uint64(d.mem[page][at:]) != r.key {
 		d.put(page, at, r.key)
 		d.put(page, at+8, 0)
 	}
@@ -90,6 +93,9 @@ func (d *domain) take(r request) {
 		d.put(page, at+8, r.val)
 		a.ok = 1
 	}
+	d.host.w.outmu.Lock()
+	d.life.sent++
+	d.host.w.outmu.Unlock()
 	d.path.Send(a.pack())
 }
 

@@ -142,10 +142,10 @@ var kinds = []kind{
 		return "agents", func() { set(false) }, d(ft, 4*ft)
 	}},
 	{name: "switch over", act: func(w *World, on, _ *host, _ dice) (string, func(), time.Duration) {
-		go func() {
+		w.operator.Go(func() {
 			out, err := on.xlft(15*time.Second, "ft-failover", domainName)
 			w.say("ft-failover on %s: %s %v", on.name, out, err)
-		}()
+		})
 		return "operator", nil, 0
 	}},
 	{name: "stop and start the protection", act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
@@ -156,12 +156,12 @@ var kinds = []kind{
 		}
 		set(true)
 		pause := d(ft/10, ft)
-		go func() {
+		w.operator.Go(func() {
 			out, err := on.xlft(15*time.Second, "ft-stop", domainName)
 			w.say("ft-stop on %s: %s %v", on.name, out, err)
 			time.Sleep(pause)
 			set(false)
-		}()
+		})
 		return "operator", nil, 0
 	}},
 }
@@ -250,6 +250,10 @@ func stutter(h *host, u *unit, lasts time.Duration) (string, func(), time.Durati
 func starve(h *host, u *unit, lasts, part time.Duration) (string, func(), time.Duration) {
 	pid := u.pid()
 	g := h.w.cgroup(h.name + u.name)
+	if g == "" && !h.w.noGroups {
+		h.w.noGroups = true
+		h.w.say("nobody is starved: this machine has no cgroup with a limit of processor time")
+	}
 	if pid == 0 || g == "" {
 		return "", nil, 0
 	}

@@ -3,10 +3,8 @@ package processes
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +14,6 @@ import (
 	"time"
 
 	"xlft/netbuffer/netbuffertest"
-	"xlft/xlft"
 )
 
 const domainName = "web1"
@@ -322,38 +319,6 @@ func (u *unit) kill() {
 	u.mu.Lock()
 	u.active = false
 	u.mu.Unlock()
-}
-
-// status is what ft-status reads.
-type status struct {
-	State     string `json:"state"`
-	Protected bool   `json:"protected"`
-	LastError string `json:"last_error"`
-}
-
-func (h *host) status() (st status, err error) {
-	path := filepath.Join(h.runDir(), xlft.FileName(domainName)+".sock")
-	c := http.Client{Timeout: time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
-		},
-	}}
-	r, err := c.Get("http://xlft/status")
-	if err != nil {
-		return st, err
-	}
-	defer r.Body.Close()
-	if r.StatusCode != http.StatusOK {
-		return st, errors.New(r.Status)
-	}
-	err = json.NewDecoder(r.Body).Decode(&st)
-	if err == nil && st.Protected {
-		h.protects.mu.Lock()
-		h.protects.proven = true
-		h.protects.mu.Unlock()
-	}
-	return st, err
 }
 
 // xlft runs a command on the host.

@@ -3,7 +3,6 @@ package processes_test
 import (
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,7 @@ var (
 	procSeed    = flag.Uint64("proc.seed", 0, "the faults' seed; 0: any")
 	procArbiter = flag.String("proc.arbiter", "", "run with this arbiter only")
 	procFaults  = flag.String("proc.faults", "", "only faults whose names match")
+	procQuiet   = flag.Bool("proc.quiet", false, "with -v too, print the story only of what failed")
 	procKeep    = flag.Bool("proc.keep", false, "keep the hosts' files, with the logs, in any case")
 )
 
@@ -55,7 +55,7 @@ func run(t *testing.T, o processes.Options) processes.Report {
 	if o.Dir, err = os.MkdirTemp("", "xlftp"); err != nil { // t.TempDir is too long for sockets
 		t.Fatal(err)
 	}
-	if testing.Verbose() {
+	if testing.Verbose() && !*procQuiet {
 		o.Story = os.Stderr
 	}
 	if *procFaults != "" && o.Faults == nil {
@@ -98,8 +98,8 @@ func TestProcesses(t *testing.T) {
 			for _, v := range r.Violations {
 				t.Error(v)
 			}
-			if t.Failed() && !testing.Verbose() {
-				io.WriteString(os.Stderr, strings.Join(r.Story, "\n")+"\n")
+			if t.Failed() {
+				t.Logf("the story:\n%s", strings.Join(r.Story, "\n"))
 			}
 		})
 	}

@@ -18,8 +18,12 @@ type World struct {
 	hosts [2]*host
 	net   *network
 
-	power  sync.Mutex      // one change of power at a time
-	groups map[string]bool // cgroups to remove
+	power sync.Mutex // one change of power at a time
+
+	operator sync.WaitGroup // what an operator does
+
+	groups   map[string]bool // cgroups to remove
+	noGroups bool            // there are none here
 
 	mu      sync.Mutex // guards hosts' domains and what is in them
 	lastID  uint32
@@ -49,6 +53,8 @@ type life struct {
 	start  uint64 // the step that it began after
 	out    uint64 // newest step of which a reply left
 	forks  []*life
+
+	sent, got uint64 // replies
 }
 
 // Counts are what a run did.
@@ -121,6 +127,7 @@ func (w *World) deliver(a reply) {
 	defer w.outmu.Unlock()
 	l := w.lives[a.life-1]
 	l.out = max(l.out, a.count)
+	l.got++
 	for _, f := range l.forks {
 		if a.count > f.start && !w.history.closed {
 			w.violateLocked("P1, P3", "a reply of step %d leaves %s, and %s has run on from step %d", a.count, l.where, f.where, f.start)
