@@ -32,7 +32,7 @@ var variants = []variant{
 		"C1",
 	},
 	{
-		"an epoch leaves when it is sealed", "fence", "^power cut at the primary",
+		"an epoch leaves when it is sealed", "fence", "^power cut at the primary after",
 		"netbuffer/gate.go",
 		"g.holding, g.sealed, g.epoch = true, true, epoch\n",
 		"g.holding, g.sealed, g.epoch = true, true, epoch\n\tfor _, v := range g.vifs {\n\t\tv.Path.Change(1-v.Current, Pass)\n\t}\n",

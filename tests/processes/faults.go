@@ -106,11 +106,7 @@ var kinds = []kind{
 		if w.off(on) {
 			return "", nil, 0
 		}
-		st, err := on.status()
-		on.powerOff(fmt.Sprintf("fault; %s, protected: %v, %v", st.State, st.Protected, err))
-		if !st.Protected {
-			w.excused()
-		}
+		w.cutProtected(on)
 		return on.name, nil, 0
 	}},
 	{name: "power cut at the backup", fatal: true, act: func(w *World, _, peer *host, _ dice) (string, func(), time.Duration) {
@@ -121,13 +117,16 @@ var kinds = []kind{
 		return peer.name, nil, 0
 	}},
 	{name: "power cut at the primary while the receiver stands still", fatal: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
-		return standing(w, on, peer, d, func() {
-			st, err := on.status()
-			on.powerOff(fmt.Sprintf("fault; %s, protected: %v, %v", st.State, st.Protected, err))
-			if !st.Protected {
-				w.excused()
-			}
-		})
+		return standing(w, on, peer, d, func() { w.cutProtected(on) })
+	}},
+	{name: "power cut at the primary after the network is cut", fatal: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
+		if w.off(on) {
+			return "", nil, 0
+		}
+		w.net.cut(on.name, true)
+		time.Sleep(d(60*time.Millisecond, ft/2)) // a checkpoint is on its way
+		w.cutProtected(on)
+		return on.name, nil, 0
 	}},
 	{name: "kill the protector while the receiver stands still", act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
 		return standing(w, on, peer, d, func() { on.protects.signal(syscall.SIGKILL) })
@@ -313,6 +312,16 @@ func noFiles(h *host, u *unit, lasts time.Duration) (string, func(), time.Durati
 			unix.Prlimit(pid, unix.RLIMIT_NOFILE, &was, nil)
 		}
 	}, lasts
+}
+
+// cutProtected takes the power of a host whose domain must survive that, if it is
+// said to be protected.
+func (w *World) cutProtected(h *host) {
+	st, err := h.status()
+	h.powerOff(fmt.Sprintf("fault; %s, protected: %v, %v", st.State, st.Protected, err))
+	if !st.Protected {
+		w.excused()
+	}
 }
 
 // excused: the domain may get lost in this round.
