@@ -75,7 +75,9 @@ func TestCatches(t *testing.T) {
 			if err := os.WriteFile(overlay, text, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			r := run(t, processes.Options{Binary: build(t, overlay), Arbiter: v.arbiter, Seed: *procSeed, For: 3 * time.Minute, Faults: regexp.MustCompile(v.faults)})
+			bin := filepath.Join(dir, "xlft")
+			build(t, bin, overlay)
+			r := run(t, processes.Options{Binary: bin, Arbiter: v.arbiter, Broken: true, Seed: *procSeed, For: 3 * time.Minute, Faults: regexp.MustCompile(v.faults)})
 			if len(r.Violations) == 0 || !strings.Contains(r.Violations[0], v.want) {
 				t.Errorf("not caught: %v", r.Violations)
 			}

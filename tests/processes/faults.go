@@ -131,6 +131,36 @@ var kinds = []kind{
 	{name: "kill the protector while the receiver stands still", act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
 		return standing(w, on, peer, d, func() { on.protects.signal(syscall.SIGKILL) })
 	}},
+	{name: "kill the protector at a call", act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
+		pid := on.protects.pid()
+		if pid == 0 {
+			return "", nil, 0
+		}
+		w.setTrap(on, &trap{pid: pid, calls: int(d(1, 60)), before: d(0, 2) == 0})
+		return on.name, func() { w.setTrap(on, nil) }, ft
+	}},
+	{name: "kill the receiver in a switch-over", fatal: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
+		w.switchOver(on)
+		time.Sleep(d(0, 120*time.Millisecond))
+		return kill(peer, peer.receiver)
+	}},
+	{name: "kill the protector in a switch-over", act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
+		w.switchOver(on)
+		time.Sleep(d(0, 120*time.Millisecond))
+		return kill(on, on.protects)
+	}},
+	{name: "kill the protector at a call in a switch-over", act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
+		pid := on.protects.pid()
+		if pid == 0 {
+			return "", nil, 0
+		}
+		w.switchOver(on)
+		time.Sleep(d(0, 50*time.Millisecond))
+		w.setTrap(on, &trap{pid: pid, calls: int(d(1, 20)), before: d(0, 2) == 0})
+		return on.name, func() { w.setTrap(on, nil) }, ft / 2
+	}},
+	workerDies("complete", true), workerDies("complete", false),
+	workerDies("rename", true), workerDies("rename", false), workerDies("unpause", true), workerDies("unpause", false),
 	{name: "the fence agents fail", fence: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
 		set := func(deaf bool) {
 			w.mu.Lock()
@@ -203,13 +233,43 @@ func standing(w *World, on, peer *host, d dice, do func()) (string, func(), time
 	return on.name, func() { peer.receiver.signal(syscall.SIGCONT) }, d(ft/100, ft)
 }
 
+// workerDies kills the restore worker in a switch-over, at a step of its work.
+func workerDies(op string, before bool) kind {
+	name := "kill the restore worker after its "
+	if before {
+		name = "kill the restore worker before its "
+	}
+	return kind{name: name + op, fatal: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
+		w.setTrap(peer, &trap{op: op, calls: 1, before: before})
+		w.switchOver(on)
+		return peer.name, func() { w.setTrap(peer, nil) }, ft
+	}}
+}
+
+func (w *World) setTrap(h *host, t *trap) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	h.trap = t
+}
+
+// switchOver asks for a switch-over, past the command, which takes its time.
+func (w *World) switchOver(on *host) {
+	w.outmu.Lock()
+	w.faults = append(w.faults, &fault{kind: "switch over", from: w.now(), host: "operator"})
+	w.outmu.Unlock()
+	w.operator.Go(func() {
+		var ended struct{ Outcome string }
+		err := on.post("/failover", &ended)
+		w.say("switch-over from %s: %s %v", on.name, ended.Outcome, err)
+	})
+}
+
 // killWorker kills what talks to the hypervisor and is no unit.
 func killWorker(w *World, h *host) (string, func(), time.Duration) {
-	mains := map[int]bool{h.receiver.pid(): true, h.protects.pid(): true, 0: true}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, pid := range h.users {
-		if !mains[pid] && comm(pid) == "xlft" && args(pid)[len(args(pid))-1] == "restore-worker" {
+		if isWorker(pid) {
 			syscall.Kill(pid, syscall.SIGKILL)
 			return h.name, nil, 0
 		}

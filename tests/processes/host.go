@@ -31,6 +31,7 @@ type host struct {
 	domains map[uint32]*domain
 	paths   map[uint32]*netbuffertest.Path
 	users   map[net.Conn]int // processes that talk to the hypervisor
+	trap    *trap
 
 	boot     int
 	socket   *os.File // the receiver's, as systemd keeps it

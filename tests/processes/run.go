@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type Options struct {
 	For     time.Duration
 	Faults  *regexp.Regexp // names of the faults to choose from; nil: all
 	Story   io.Writer      // nil: the story is in the report alone
+	Broken  bool           // violations are what is looked for
 	Dir     string         // for the hosts' files; short, since sockets are in it
 }
 
@@ -191,7 +193,7 @@ func (w *World) round() {
 		w.outmu.Lock()
 		f.host = host
 		if host == "" {
-			w.faults = w.faults[:len(w.faults)-1]
+			w.faults = slices.DeleteFunc(w.faults, func(o *fault) bool { return o == f })
 			w.outmu.Unlock()
 			continue
 		}

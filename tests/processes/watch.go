@@ -74,14 +74,27 @@ func (w *World) unable(h *host) bool {
 
 // ask asks a daemon of the host at its socket.
 func (h *host) ask(name, what string, v any) error {
+	return h.control(http.MethodGet, name, what, time.Second, v)
+}
+
+// post tells the protector to do something.
+func (h *host) post(what string, v any) error {
+	return h.control(http.MethodPost, domainName, what, 15*time.Second, v)
+}
+
+func (h *host) control(method, name, what string, limit time.Duration, v any) error {
 	path := filepath.Join(h.runDir(), xlft.FileName(name)+".sock")
-	c := http.Client{Timeout: time.Second, Transport: &http.Transport{
+	c := http.Client{Timeout: limit, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		},
 	}}
-	r, err := c.Get("http://xlft" + what)
+	q, err := http.NewRequest(method, "http://xlft"+what, nil)
+	if err != nil {
+		return err
+	}
+	r, err := c.Do(q)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -280,7 +281,7 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs, pr, lock}
 	d := &Domain{
-		r: r, name: o.Domain, cmd: cmd, control: control, stream: pw,
+		r: r, name: o.Domain, uuid: o.UUID, cmd: cmd, control: control, stream: pw,
 		failed: make(chan error, 1), running: make(chan struct{}), exited: make(chan struct{}),
 	}
 	if err := cmd.Start(); err != nil {
@@ -304,9 +305,11 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 type Domain struct {
 	r       *Restorer
 	name    string
+	uuid    string
 	cmd     *exec.Cmd
 	control net.Conn
 	stream  *os.File
+	ordered atomic.Bool // the worker was told to run it
 
 	failed  chan error
 	running chan struct{} // closed when the domain runs
@@ -335,10 +338,33 @@ func (d *Domain) listen() {
 	if werr := d.cmd.Wait(); werr != nil && !ran {
 		err = fmt.Errorf("%w (%w)", err, werr)
 	}
+	if !ran && d.ordered.Load() && d.finish(err) {
+		ran = true
+		close(d.running)
+	}
 	if !ran {
 		d.failed <- err
 	}
 	close(d.exited)
+}
+
+// finish unpauses a domain whose worker ended after it had given the domain its
+// name: the domain is complete, and nobody else would run it. That it is not
+// paused any more is no error: the worker may have done that too.
+func (d *Domain) finish(why error) bool {
+	all, err := d.r.Host.Domains()
+	if err != nil {
+		return false
+	}
+	for _, found := range all {
+		if found.UUID == d.uuid && found.Name != d.name+suffix {
+			err := d.r.Host.Unpause(found.ID)
+			d.r.Log.Warn("a restore worker ended in the last step of a takeover; the receiver took that step",
+				zap.String("domain", d.name), zap.NamedError("why", why), zap.NamedError("unpause", err))
+			return true
+		}
+	}
+	return false
 }
 
 func (d *Domain) write(bs ...[]byte) error {
@@ -365,6 +391,7 @@ func (d *Domain) Checkpoint() error { return d.write(savestream.CheckpointEndRec
 // Activate is the point of no return: from its first byte on the worker completes
 // the domain and runs it, also if the receiver dies meanwhile.
 func (d *Domain) Activate(ctx context.Context) error {
+	d.ordered.Store(true)
 	if err := json.NewEncoder(d.control).Encode(order{Run: true}); err != nil {
 		return fmt.Errorf("tell restore worker to run %s: %w", d.name, err)
 	}
