@@ -159,8 +159,10 @@ var kinds = []kind{
 		w.setTrap(on, &trap{pid: pid, calls: int(d(1, 20)), before: d(0, 2) == 0})
 		return on.name, func() { w.setTrap(on, nil) }, ft / 2
 	}},
-	workerDies("complete", true), workerDies("complete", false),
-	workerDies("rename", true), workerDies("rename", false), workerDies("unpause", true), workerDies("unpause", false),
+	workerDies("complete", true, false), workerDies("complete", false, false),
+	workerDies("rename", true, false), workerDies("rename", false, false),
+	workerDies("unpause", true, false), workerDies("unpause", false, false),
+	workerDies("complete", false, true), workerDies("rename", false, true), workerDies("unpause", false, true),
 	{name: "the fence agents fail", fence: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
 		set := func(deaf bool) {
 			w.mu.Lock()
@@ -233,14 +235,22 @@ func standing(w *World, on, peer *host, d dice, do func()) (string, func(), time
 	return on.name, func() { peer.receiver.signal(syscall.SIGCONT) }, d(ft/100, ft)
 }
 
-// workerDies kills the restore worker in a switch-over, at a step of its work.
-func workerDies(op string, before bool) kind {
+// workerDies kills the restore worker in a switch-over, at a step of its work, and
+// with it the receiver, if that is said.
+func workerDies(op string, before, both bool) kind {
 	name := "kill the restore worker after its "
 	if before {
 		name = "kill the restore worker before its "
 	}
-	return kind{name: name + op, fatal: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
-		w.setTrap(peer, &trap{op: op, calls: 1, before: before})
+	if name += op; both {
+		name += ", with the receiver"
+	}
+	return kind{name: name, fatal: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
+		t := &trap{op: op, calls: 1, before: before}
+		if both {
+			t.with = peer.receiver
+		}
+		w.setTrap(peer, t)
 		w.switchOver(on)
 		return peer.name, func() { w.setTrap(peer, nil) }, ft
 	}}

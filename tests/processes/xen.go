@@ -79,6 +79,7 @@ type trap struct {
 	op     string // "": any
 	calls  int    // that it may still make
 	before bool   // the call that it dies at has no effect
+	with   *unit  // dies just before
 }
 
 // springs returns the host's trap, if it kills the caller at this call.
@@ -93,6 +94,9 @@ func (h *host) springs(pid int, op string) *trap {
 		return nil
 	}
 	h.trap = nil
+	if t.with != nil {
+		t.with.signal(syscall.SIGKILL)
+	}
 	h.w.say("%s: process %d dies at %s, before: %v", h.name, pid, op, t.before)
 	return t
 }

@@ -148,28 +148,34 @@ func parts(v string) (p [2]int) {
 	return p
 }
 
-// Sweep destroys replicas whose worker died without a chance to. One whose
-// domain this host owns is left alone: a takeover was under way, and its worker
-// goes through with it.
-func (r *Restorer) Sweep(owned func(domain string) (bool, error)) error {
+// Sweep destroys replicas whose worker died without a chance to. One that this
+// host was taking over is left alone: its worker goes through with it. If that one
+// died when the domain had its name, Sweep unpauses the domain.
+func (r *Restorer) Sweep(takingOver func(domain string) (bool, error)) error {
 	all, err := r.Host.Domains()
 	if err != nil {
 		return err
 	}
 	for _, d := range all {
-		if name, ok := strings.CutSuffix(d.Name, suffix); ok {
-			ours, err := owned(name)
-			if err == nil && ours {
-				ours, err = r.working(name)
-			}
-			switch {
-			case err != nil:
-				return err
-			case ours:
-				r.Log.Warn("a takeover was under way when the receiver ended; left to its worker", zap.String("domain", name), zap.Uint32("domid", d.ID))
-				continue
-			}
-			r.Log.Warn("destroying a replica that was left behind", zap.String("domain", d.Name), zap.Uint32("domid", d.ID))
+		name, replica := strings.CutSuffix(d.Name, suffix)
+		begun, err := takingOver(name)
+		alive := false
+		if err == nil && begun {
+			alive, err = r.working(name)
+		}
+		log := r.Log.With(zap.String("domain", d.Name), zap.Uint32("domid", d.ID))
+		switch {
+		case !replica && (err != nil || !begun || alive):
+			// Not ours, or on its way.
+		case !replica:
+			// That it is not paused any more is no error.
+			log.Warn("an earlier receiver and its worker ended in the last step of a takeover; the domain is unpaused", zap.NamedError("unpause", r.Host.Unpause(d.ID)))
+		case err != nil:
+			return err
+		case alive:
+			log.Warn("a takeover was under way when the receiver ended; left to its worker")
+		default:
+			log.Warn("destroying a replica that was left behind")
 			if err := r.Host.Destroy(d.ID); err != nil {
 				return err
 			}
