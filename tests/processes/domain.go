@@ -23,9 +23,8 @@ type domain struct {
 	mem      [][]byte
 	dirty    map[uint64]bool
 	limit    uint64
-	replica  bool // made by a restore
-	complete bool // by its restore
-	ran      bool
+	replica  bool  // made by a restore
+	complete bool  // by its restore
 	life     *life // nil until it runs
 	paused   int   // as Xen counts
 	asleep   bool  // suspended

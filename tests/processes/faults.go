@@ -11,12 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A fault is something that was done to a host, or to the network ("").
+// A fault is something that was done: to a host, by its name, or to the "network", to the "agents", by an "operator".
 type fault struct {
-	kind   string
-	host   string
-	from   time.Duration
-	excuse bool // the domain was not protected just then: it may get lost
+	kind string
+	host string
+	from time.Duration
 }
 
 // A kind is a kind of fault.
