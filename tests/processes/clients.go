@@ -15,7 +15,7 @@ import (
 
 const (
 	clients     = 12
-	patience    = 2 * time.Second // of a client; what is not answered by then may have happened
+	patience    = time.Second     // of a client; what is not answered by then may have happened
 	era         = 5 * time.Second // in which a set of keys is used
 	keysOfEra   = 4
 	checkLimit  = 20 * time.Second // for one key

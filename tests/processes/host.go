@@ -205,6 +205,7 @@ const restartDelay = 200 * time.Millisecond
 func (u *unit) supervise(ended chan struct{}) {
 	defer close(ended)
 	for {
+		last := u.h.w.lastDomain()
 		u.mu.Lock()
 		if u.stopped {
 			u.active = false
@@ -232,7 +233,7 @@ func (u *unit) supervise(ended chan struct{}) {
 		if code == 3 || code == 0 {
 			u.h.w.say("%s: %s ended with status %d", u.h.name, u.name, code)
 			if proven && !stopped {
-				u.h.gaveUp(u.name, code)
+				u.h.gaveUp(u.name, code, last)
 			}
 			return
 		}
@@ -243,15 +244,16 @@ func (u *unit) supervise(ended chan struct{}) {
 	}
 }
 
-// gaveUp: a unit decided to end that nobody stopped.
-func (h *host) gaveUp(unit string, code int) {
+// gaveUp: a unit decided to end that nobody stopped. Last is the newest domain that
+// there was at its start: a newer one came here by a takeover.
+func (h *host) gaveUp(unit string, code int, last uint32) {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
 	if h.w.stopped || !h.on {
 		return
 	}
 	for _, d := range h.domains {
-		if unit == "protector" && d.life != nil && d.name == domainName {
+		if unit == "protector" && d.life != nil && d.id <= last {
 			h.w.violate("P6", "the protector on %s ended with status %d, and the domain still is there", h.name, code)
 		}
 	}
@@ -272,7 +274,7 @@ func (u *unit) spawn() (*exec.Cmd, error) {
 	defer log.Close()
 	fmt.Fprintf(log, "--- started at %.2f\n", h.w.now().Seconds())
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "XLFT_SIMXEN="+filepath.Join(h.dir, "xen"), "GOTRACEBACK=all")
+	cmd.Env = append(os.Environ(), "XLFT_SIMXEN="+filepath.Join(h.dir, "xen"), "GOTRACEBACK=all", "GORACE=atexit_sleep_ms=0")
 	if u.name == "receiver" {
 		cmd.ExtraFiles = []*os.File{h.socket}
 		cmd.Env = append(cmd.Env, "LISTEN_FDS=1")

@@ -16,10 +16,11 @@ import (
 )
 
 var (
-	procFor     = flag.Duration("proc.for", 20*time.Second, "how long hosts are tormented, for each arbiter")
+	procFor     = flag.Duration("proc.for", 16*time.Second, "how long hosts are tormented, for each arbiter")
 	procSeed    = flag.Uint64("proc.seed", 0, "the faults' seed; 0: any")
 	procArbiter = flag.String("proc.arbiter", "", "run with this arbiter only")
 	procFaults  = flag.String("proc.faults", "", "only faults whose names match")
+	procRace    = flag.Bool("proc.race", false, "build xlft with the race detector")
 	procQuiet   = flag.Bool("proc.quiet", false, "with -v too, print the story only of what failed")
 	procKeep    = flag.Bool("proc.keep", false, "keep the hosts' files, with the logs, in any case")
 )
@@ -52,6 +53,9 @@ func xlft(t *testing.T) string {
 func build(t *testing.T, bin, overlay string) {
 	t.Helper()
 	args := []string{"build", "-tags", "simxen", "-o", bin}
+	if *procRace {
+		args = append(args, "-race")
+	}
 	if overlay != "" {
 		args = append(args, "-overlay", overlay)
 	}

@@ -136,11 +136,28 @@ func (w *World) end() {
 			}
 		}
 	}
+	w.readLogs()
 	if w.net != nil {
 		w.net.close()
 	}
 	for g := range w.groups {
 		os.Remove(g)
+	}
+}
+
+// readLogs looks for what no daemon may ever say.
+func (w *World) readLogs() {
+	logs, _ := filepath.Glob(filepath.Join(w.dir, "*", "*.log"))
+	for _, l := range logs {
+		b, err := os.ReadFile(l)
+		if err != nil {
+			continue
+		}
+		for _, bad := range []string{"DATA RACE", "\npanic:", "\"panic\"", "fatal error:"} {
+			if _, after, ok := bytes.Cut(b, []byte(bad)); ok {
+				w.violate("panic", "%s has %q: %.600s", l, bad, after)
+			}
+		}
 	}
 }
 

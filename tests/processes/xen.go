@@ -237,6 +237,13 @@ func (w *World) newDomain(h *host, name string, config []byte) *domain {
 	return d
 }
 
+// lastDomain returns the newest domain's id.
+func (w *World) lastDomain() uint32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lastID
+}
+
 // mayRun lets a domain run that nobody pauses any more.
 func (w *World) mayRun(d *domain) {
 	if d.replica && !d.complete {
