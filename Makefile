@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export PATH := $(CURDIR)/build/go/bin:$(PATH):/usr/local/go/bin
 
-.PHONY: all help setup build build-xen build/xlft vet test test-quick test-go test-sim test-lab demo lab bench fuzz xtf install clean
+.PHONY: all help setup build build-xen build/xlft vet test test-quick test-go test-sim test-processes test-lab demo lab bench fuzz xtf install clean
 
 all: build-xen ## build xlft with libxl (the default)
 
@@ -45,6 +45,10 @@ test-go: ## build, vet and the tests with the race detector
 test-sim: ## 10,000 simulated fault schedules
 	scripts/dev/setup
 	scripts/dev/test sim
+
+test-processes: ## real processes on simulated hosts, two minutes (root); FOR=1h: longer, with SEED=N for the same faults
+	scripts/dev/setup test
+	$(if $(FOR),go test ./tests/processes -count=1 -v -timeout 0 -run TestProcesses -proc.for=$(FOR) $(if $(SEED),-proc.seed=$(SEED)),scripts/dev/test processes)
 
 test-lab: ## the tests on two real Xen hosts under emulation (root)
 	scripts/dev/setup test

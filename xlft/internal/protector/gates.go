@@ -34,7 +34,7 @@ const gateTimeout = 5 * time.Second
 // openGate builds the network gate of a domain that has these network devices,
 // or adopts the one that an earlier protector left.
 func openGate(h *xen.Host, d xen.Domain, devices []int, limit uint64) (*netGate, error) {
-	g, err := netbuffer.Open(d.ID, netbuffer.Options{
+	g, err := openQueues(h, d, netbuffer.Options{
 		Devices: devices,
 		Limit:   limit,
 		Timeout: gateTimeout,

@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -147,28 +148,34 @@ func parts(v string) (p [2]int) {
 	return p
 }
 
-// Sweep destroys replicas whose worker died without a chance to. One whose
-// domain this host owns is left alone: a takeover was under way, and its worker
-// goes through with it.
-func (r *Restorer) Sweep(owned func(domain string) (bool, error)) error {
+// Sweep destroys replicas whose worker died without a chance to. One that this
+// host was taking over is left alone: its worker goes through with it. If that one
+// died when the domain had its name, Sweep unpauses the domain.
+func (r *Restorer) Sweep(takingOver func(domain string) (bool, error)) error {
 	all, err := r.Host.Domains()
 	if err != nil {
 		return err
 	}
 	for _, d := range all {
-		if name, ok := strings.CutSuffix(d.Name, suffix); ok {
-			ours, err := owned(name)
-			if err == nil && ours {
-				ours, err = r.working(name)
-			}
-			switch {
-			case err != nil:
-				return err
-			case ours:
-				r.Log.Warn("a takeover was under way when the receiver ended; left to its worker", zap.String("domain", name), zap.Uint32("domid", d.ID))
-				continue
-			}
-			r.Log.Warn("destroying a replica that was left behind", zap.String("domain", d.Name), zap.Uint32("domid", d.ID))
+		name, replica := strings.CutSuffix(d.Name, suffix)
+		begun, err := takingOver(name)
+		alive := false
+		if err == nil && begun {
+			alive, err = r.working(name)
+		}
+		log := r.Log.With(zap.String("domain", d.Name), zap.Uint32("domid", d.ID))
+		switch {
+		case !replica && (err != nil || !begun || alive):
+			// Not ours, or on its way.
+		case !replica:
+			// That it is not paused any more is no error.
+			log.Warn("an earlier receiver and its worker ended in the last step of a takeover; the domain is unpaused", zap.NamedError("unpause", r.Host.Unpause(d.ID)))
+		case err != nil:
+			return err
+		case alive:
+			log.Warn("a takeover was under way when the receiver ended; left to its worker")
+		default:
+			log.Warn("destroying a replica that was left behind")
 			if err := r.Host.Destroy(d.ID); err != nil {
 				return err
 			}
@@ -280,7 +287,7 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs, pr, lock}
 	d := &Domain{
-		r: r, name: o.Domain, cmd: cmd, control: control, stream: pw,
+		r: r, name: o.Domain, uuid: o.UUID, cmd: cmd, control: control, stream: pw,
 		failed: make(chan error, 1), running: make(chan struct{}), exited: make(chan struct{}),
 	}
 	if err := cmd.Start(); err != nil {
@@ -304,9 +311,11 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 type Domain struct {
 	r       *Restorer
 	name    string
+	uuid    string
 	cmd     *exec.Cmd
 	control net.Conn
 	stream  *os.File
+	ordered atomic.Bool // the worker was told to run it
 
 	failed  chan error
 	running chan struct{} // closed when the domain runs
@@ -335,10 +344,33 @@ func (d *Domain) listen() {
 	if werr := d.cmd.Wait(); werr != nil && !ran {
 		err = fmt.Errorf("%w (%w)", err, werr)
 	}
+	if !ran && d.ordered.Load() && d.finish(err) {
+		ran = true
+		close(d.running)
+	}
 	if !ran {
 		d.failed <- err
 	}
 	close(d.exited)
+}
+
+// finish unpauses a domain whose worker ended after it had given the domain its
+// name: the domain is complete, and nobody else would run it. That it is not
+// paused any more is no error: the worker may have done that too.
+func (d *Domain) finish(why error) bool {
+	all, err := d.r.Host.Domains()
+	if err != nil {
+		return false
+	}
+	for _, found := range all {
+		if found.UUID == d.uuid && found.Name != d.name+suffix {
+			err := d.r.Host.Unpause(found.ID)
+			d.r.Log.Warn("a restore worker ended in the last step of a takeover; the receiver took that step",
+				zap.String("domain", d.name), zap.NamedError("why", why), zap.NamedError("unpause", err))
+			return true
+		}
+	}
+	return false
 }
 
 func (d *Domain) write(bs ...[]byte) error {
@@ -365,6 +397,7 @@ func (d *Domain) Checkpoint() error { return d.write(savestream.CheckpointEndRec
 // Activate is the point of no return: from its first byte on the worker completes
 // the domain and runs it, also if the receiver dies meanwhile.
 func (d *Domain) Activate(ctx context.Context) error {
+	d.ordered.Store(true)
 	if err := json.NewEncoder(d.control).Encode(order{Run: true}); err != nil {
 		return fmt.Errorf("tell restore worker to run %s: %w", d.name, err)
 	}
