@@ -64,7 +64,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		return err
 	}
 	copies := &diskcopy.Copies{Config: live.config, Store: store.Dir(c.StateDir)}
-	restorer := &restore.Restorer{Host: h, Log: log, RunDir: c.RunDir, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}}
+	restorer := &restore.Restorer{Host: h, Log: log, RunDir: c.RunDir, CheckDisk: copies.Check, Command: []string{self, "restore-worker"}, Runs: keeperOf(log)}
 	st := store.Dir(c.StateDir)
 	err = restorer.Sweep(func(domain string) (bool, error) {
 		rec, err := st.Load(domain)

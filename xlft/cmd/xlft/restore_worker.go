@@ -19,18 +19,22 @@ func (a *app) workerCommand() *cobra.Command {
 		Hidden: true,
 		RunE: func(*cobra.Command, []string) error {
 			log := daemonLog()
-			runs := func(domain string) {
-				ctx, cancel := context.WithTimeout(context.Background(), keeperPatience)
-				defer cancel()
-				if err := startKeeper(ctx, domain); err != nil {
-					log.Error("nobody starts this domain again when it reboots or crashes", zap.String("domain", domain), zap.Error(err))
-				}
-			}
-			if err := restore.Work(log, runs); err != nil {
+			if err := restore.Work(log, keeperOf(log)); err != nil {
 				return fmt.Errorf("restore-worker: %w", err)
 			}
 			return nil
 		},
+	}
+}
+
+// keeperOf starts the keeper of a domain that was taken over.
+func keeperOf(log *zap.Logger) func(domain string) {
+	return func(domain string) {
+		ctx, cancel := context.WithTimeout(context.Background(), keeperPatience)
+		defer cancel()
+		if err := startKeeper(ctx, domain); err != nil {
+			log.Error("nobody starts this domain again when it reboots or crashes", zap.String("domain", domain), zap.Error(err))
+		}
 	}
 }
 

@@ -44,8 +44,17 @@ type Restorer struct {
 	Command []string
 	// RunDir has a lock for each replica, which its worker holds.
 	RunDir string
+	// Runs, if set, is called for a domain that was taken over and whose worker died
+	// before it had said so.
+	Runs func(domain string)
 	// CheckDisk says why a disk could not be copied to this host; nil if it could.
 	CheckDisk func(domain string, d wire.Disk) error
+}
+
+func (r *Restorer) runs(domain string) {
+	if r.Runs != nil {
+		r.Runs(domain)
+	}
 }
 
 // scriptDir is where libxl looks for hotplug scripts.
@@ -170,6 +179,7 @@ func (r *Restorer) Sweep(takingOver func(domain string) (bool, error)) error {
 		case !replica:
 			// That it is not paused any more is no error.
 			log.Warn("an earlier receiver and its worker ended in the last step of a takeover; the domain is unpaused", zap.NamedError("unpause", r.Host.Unpause(d.ID)))
+			r.runs(d.Name)
 		case err != nil:
 			return err
 		case alive:
@@ -363,10 +373,11 @@ func (d *Domain) finish(why error) bool {
 		return false
 	}
 	for _, found := range all {
-		if found.UUID == d.uuid && found.Name != d.name+suffix {
+		if xlft.SameUUID(found.UUID, d.uuid) && found.Name != d.name+suffix {
 			err := d.r.Host.Unpause(found.ID)
 			d.r.Log.Warn("a restore worker ended in the last step of a takeover; the receiver took that step",
 				zap.String("domain", d.name), zap.NamedError("why", why), zap.NamedError("unpause", err))
+			d.r.runs(found.Name)
 			return true
 		}
 	}
