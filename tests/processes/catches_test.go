@@ -25,7 +25,7 @@ type variant struct {
 
 var variants = []variant{
 	{
-		"what came while a process stood still is not looked at", "fence", "^stop the",
+		"what came while a process stood still is not looked at", "fence", "^stop the receiver$",
 		"xlft/wire/control.go",
 		"end := bound(p.silence-lastLook, p.SetReadDeadline)\n\tn, err := p.Conn.Read(b)\n\tend()",
 		"p.SetReadDeadline(time.Now().Add(p.silence))\n\tn, err := p.Conn.Read(b)\n\tif n == 0 {\n\t\treturn n, err\n\t}",
