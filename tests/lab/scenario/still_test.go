@@ -206,10 +206,12 @@ func TestFenceStoodStill(t *testing.T) {
 	fx.onlyFrom(h, fx.A)
 	fx.complete(h)
 	fenced("B")
+	p.end()
 	fx.revive(fx.B)
 	fx.await(fx.A, "protected again", isProtected)
 
 	k = fx.talk(10)
+	p = fx.pair()
 	p.await(time.Now(), 20)
 	fx.stop(fx.A, fx.protectorUnit())
 	stopped = time.Now()
