@@ -80,4 +80,7 @@ var (
 	// ErrMemoryChanged: the domain gave memory back or was to get more
 	// (ballooning). The backup needs a new copy.
 	ErrMemoryChanged = errors.New("the domain's memory changed")
+	// ErrLogTaken: another program cleared the hypervisor's log of written pages,
+	// or switched it off, as xl save does. The backup needs a new copy.
+	ErrLogTaken = errors.New("another program took the domain's log of written pages, as xl save and xl migrate do")
 )

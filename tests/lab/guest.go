@@ -116,9 +116,12 @@ func (l *Lab) DialGuest6(ctx context.Context, g Guest) (*probe.Client, error) {
 
 func (l *Lab) dialGuest(ctx context.Context, g Guest, addr netip.Addr) (*probe.Client, error) {
 	var client *probe.Client
+	// Ever longer: the answer of a protected guest waits for a checkpoint, on a busy machine for seconds.
+	patience := probeTimeout
 	err := Await(ctx, func() error {
-		try, cancel := context.WithTimeout(ctx, probeTimeout)
+		try, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
+		patience = min(patience*5/4, 5*probeTimeout)
 		conn, err := l.Dial(try, "tcp", netip.AddrPortFrom(addr, probe.Port).String())
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ const heartbeatsPerTimeout = 5
 // One goroutine may call Receive while others send.
 type Control struct {
 	conn    *Conn
+	in      *patient
+	ahead   *bufio.Reader // reads from in
 	silence time.Duration // the failure timeout
 
 	wmu sync.Mutex // one sender at a time
@@ -33,8 +36,10 @@ type Control struct {
 // Silence is the failure timeout that was agreed.
 func NewControl(c *Conn, silence time.Duration) *Control {
 	c.SetDeadline(time.Time{})
-	c.in = &patient{c.Conn, silence}
-	return &Control{conn: c, silence: silence}
+	in := &patient{Conn: c.Conn, silence: silence, last: time.Now()}
+	ahead := bufio.NewReader(in)
+	c.in = ahead
+	return &Control{conn: c, in: in, ahead: ahead, silence: silence}
 }
 
 // A patient reads from a connection. A read fails with a timeout if nothing came
@@ -43,9 +48,24 @@ func NewControl(c *Conn, silence time.Duration) *Control {
 type patient struct {
 	net.Conn
 	silence time.Duration
+
+	last  time.Time // when something was last read
+	late  bool      // that took so long that more may be here already
+	brief bool      // the caller has set a deadline of its own
 }
 
 func (p *patient) Read(b []byte) (int, error) {
+	if p.brief {
+		return p.Conn.Read(b)
+	}
+	n, err := p.wait(b)
+	now := time.Now()
+	p.late = p.late || now.Sub(p.last) > p.silence/2 // a heartbeat comes in a fifth
+	p.last = now
+	return n, err
+}
+
+func (p *patient) wait(b []byte) (int, error) {
 	end := bound(p.silence-lastLook, p.SetReadDeadline)
 	n, err := p.Conn.Read(b)
 	end()
@@ -98,8 +118,16 @@ func (c *Control) Beat(ctx context.Context) error {
 
 // Receive returns the next frame that is no heartbeat. An error says why the
 // other side is suspected: ErrSilent, or how the connection broke.
+//
+// When nothing was read for long, as by a process that stood still, an ACK
+// counts only if nothing else came after it: the backup may have taken the domain
+// over since, and what the ACK would let out has to stay here then.
 func (c *Control) Receive() (Frame, error) {
+	var ack Frame
 	for {
+		if ack.Type == TypeAck && !c.waiting() {
+			return ack, nil
+		}
 		f, err := c.conn.ReadFrame()
 		var ne net.Error
 		switch {
@@ -107,10 +135,27 @@ func (c *Control) Receive() (Frame, error) {
 			return Frame{}, fmt.Errorf("%w for %v", ErrSilent, c.silence)
 		case err != nil:
 			return Frame{}, fmt.Errorf("connection broke: %w", err)
+		case f.Type == TypeAck && c.in.late:
+			ack = f
 		case f.Type != TypeHeartbeat:
 			return f, nil
 		}
 	}
+}
+
+// waiting reports whether more is here already: a frame, or the connection's end.
+func (c *Control) waiting() bool {
+	c.in.brief = true
+	c.in.SetReadDeadline(time.Now().Add(lastLook))
+	_, err := c.ahead.Peek(1)
+	c.in.SetReadDeadline(time.Time{})
+	c.in.brief = false
+	var ne net.Error
+	if errors.As(err, &ne) && ne.Timeout() {
+		c.in.late = false
+		return false
+	}
+	return true
 }
 
 // Close closes the connection; a blocked Receive returns.

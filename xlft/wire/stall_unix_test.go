@@ -53,17 +53,20 @@ func stallChild(addr string) {
 // anybody: a real process, stopped and continued.
 func TestControlAfterStall(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		hangUp bool
-		want   string
+		name string
+		says func(*wire.Control)
+		want string
 	}{
-		{"the peer beats on", false, "ACK"},
-		{"the peer says so and hangs up", true, "DESTROY"},
+		{"the peer beats on", func(c *wire.Control) { c.Send(wire.TypeAck, 1) }, "ACK"},
+		{"the peer says so and hangs up", func(c *wire.Control) { c.Send(wire.TypeDestroy, 0); c.Close() }, "DESTROY"},
+		{"the peer acknowledges and then takes over", func(c *wire.Control) { c.Send(wire.TypeAck, 1); c.Send(wire.TypeRunning, 1) }, "RUNNING"},
+		{"the peer acknowledges and beats on", func(c *wire.Control) { c.Send(wire.TypeAck, 1); c.Send(wire.TypeHeartbeat, 0) }, "ACK"},
+		{"the peer acknowledges and hangs up", func(c *wire.Control) { c.Send(wire.TypeAck, 1); c.Close() }, "suspects: connection broke: EOF"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			for range 5 {
-				if got := stall(t, c.hangUp); got != c.want {
+				if got := stall(t, c.says); got != c.want {
 					t.Errorf("the first that the process says is %q, want %s", got, c.want)
 				}
 			}
@@ -73,7 +76,7 @@ func TestControlAfterStall(t *testing.T) {
 
 // stall stops a process for several times the failure timeout, and returns what
 // it says first when it goes on.
-func stall(t *testing.T, hangUp bool) string {
+func stall(t *testing.T, says func(*wire.Control)) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -106,12 +109,7 @@ func stall(t *testing.T, hangUp bool) string {
 		}
 		time.Sleep(stallSilence / 5)
 	}
-	if hangUp {
-		control.Send(wire.TypeDestroy, 0)
-		control.Close()
-	} else {
-		control.Send(wire.TypeAck, 1)
-	}
+	says(control)
 	child.Process.Signal(syscall.SIGCONT)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {

@@ -41,6 +41,7 @@ func (fx *fixture) pair() *pair {
 	p := &pair{fx: fx, clients: [2]*probe.Client{fx.dial(), six}}
 	p.start = fx.get()
 	for i, c := range p.clients {
+		check(fx.t, c.SetDeadline(time.Time{})) // who waits for the replies has one
 		p.streams[i] = c.Stream(uint64(i)<<32, 32)
 	}
 	return p

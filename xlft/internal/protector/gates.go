@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"xlft/netbuffer"
@@ -39,7 +40,10 @@ func openGate(h *xen.Host, d xen.Domain, devices []int, limit uint64) (*netGate,
 		Limit:   limit,
 		Timeout: gateTimeout,
 		Quiesce: func() (func(), error) {
-			if err := h.Pause(d.ID); err != nil {
+			switch err := h.Pause(d.ID); {
+			case errors.Is(err, syscall.ESRCH):
+				return func() {}, nil // a domain that is gone sends nothing
+			case err != nil:
 				return nil, err
 			}
 			return func() { h.Unpause(d.ID) }, nil

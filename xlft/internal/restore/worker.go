@@ -70,11 +70,20 @@ func Work(log *zap.Logger, runs func(domain string)) error {
 		return fail(err)
 	}
 	defer h.Close()
+	room, err := keepRoom(libxlDir, libxlRoom)
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP): // the file system can't
+		log.Warn("a takeover fails if the disk is full then", zap.Error(err))
+	case err != nil:
+		return fail(err)
+	}
 
 	run := make(chan bool, 1)
 	go func() {
 		var next order
-		run <- in.Decode(&next) == nil && next.Run
+		err := in.Decode(&next)
+		room.Close() // the stream ends after the order, and then libxl writes
+		run <- err == nil && next.Run
 	}()
 	domid, err := h.Restore(o.Config, o.Name+suffix, stream)
 	if err != nil {

@@ -159,10 +159,12 @@ func endReason(st C.int, reason int) string {
 
 // saving is what the callbacks of one xc_domain_save need.
 type saving struct {
-	ctx   context.Context
-	hooks xlft.SaveHooks
-	err   error // the first one of a hook
-	dirty int64 // pages that the last live round began with
+	g      *Guest
+	ctx    context.Context
+	hooks  xlft.SaveHooks
+	err    error // the first one of a hook
+	dirty  int64 // pages that the last live round began with
+	marked bool  // a mark is in the log of written pages
 }
 
 // Save runs xc_domain_save with a Remus stream. libxc writes to a pipe, which
@@ -184,7 +186,7 @@ func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHook
 		drained <- err
 	}()
 
-	s := &saving{ctx: ctx, hooks: hooks}
+	s := &saving{g: g, ctx: ctx, hooks: hooks}
 	handle := cgo.NewHandle(s)
 	defer handle.Delete()
 	rc, errno := C.xlft_save(g.h.xch, C.int(w.Fd()), g.id(), C.uintptr_t(handle))
@@ -204,6 +206,36 @@ func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHook
 	return nil
 }
 
+// mark marks the domain's log of written pages, right after libxc has read and
+// cleared it. There is one log: another program that clears it, or switches it off,
+// takes the mark with the pages that would be missing from the next checkpoint.
+func (s *saving) mark() error {
+	rc := C.xlft_mark(s.g.h.xch, s.g.id())
+	switch {
+	case rc < 0:
+		return fmt.Errorf("mark the log of written pages of domain %d: %w", s.g.d.ID, syscall.Errno(-rc))
+	case rc == 0 && s.marked: // it was switched off since the last look
+		return xlft.ErrLogTaken
+	}
+	s.marked = rc > 0
+	return nil
+}
+
+// untouched looks for the mark, right before libxc reads and clears the log.
+func (s *saving) untouched() error {
+	if !s.marked {
+		return nil
+	}
+	rc := C.xlft_marked(s.g.h.xch, s.g.id())
+	switch {
+	case rc < 0:
+		return fmt.Errorf("look at the log of written pages of domain %d: %w", s.g.d.ID, syscall.Errno(-rc))
+	case rc == 0:
+		return xlft.ErrLogTaken
+	}
+	return nil
+}
+
 func saved(h C.uintptr_t) *saving { return cgo.Handle(h).Value().(*saving) }
 
 func (s *saving) ok(err error) C.int {
@@ -217,13 +249,21 @@ func (s *saving) ok(err error) C.int {
 //export xlftSaveSuspend
 func xlftSaveSuspend(h C.uintptr_t) C.int {
 	s := saved(h)
-	return s.ok(s.hooks.Suspend())
+	err := s.hooks.Suspend()
+	if err == nil {
+		err = s.untouched()
+	}
+	return s.ok(err)
 }
 
 //export xlftSaveCaptured
 func xlftSaveCaptured(h C.uintptr_t) C.int {
 	s := saved(h)
-	return s.ok(s.hooks.Captured())
+	err := s.mark()
+	if err == nil {
+		err = s.hooks.Captured()
+	}
+	return s.ok(err)
 }
 
 //export xlftSaveNext
@@ -240,7 +280,11 @@ func xlftSaveNext(h C.uintptr_t) C.int {
 //export xlftSavePrecopy
 func xlftSavePrecopy(h C.uintptr_t, round C.uint, dirty C.long) C.int {
 	s, n := saved(h), int64(dirty)
-	if s.ctx.Err() != nil {
+	look := s.mark
+	if n < 0 {
+		look = s.untouched
+	}
+	if s.ctx.Err() != nil || s.ok(look()) == 0 {
 		return C.XGS_POLICY_ABORT
 	}
 	if n < 0 {

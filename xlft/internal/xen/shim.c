@@ -1,5 +1,6 @@
 //go:build xen
 
+#define XC_WANT_COMPAT_DEVICEMODEL_API /* xc_hvm_modified_memory */
 #include "shim.h"
 
 #include <errno.h>
@@ -215,6 +216,42 @@ long xlft_dirty_pages(xc_interface *xch, uint32_t domid)
                             &stats) < 0)
         return -errno;
     return stats.dirty_count;
+}
+
+/* The page whose bit is the mark: firmware's, which a running domain does not write. */
+#define MARK 0
+
+int xlft_marked(xc_interface *xch, uint32_t domid)
+{
+    const struct timespec step = { .tv_nsec = 300 * 1000 };
+    DECLARE_HYPERCALL_BUFFER(uint64_t, bits);
+    int rc, tries = 100;
+
+    bits = xc_hypercall_buffer_alloc(xch, bits, sizeof *bits);
+    if (!bits)
+        return -ENOMEM;
+    for (;;) {
+        *bits = 0;
+        if (xc_logdirty_control(xch, domid, XEN_DOMCTL_SHADOW_OP_PEEK,
+                                HYPERCALL_BUFFER(bits), 64, 0, NULL) >= 0) {
+            rc = *bits >> MARK & 1;
+            break;
+        }
+        rc = -errno;
+        /* Another look at the bitmap has not come to its end. */
+        if (rc != -EBUSY || !tries--)
+            break;
+        nanosleep(&step, NULL);
+    }
+    xc_hypercall_buffer_free(xch, bits);
+    return rc;
+}
+
+int xlft_mark(xc_interface *xch, uint32_t domid)
+{
+    if (xc_hvm_modified_memory(xch, domid, MARK, 1))
+        return errno == EINVAL ? 0 : -errno;
+    return xlft_marked(xch, domid);
 }
 
 static int save_suspend(void *data) { return xlftSaveSuspend((uintptr_t)data); }

@@ -44,6 +44,12 @@ int xlft_wait_stopped(xc_interface *xch, uint32_t domid, int *reason, unsigned u
 /* Pages in the log-dirty bitmap; < 0: errno. Needs log-dirty mode on. */
 long xlft_dirty_pages(xc_interface *xch, uint32_t domid);
 
+/* Sets a mark in the log-dirty bitmap of a domain, which whoever clears the bitmap
+ * clears too. Returns whether it is there: not for a PV domain. < 0: errno. */
+int xlft_mark(xc_interface *xch, uint32_t domid);
+/* Whether the mark is still there. < 0: errno. */
+int xlft_marked(xc_interface *xch, uint32_t domid);
+
 /* A checkpointed save; the callbacks are Go's, found by handle. */
 int xlft_save(xc_interface *xch, int fd, uint32_t domid, uintptr_t handle);
 
