@@ -157,3 +157,38 @@ func TestResyncNeedsItsSyncPoint(t *testing.T) {
 		}
 	}
 }
+
+// watched is a disk that says when it is written to.
+type watched struct {
+	*memory
+	writes func(off int64)
+}
+
+func (d watched) WriteAt(p []byte, off int64, fua bool) error {
+	d.writes(off)
+	return d.memory.WriteAt(p, off, fua)
+}
+
+// A process may be killed in the middle of a write: what the disk may have by then is
+// in the log already.
+func TestMarkedBeforeItChanges(t *testing.T) {
+	disk := newMemory(1 << 20)
+	var m *Mirror
+	seen := 0
+	m = NewMirror(watched{disk, func(off int64) {
+		seen++
+		if c := off / ChunkSize; m.dirty.bitmap(m.dirty.open)[c>>3]&(1<<(c&7)) == 0 {
+			t.Errorf("chunk %d is written and not marked", c)
+		}
+	}})
+	m.Track(make([]byte, DirtySize(1<<20)))
+	m.dirty.start("session", 1)
+	for off := int64(0); off < 1<<20; off += 3 * ChunkSize {
+		if err := m.WriteAt([]byte("x"), off, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if seen == 0 {
+		t.Error("nothing was written")
+	}
+}
