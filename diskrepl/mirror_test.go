@@ -256,3 +256,18 @@ func TestLinkBreaks(t *testing.T) {
 	}
 	l.Detach()
 }
+
+// No epoch ends before the backup has a copy that it could belong to.
+func TestNoSealBeforeTheCopy(t *testing.T) {
+	here, there := newMemory(1<<20), newMemory(1<<20)
+	a, b := net.Pipe()
+	p := unjoined(t, here, there, there, a, b) // nobody answers
+	link, err := p.m.Attach(a, Options{Limit: 1 << 20, Lost: func(error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.Detach()
+	if err := link.Seal(1); err == nil {
+		t.Error("an epoch was sealed while the disks differ")
+	}
+}
