@@ -175,8 +175,6 @@ func TestFenceStoodStill(t *testing.T) {
 
 	// Suspected, and asked: what it answers when it goes on is what counts.
 	k := fx.talk(10)
-	p := fx.pair()
-	p.await(time.Now(), 20)
 	fx.stop(fx.B, receiverUnit)
 	fx.await(fx.A, "suspected", func(r ft.Row) bool { return r.State == "arbitrating" })
 	fx.cont(fx.B, receiverUnit)
@@ -188,6 +186,8 @@ func TestFenceStoodStill(t *testing.T) {
 	})
 	fenced()
 
+	p := fx.pair()
+	p.await(time.Now(), 20)
 	fx.stop(fx.B, receiverUnit)
 	stopped := time.Now()
 	fx.until(patience, func() error {
