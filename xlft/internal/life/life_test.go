@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,7 @@ import (
 
 // A host stands for Xen and libxl: domains with an end, and a list of what was done.
 type host struct {
+	mu      sync.Mutex // the test changes the world while a keeper looks at it
 	domains map[uint32]*domain
 	next    uint32
 	did     []string
@@ -37,6 +39,13 @@ type domain struct {
 	unfinished bool
 }
 
+// change changes the world.
+func (h *host) change(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f()
+}
+
 func (h *host) do(what string, id uint32) error {
 	if h.fails[what] > 0 {
 		h.fails[what]--
@@ -47,6 +56,12 @@ func (h *host) do(what string, id uint32) error {
 }
 
 func (h *host) add(name, uuid, words string) *domain {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.put(name, uuid, words)
+}
+
+func (h *host) put(name, uuid, words string) *domain {
 	h.next++
 	d := &domain{Domain: xen.Domain{ID: h.next, Name: name, UUID: uuid}, words: words}
 	h.domains[h.next] = d
@@ -54,6 +69,8 @@ func (h *host) add(name, uuid, words string) *domain {
 }
 
 func (h *host) Domains() (all []xen.Domain, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for _, d := range h.domains {
 		all = append(all, d.Domain)
 	}
@@ -61,6 +78,8 @@ func (h *host) Domains() (all []xen.Domain, err error) {
 }
 
 func (h *host) End(id uint32) (xlft.GuestState, bool, string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	d := h.domains[id]
 	if d == nil {
 		return xlft.GuestOver, true, "", nil
@@ -69,11 +88,15 @@ func (h *host) End(id uint32) (xlft.GuestState, bool, string, error) {
 }
 
 func (h *host) Config(id uint32) (json.RawMessage, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	d := h.domains[id]
 	return json.RawMessage(fmt.Sprintf(`{"c_info":{"type":"pvh","name":%q,"uuid":%q}%s}`, d.Name, d.UUID, d.words)), h.do("config", id)
 }
 
 func (h *host) Destroy(id uint32) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if err := h.do("destroy", id); err != nil {
 		return err
 	}
@@ -82,6 +105,8 @@ func (h *host) Destroy(id uint32) error {
 }
 
 func (h *host) Create(config json.RawMessage) (uint32, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if err := h.do("create", h.next+1); err != nil {
 		return 0, err
 	}
@@ -91,16 +116,24 @@ func (h *host) Create(config json.RawMessage) (uint32, error) {
 	if err := json.Unmarshal(config, &c); err != nil {
 		return 0, err
 	}
-	return h.add(c.Create.Name, c.Create.UUID, "").ID, nil
+	return h.put(c.Create.Name, c.Create.UUID, "").ID, nil
 }
 
 func (h *host) CoreDump(id uint32, file string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	return h.do("dump to "+filepath.Base(file), id)
 }
 
-func (h *host) Unfinished(id uint32) (bool, error) { return h.domains[id].unfinished, nil }
+func (h *host) Unfinished(id uint32) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.domains[id].unfinished, nil
+}
 
 func (h *host) SoftReset(id uint32, _ json.RawMessage) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	err := h.do("soft reset", id)
 	if err == nil {
 		h.domains[id].st = xlft.GuestRuns
@@ -199,11 +232,11 @@ func TestSomebodyElseRestarts(t *testing.T) {
 		end(h.add("web1", "u", `,"on_reboot":"restart"`), "reboot")
 		go func() {
 			time.Sleep(1500 * time.Millisecond)
-			delete(h.domains, 1)
+			h.change(func() { delete(h.domains, 1) })
 			time.Sleep(5 * time.Second)
 			h.add("web1", "u", `,"on_poweroff":"destroy"`)
 			time.Sleep(5 * time.Second)
-			end(h.domains[2], "power-off")
+			h.change(func() { end(h.domains[2], "power-off") })
 		}()
 		if !keep(t, h, nil) {
 			t.Error("it did not end")
@@ -221,7 +254,7 @@ func TestDestroyed(t *testing.T) {
 		h.add("web1", "u", `,"on_reboot":"restart"`)
 		go func() {
 			time.Sleep(10 * time.Second)
-			delete(h.domains, 1)
+			h.change(func() { delete(h.domains, 1) })
 			h.add("web1", "other", "")
 		}()
 		if !keep(t, h, nil) || len(h.did) > 0 {
@@ -331,13 +364,15 @@ func TestAloneAgain(t *testing.T) {
 		xl := false
 		go func() {
 			time.Sleep(5500 * time.Millisecond)
-			delete(h.domains, 1) // xl destroy; xl create
+			h.change(func() { delete(h.domains, 1) }) // xl destroy; xl create
 			time.Sleep(time.Second)
 			h.add("web1", "u", `,"on_reboot":"restart"`)
 			time.Sleep(2 * time.Second)
-			xl = true
+			h.change(func() { xl = true })
 		}()
-		keep(t, h, func(k *life.Keeper) { k.Alone = func(domid uint32) { xl = xl && domid != 2 } })
+		keep(t, h, func(k *life.Keeper) {
+			k.Alone = func(domid uint32) { h.change(func() { xl = xl && domid != 2 }) }
+		})
 		if xl {
 			t.Error("xl's process lives beside the keeper for two minutes")
 		}
@@ -353,7 +388,7 @@ func TestHalfBuilt(t *testing.T) {
 			d := h.add("web1", "u", "")
 			d.unfinished = true
 			if built {
-				go func() { time.Sleep(15 * time.Second); d.unfinished = false }()
+				go func() { time.Sleep(15 * time.Second); h.change(func() { d.unfinished = false }) }()
 			}
 			keep(t, h, func(k *life.Keeper) {
 				os.WriteFile(k.Restarting, []byte(`{"c_info":{"type":"pvh","name":"web1","uuid":"u"}}`), 0o600)
@@ -406,9 +441,9 @@ func TestRenamed(t *testing.T) {
 		d := h.add("web1", "u", `,"on_reboot":"restart"`)
 		go func() {
 			time.Sleep(5 * time.Second)
-			d.Name = "web2"
+			h.change(func() { d.Name = "web2" })
 			time.Sleep(5 * time.Second)
-			end(d, "reboot")
+			h.change(func() { end(d, "reboot") })
 		}()
 		keep(t, h, nil)
 		if h.domains[2] == nil || h.domains[2].Name != "web2" {
@@ -425,8 +460,10 @@ func TestReboots(t *testing.T) {
 		go func() {
 			for id := uint32(1); id < 4; id++ {
 				time.Sleep(20 * time.Second)
-				h.domains[id].words = `,"on_reboot":"restart"`
-				end(h.domains[id], "reboot")
+				h.change(func() {
+					h.domains[id].words = `,"on_reboot":"restart"`
+					end(h.domains[id], "reboot")
+				})
 			}
 		}()
 		keep(t, h, nil)

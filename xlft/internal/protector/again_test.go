@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,15 +21,29 @@ import (
 // A fated host has a domain with an end.
 type fated struct {
 	life.Host
+	mu      sync.Mutex
 	domains []xen.Domain
 	st      xlft.GuestState
 	reason  string
 	gone    bool
 }
 
-func (f *fated) Domains() ([]xen.Domain, error) { return f.domains, nil }
+func (f *fated) Domains() ([]xen.Domain, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.domains, nil
+}
+
+// becomes changes the host while a protector looks at it.
+func (f *fated) becomes(gone bool, domains ...xen.Domain) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gone, f.domains = gone, domains
+}
 
 func (f *fated) End(uint32) (xlft.GuestState, bool, string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return f.st, f.gone, f.reason, nil
 }
 
@@ -50,16 +65,16 @@ func TestRestarted(t *testing.T) {
 		{"it crashed, and is preserved", over("crash"), nil, false, time.Second},
 		{"it is started again", over("reboot"), func(h *fated, restart string) {
 			time.Sleep(3 * time.Second)
-			h.gone, h.domains = true, nil
+			h.becomes(true)
 			os.WriteFile(restart, nil, 0o600)
 			time.Sleep(10 * time.Minute) // memory is short
-			h.domains = []xen.Domain{next}
+			h.becomes(true, next)
 			time.Sleep(10 * time.Second) // its devices
 			os.Remove(restart)
 		}, true, 2 * time.Hour},
 		{"somebody else starts it again", &fated{gone: true}, func(h *fated, _ string) {
 			time.Sleep(10 * time.Second)
-			h.domains = []xen.Domain{next}
+			h.becomes(true, next)
 		}, true, time.Minute},
 		{"an operator destroyed it", &fated{gone: true}, nil, false, time.Minute},
 		{"another domain of that name comes", &fated{gone: true, domains: []xen.Domain{{ID: 9, Name: "web1", UUID: "x"}}}, nil, false, time.Minute},
