@@ -72,6 +72,7 @@ type world struct {
 	story   []string
 
 	// The operator's alone.
+	choices     *rand.Rand
 	protections []*protection
 	receivers   map[*simxen.Host]*receiving
 	runs        map[*simxen.Domain]int // the number of each domain's run: its domid
@@ -88,7 +89,7 @@ type receiving struct {
 
 func newWorld(t testing.TB, seed uint64, log *zap.Logger) *world {
 	w := &world{
-		t: t, kind: []string{"cas", "fence", "none"}[seed%3], rng: rand.New(rand.NewPCG(seed, 2)), outside: simxen.NewOutside(seed),
+		t: t, kind: []string{"cas", "fence", "none"}[seed%3], rng: rand.New(rand.NewPCG(seed, 2)), choices: rand.New(rand.NewPCG(seed, 3)), outside: simxen.NewOutside(seed),
 		net: simxen.NewNet(2 * time.Millisecond), cas: simxen.NewArbiter(), names: []string{"web", "db", "mail"}, log: log,
 		records: map[*simxen.Host]store.Dir{}, full: map[*simxen.Host]*atomic.Bool{}, bad: map[*simxen.Host]*atomic.Bool{},
 		receivers: map[*simxen.Host]*receiving{}, runs: map[*simxen.Domain]int{},
@@ -233,7 +234,7 @@ func (w *world) care(h *simxen.Host, d *simxen.Domain) {
 			}
 		}
 		if len(able) > 0 {
-			w.protect(h, d, able[w.rng.IntN(len(able))])
+			w.protect(h, d, able[w.choices.IntN(len(able))])
 		}
 	}
 }
