@@ -70,7 +70,7 @@ func Work(log *zap.Logger, runs func(domain string)) error {
 		return fail(err)
 	}
 	defer h.Close()
-	room, err := keepRoom(libxlDir, libxlRoom)
+	room, err := keepRoom(xen.LibDir, libxlRoom)
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP): // the file system can't
 		log.Warn("a takeover fails if the disk is full then", zap.Error(err))

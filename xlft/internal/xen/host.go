@@ -21,6 +21,9 @@ import (
 	"xenbits.xenproject.org/git-http/xen.git/tools/golang/xenlight"
 )
 
+// LibDir is where libxl keeps files of the domains (XEN_LIB_DIR).
+const LibDir = "/var/lib/xen"
+
 // Host stands for libxl, libxc and xenstore of this host.
 type Host struct {
 	xl  *xenlight.Context

@@ -13,6 +13,9 @@ import (
 	"xlft/xlft/wire"
 )
 
+// LibDir is where libxl keeps files of the domains (XEN_LIB_DIR).
+const LibDir = "/var/lib/xen"
+
 // Host stands for libxl, libxc and xenstore of this host.
 type Host struct{}
 

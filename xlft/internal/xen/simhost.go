@@ -21,6 +21,9 @@ import (
 // another process simulates, behind the unix socket that SimEnv names. All else in
 // the program is as it is.
 
+// LibDir is where libxl keeps files of the domains: there is no libxl.
+const LibDir = ""
+
 // SimEnv is the environment variable with the path of the simulated hypervisor's
 // socket.
 const SimEnv = "XLFT_SIMXEN"
