@@ -72,8 +72,9 @@ func (fx *fixture) vifSent() uint64 {
 }
 
 // The receiver restarts, or is killed: the domain runs on and is reported as unprotected, and is synced again without
-// an operator.
+// an operator. tests/processes kills receivers all the time; here they are systemd's.
 func TestReceiverRestarted(t *testing.T) {
+	lab.Long(t)
 	fx := protected(t)
 	for _, how := range []struct{ name, command string }{
 		{"restart", "systemctl restart xlft-receiver.service"},

@@ -15,31 +15,26 @@ import (
 
 // What would tear a protected domain, or decide on a replica, is refused by xl, and changes nothing.
 func TestXLRefuses(t *testing.T) {
+	lab.Long(t)
 	fx := protected(t)
 	before := fx.status(fx.home)
 	name, replica := fx.guest.Name, fx.guest.Name+"--xlft"
 	id, err := fx.home.Domid(within(t, soon), name)
 	check(t, err)
-	some := func(all []string) []string { // each costs an emulated host seconds
-		if lab.HasTime() {
-			return all
-		}
-		return all[:2]
-	}
-	for _, args := range some([]string{
+	for _, args := range []string{
 		"save " + name + " /root/image", "block-attach " + name + " format=raw,vdev=xvdz,access=r,target=/dev/null",
 		"save -c " + name + " /root/image", fmt.Sprint("save ", id, " /root/image"),
 		"migrate " + name + " " + fx.backup().Name(), "remus " + name + " " + fx.backup().Name(), "suspend " + name, "pause " + name,
 		"mem-set " + name + " 100m", "mem-max " + name + " 100m", "vcpu-set " + name + " 1", "rename " + name + " other", "block-detach " + name + " xvdb",
 		"network-attach " + name, "network-detach " + name + " 0", "config-update " + name + " /etc/xen/" + name + ".cfg",
-	}) {
+	} {
 		msg := fx.refused(fx.home, name+" is protected by xlft", append([]string{"xl"}, strings.Fields(args)...)...)
 		if !strings.Contains(msg, fmt.Sprintf(`"xl ft-stop %s" first`, name)) {
 			t.Errorf("the message does not say what to do: %s", msg)
 		}
 	}
-	for _, args := range some([]string{"unpause " + replica, "destroy " + replica, "save " + replica + " /root/image", "shutdown " + replica,
-		"reboot " + replica, "pause " + replica, "rename " + replica + " " + name, "mem-set " + replica + " 100m", "network-detach " + replica + " 0"}) {
+	for _, args := range []string{"unpause " + replica, "destroy " + replica, "save " + replica + " /root/image", "shutdown " + replica,
+		"reboot " + replica, "pause " + replica, "rename " + replica + " " + name, "mem-set " + replica + " 100m", "network-detach " + replica + " 0"} {
 		fx.refused(fx.backup(), "the copy that this host holds of "+name, append([]string{"xl"}, strings.Fields(args)...)...)
 	}
 	if out, err := fx.home.Run(within(t, soon), "ls", "/root/image"); err == nil {
