@@ -78,6 +78,7 @@ func (fx *fixture) unchanged(t *testing.T, words string, argv ...string) {
 
 // An operator's mistakes and missing parts: exit status 1, a clear message, and nothing is changed.
 func TestErrors(t *testing.T) {
+	lab.Long(t)
 	fx := unprotected(t)
 	a, b := fx.home, fx.backup()
 	name := fx.guest.Name

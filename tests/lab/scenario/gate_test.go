@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"xlft/netbuffer"
+	"xlft/tests/lab"
 	"xlft/tests/lab/ft"
 )
 
@@ -50,6 +51,7 @@ func (fx *fixture) zerocopy() (sent, success, fail int) {
 // packets that its kernel leaves in a network device that does not answer. The packets in the gate are copies: what the
 // guest writes to its memory after it sent them does not change them.
 func TestBulkOutput(t *testing.T) {
+	lab.Long(t)
 	const long = 20 * time.Second
 	const stall = 4 * time.Second // shorter than failure_timeout
 	fx := unprotected(t)
