@@ -28,6 +28,8 @@ func tell(m *Machine) func([]string) string {
 			ev = Handed{story.Number(w, 1)}
 		case "destroy":
 			ev = DestroyAsked{errUnprotected, true}
+		case "stopping":
+			ev = DestroyAsked{errStopping, false}
 		case "arbitrated":
 			ev = Arbitrated{verdicts[w[1]]}
 		case "retry":
