@@ -59,6 +59,7 @@ type Keeper struct {
 
 	said   xlft.Said
 	dumped uint32 // the domain whose memory was dumped last
+	acted  string // the end that was acted on last
 }
 
 // ErrElsewhere: the other host has the domain.
@@ -66,6 +67,8 @@ var ErrElsewhere = errors.New("the other host has the domain")
 
 // ErrNotStarted: a domain could not be started again.
 var ErrNotStarted = errors.New("the domain could not be started again: remove the cause, then \"xl create\" starts it")
+
+var errUndecided = errors.New("not decided")
 
 const (
 	poll = time.Second
@@ -267,10 +270,12 @@ func (k *Keeper) act(d xen.Domain, reason string) (then, error) {
 		return nothing, err
 	}
 	action := parsed.Action(reason)
-	if k.said.New("act", fmt.Sprint(string(rune('a'+d.ID%26)), reason, action)) {
+	if end := fmt.Sprint(d.ID, reason); k.acted != end {
+		k.acted = end
 		k.Log.Warn("acting on the domain's end", zap.Uint32("domid", d.ID), zap.String("reason", reason), zap.String("action", string(action)))
 	}
-	if action.Again() && action != domconf.SoftReset {
+	anew := action.Again() && action != domconf.SoftReset
+	if anew {
 		// From here on the domain may be gone, and is to come back.
 		if err := k.note(config); err != nil {
 			return nothing, err
@@ -294,7 +299,7 @@ func (k *Keeper) act(d xen.Domain, reason string) (then, error) {
 	if err := k.Host.Destroy(d.ID); err != nil {
 		return nothing, err
 	}
-	if action.Again() && action != domconf.SoftReset {
+	if anew {
 		return again, nil
 	}
 	return nothing, nil
@@ -342,6 +347,8 @@ func (k *Keeper) create(ctx context.Context, config json.RawMessage) (*xen.Domai
 		case errors.Is(err, ErrElsewhere):
 			k.Log.Warn("the domain is not started again", zap.Error(err))
 			return nil, os.Remove(k.Restarting)
+		case errors.Is(err, errUndecided):
+			begun = time.Now() // that is not the domain's fault
 		case time.Since(begun) > Patience:
 			return nil, errors.Join(fmt.Errorf("%w: %w", ErrNotStarted, err), os.Remove(k.Restarting))
 		}
@@ -358,7 +365,7 @@ func (k *Keeper) create(ctx context.Context, config json.RawMessage) (*xen.Domai
 func (k *Keeper) tryCreate(parsed *domconf.Config, config json.RawMessage) (*xen.Domain, error) {
 	release, err := k.Decide()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errUndecided, err)
 	}
 	defer release()
 	here := func(d xen.Domain) bool { return d.UUID == parsed.Create.UUID || d.Name == parsed.Create.Name }

@@ -489,3 +489,25 @@ func TestGivesUp(t *testing.T) {
 		}
 	})
 }
+
+// A decision may take longer than attempts to start a domain: it is waited for.
+func TestLateDecision(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
+		defer cancel()
+		begun := time.Now()
+		k := &life.Keeper{Host: h, Domain: "web1", Restarting: filepath.Join(t.TempDir(), "restart"), Log: zap.NewNop(), Decide: func() (func(), error) {
+			if time.Since(begun) < time.Hour {
+				return nil, errors.New("not recorded yet")
+			}
+			return func() {}, nil
+		}}
+		if err := os.WriteFile(k.Restarting, []byte(`{"c_info":{"type":"pvh","name":"web1","uuid":"u"}}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Run(ctx); err != nil || h.domains[1] == nil {
+			t.Errorf("%v: %v", err, h.did)
+		}
+	})
+}
