@@ -61,21 +61,27 @@ func (m *seam) spawn(h *simxen.Host) *simxen.Process {
 }
 
 func (m *seam) arbiter(p *simxen.Process) xlft.Arbiter {
+	return arbiterOf(m.kind, p, m.cas, m.a, m.b, m.c)
+}
+
+// arbiterOf returns a process's arbiter of a kind: the simulated one, "cas", or the
+// product's "fence" or "none".
+func arbiterOf(kind string, p *simxen.Process, cas *simxen.Arbiter, hosts ...*simxen.Host) xlft.Arbiter {
 	ask := arbiter.Asker{Timeout: 2 * simSilence, Log: zap.NewNop(), Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
 		err = wire.Ask(ctx, p.Dial(peer), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
 		return r, err
 	}}
-	switch m.kind {
+	switch kind {
 	case "none":
-		return arbiter.None{Asker: ask}
+		return p.Claims(arbiter.None{Asker: ask})
 	case "fence":
 		peers := map[string]config.Peer{}
-		for _, n := range []string{"A", "B", "C"} {
-			peers[n] = config.Peer{Name: n, Fence: &config.Fence{Options: map[string]string{"plug": n}}}
+		for _, h := range hosts {
+			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
 		}
-		return p.Claims(&arbiter.Fence{Asker: ask, Peers: peers, Agent: p.FenceAgent(m.cas, m.a, m.b, m.c)})
+		return p.Claims(&arbiter.Fence{Asker: ask, Peers: peers, Agent: p.FenceAgent(cas, hosts...)})
 	}
-	return p.Arbiter(m.cas)
+	return p.Arbiter(cas)
 }
 
 func (m *seam) receive(h *simxen.Host, change func(*backup.Receiver)) {

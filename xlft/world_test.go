@@ -22,8 +22,6 @@ import (
 	"xlft/tests/simxen"
 	"xlft/xlft"
 	"xlft/xlft/backup"
-	"xlft/xlft/config"
-	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/primary"
 	"xlft/xlft/wire"
@@ -107,24 +105,6 @@ func newWorld(t testing.TB, seed uint64, log *zap.Logger) *world {
 	return w
 }
 
-func (w *world) arbiter(p *simxen.Process) xlft.Arbiter {
-	ask := arbiter.Asker{Timeout: 2 * simSilence, Log: zap.NewNop(), Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
-		err = wire.Ask(ctx, p.Dial(peer), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
-		return r, err
-	}}
-	switch w.kind {
-	case "none":
-		return p.Claims(arbiter.None{Asker: ask})
-	case "fence":
-		peers := map[string]config.Peer{}
-		for _, h := range w.hosts {
-			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
-		}
-		return p.Claims(&arbiter.Fence{Asker: ask, Peers: peers, Agent: p.FenceAgent(w.cas, w.hosts...)})
-	}
-	return p.Arbiter(w.cas)
-}
-
 func (w *world) receive(h *simxen.Host) {
 	p := h.Spawn()
 	restorer := restoring{&simxen.Restorer{P: p}, func(ctx context.Context, r backup.Replica) error {
@@ -134,7 +114,7 @@ func (w *world) receive(h *simxen.Host) {
 		return r.Activate(ctx)
 	}}
 	r := &receiving{process: p, ended: make(chan struct{}), Receiver: &backup.Receiver{
-		Software: "sim", Restorer: restorer, Arbiter: w.arbiter(p), Store: &roomStore{p.Store(w.records[h]), w.full[h]}, Log: w.log.Named(h.Name),
+		Software: "sim", Restorer: restorer, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Store: &roomStore{p.Store(w.records[h]), w.full[h]}, Log: w.log.Named(h.Name),
 		PeerName:   func(c net.Conn) string { return c.(*simxen.Conn).From() },
 		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20,
 	}}
@@ -153,7 +133,7 @@ func (w *world) protect(h *simxen.Host, d *simxen.Domain, peer string) {
 	}
 	s := &primary.Session{
 		Domain: d.Name, Instance: fmt.Sprintf("%s/%d", h.Name, w.runs[d]), Software: "sim", Offer: wire.Offer{UUID: d.Name, Config: []byte("{}")},
-		Guest: p.Guest(d), Gates: xlft.Gates{Net: p.Gate(d)}, Arbiter: w.arbiter(p), Dial: p.Dial(peer), Peer: peer,
+		Guest: p.Guest(d), Gates: xlft.Gates{Net: p.Gate(d)}, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Dial: p.Dial(peer), Peer: peer,
 		DialPeer: func(name string) wire.Dialer { return p.Dial(name) }, Store: &roomStore{p.Store(w.records[h]), w.full[h]}, Log: w.log.Named(h.Name + "/" + d.Name),
 		Settings: primary.Settings{
 			EpochMax: simEpoch, FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
