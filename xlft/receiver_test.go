@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"xlft/tests/simxen"
 	"xlft/xlft/backup"
 	"xlft/xlft/internal/arbiter"
+	"xlft/xlft/primary"
 	"xlft/xlft/wire"
 )
 
@@ -330,4 +332,49 @@ func TestRefusedOffers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// leftover is a Restorer of a host on which something of a replica may still be.
+type leftover struct {
+	backup.Restorer
+	left *atomic.Bool
+}
+
+func (l leftover) Find(domain, uuid string) (backup.Found, error) {
+	if l.left.Load() {
+		return backup.FoundReplica, nil
+	}
+	return l.Restorer.Find(domain, uuid)
+}
+
+// A takeover fails, and something of the replica is still there, perhaps a worker
+// on its way to run it: until that is gone the primary keeps its copy paused,
+// though it hears the backup well.
+func TestUncertainTakeover(t *testing.T) {
+	seams(t, func(m *seam) {
+		var left atomic.Bool
+		m.receive(m.b, func(r *backup.Receiver) {
+			r.Restorer = leftover{restoring{r.Restorer, func(context.Context, backup.Replica) error {
+				left.Store(true)
+				return errors.New("hotplug script failed")
+			}}, &left}
+		})
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if o, err := m.session.Failover(ctx); err == nil {
+			m.t.Fatalf("the switch-over succeeded: %v", o)
+		}
+		for range 300 {
+			if m.domain.Runs() {
+				m.t.Fatalf("A runs the domain, and B still may: %+v", m.session.Status())
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		left.Store(false)
+		if !m.runs(m.a) {
+			m.t.Errorf("the domain runs nowhere: %+v", m.session.Status())
+		}
+	}, "none")
 }

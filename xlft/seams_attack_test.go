@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -221,19 +220,9 @@ func (g slowClose) Close() error {
 	return g.Gate.Close()
 }
 
-// the backup says DESTROYED while the arbiter is being asked; the arbiter
+// The backup says DESTROYED while the arbiter is being asked; the arbiter
 // can't be reached. The domain is paused though the only other runner gave it up.
 func TestDestroyedWhileArbitrating(t *testing.T) {
-	seams(t, func(m *seam) {
-		m.receive(m.b, nil)
-		arb := &slowArbiter{}
-		m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Arbiter = arb })
-		m.await(m.session, primary.Protected)
-		// The data path stalls: acks stop, heartbeats go on.
-		arb.down.Store(true)
-		m.receiver.EpochLimit = 1 << 20
-		m.t.Log("state", m.session.Status().State)
-	}, "cas")
 	var m primary.Machine
 	for _, ev := range []primary.Event{primary.Start{}, primary.Connected{}, primary.DisksSynced{}, primary.Captured{Epoch: 1}, primary.Acked{Epoch: 1},
 		primary.Trigger{}, primary.Captured{Epoch: 2}, primary.BackupLost{Err: errors.New("no ack")}, primary.ReplicaDestroyed{Err: errors.New("stopping")}} {
@@ -244,18 +233,6 @@ func TestDestroyedWhileArbitrating(t *testing.T) {
 		t.Errorf("the backup has said DESTROYED, and the domain is paused: %v %#v", m.State(), acts)
 	}
 }
-
-type slowArbiter struct{ down atomic.Bool }
-
-func (a *slowArbiter) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
-	if a.down.Load() {
-		return false, errors.New("unreachable")
-	}
-	return true, nil
-}
-func (a *slowArbiter) String() string { return "simulated" }
-
-var _ = synctest.Test
 
 // a worker of the restore hangs: no ack, but heartbeats. The primary asks the
 // backup, which answers once the worker is killed (60 s in package restore; 10 s
