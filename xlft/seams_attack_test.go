@@ -563,3 +563,27 @@ func TestDrainIsShort(t *testing.T) {
 		m.await(m.session, primary.Protected)
 	}, "none")
 }
+
+// A protector dies after it has handed the domain over, and its successor can't
+// reach the backup, which runs the domain: the successor does not fence it.
+func TestHandedIsRemembered(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, m.cutAtTakeover)
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		m.session.Failover(ctx)
+		m.pa.Kill()
+		m.protect(m.a, m.domain, "B", nil)
+		time.Sleep(10 * time.Second)
+		if !m.runs(m.b) {
+			m.t.Fatalf("B, which has the domain, does not run it: %+v", m.session.Status())
+		}
+		m.net.CutPair("A", "B", false)
+		time.Sleep(10 * time.Second)
+		if d := m.a.Domain(simDomain); d != nil && !d.Gone() {
+			m.t.Errorf("A keeps its outdated copy: %+v", m.session.Status())
+		}
+	}, "fence")
+}

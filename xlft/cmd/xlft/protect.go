@@ -35,6 +35,7 @@ func (a *app) protectCommand() *cobra.Command {
 				outcome, err = persist(cmd.Context(), log, r.once)
 			}
 			runDir := r.runDir
+			protector.DontWait(runDir, domain)
 			protector.LeaveError(runDir, domain, err)
 			if outcome == primary.TakenOver || outcome == primary.DomainEnded {
 				log.Warn("protection ended", zap.String("outcome", string(outcome)), zap.Error(err))

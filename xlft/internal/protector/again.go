@@ -40,7 +40,8 @@ const (
 
 // Again waits, after Run, for a domain that ended by itself to be started again,
 // and reports whether it was. It says false at once where that is not to be
-// expected. Alive is called about once a second meanwhile.
+// expected. Alive is called about once a second meanwhile. The wait is over when
+// the next session begins, or with DontWait.
 func (p *Protector) Again(ctx context.Context, alive func()) bool {
 	if p.run == nil || !p.run.again {
 		return false
@@ -52,7 +53,6 @@ func (p *Protector) Again(ctx context.Context, alive func()) bool {
 			p.Log.Warn("note that the domain is waited for", zap.Error(err))
 		}
 	}
-	defer DontWait(p.Config.RunDir, p.Domain)
 	h, err := xen.Open()
 	if err != nil {
 		return false
@@ -76,7 +76,7 @@ func (p *Protector) Waited() bool {
 	return true
 }
 
-// DontWait ends the waiting of all protectors of a domain to come.
+// DontWait ends a wait for a domain: no later protector takes it up.
 func DontWait(runDir, domain string) { os.Remove(waitFile(runDir, domain)) }
 
 func waitFile(runDir, domain string) string {
@@ -161,7 +161,8 @@ func Starting(runDir, domain string) bool {
 	return err == nil
 }
 
-// Waits reports whether a protector waits for its domain to be started again.
+// Waits reports whether a protector waits for its domain to be started again, or
+// for that to be complete enough for a session.
 func Waits(runDir, domain string) bool {
 	_, err := os.Stat(waitFile(runDir, domain))
 	return err == nil

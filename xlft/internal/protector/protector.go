@@ -99,6 +99,7 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 		return "", err
 	}
 	defer stop()
+	DontWait(c.RunDir, p.Domain)
 	s.Hung = func(err error) {
 		LeaveError(c.RunDir, p.Domain, err)
 		os.Exit(ExitHung)
