@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -39,6 +40,36 @@ func TestAnswersAreMarked(t *testing.T) {
 		go ask()
 		if ev, ok := (<-s.events).(decided); !ok || ev.generation != 4 {
 			t.Errorf("%s: %+v", name, ev)
+		}
+	}
+}
+
+// A backup that ran the domain in an earlier generation does not own it.
+func TestOlderOwner(t *testing.T) {
+	for role, want := range map[wire.OwnerResult]wire.Role{
+		{Role: wire.RoleRunning, Generation: 3}: wire.RoleNone,
+		{Role: wire.RoleRunning, Generation: 4}: wire.RoleRunning,
+		{Role: wire.RoleRunning, Generation: 5}: wire.RoleRunning,
+		{Role: wire.RoleReplica, Generation: 3}: wire.RoleReplica,
+	} {
+		dial := func(context.Context) (net.Conn, error) {
+			here, there := net.Pipe()
+			go func() {
+				defer there.Close()
+				c := wire.NewConn(there)
+				var q wire.OwnerQuery
+				if _, err := wire.Welcome(c, "test", time.Second); err != nil {
+					t.Error(err)
+				} else if err := c.Expect(wire.TypeOwner, &q); err != nil || q.Generation != 4 || !q.Reclaim {
+					t.Errorf("asked %+v, %v", q, err)
+				}
+				c.WriteJSON(wire.TypeOwnerResult, 0, role)
+			}()
+			return here, nil
+		}
+		s := &Session{Log: zap.NewNop()}
+		if got := s.ownerRole(t.Context(), decider{peer: "beta", generation: 4, dial: dial}); got != want {
+			t.Errorf("%+v, asked about generation 4, counts as %q, want %q", role, got, want)
 		}
 	}
 }

@@ -159,7 +159,7 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 			return m.yield()
 		case ev.Held:
 			m.state = Recovering
-			m.proven, m.handed, m.paused = true, ev.Handed, ev.Paused
+			m.proven, m.handed = true, ev.Handed
 			return []Action{AskOwner{}}
 		}
 		// A protector that died after all was decided may have left its gate
