@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"xlft/xlft"
+	"xlft/xlft/backup"
 	"xlft/xlft/primary"
 )
 
@@ -87,4 +88,36 @@ func TestEndsWithoutBackup(t *testing.T) {
 			m.t.Errorf("ten seconds later: %+v", m.session.Status())
 		}
 	}, "cas", "fence")
+}
+
+// A backup that lives, and neither runs a domain that was handed to it nor gives it
+// up, is not waited for without end.
+func TestHandOverWithoutWord(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, func(r *backup.Receiver) {
+			r.Restorer = restoring{r.Restorer, func(context.Context, backup.Replica) error {
+				time.Sleep(10 * time.Minute)
+				return errors.New("hotplug script failed")
+			}}
+		})
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		failed := make(chan error, 1)
+		go func() {
+			_, err := m.session.Failover(context.Background())
+			failed <- err
+		}()
+		// A limit on the next checkpoint would end it too, simEpoch+simSuspend later.
+		time.Sleep(simAck + simSuspend/2)
+		if st := m.session.Status(); st.State == primary.HandingOver {
+			m.t.Errorf("after ack_timeout: %+v", st)
+		}
+		if err := <-failed; err == nil {
+			m.t.Error("the switch-over succeeded")
+		}
+		time.Sleep(10 * time.Minute)
+		if !m.runs(m.a) {
+			m.t.Errorf("the domain runs nowhere: %+v", m.session.Status())
+		}
+	}, "none", "cas", "fence")
 }

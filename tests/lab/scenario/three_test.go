@@ -1,0 +1,171 @@
+//go:build lab
+
+package scenario
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"xlft/tests/lab"
+	"xlft/tests/lab/ft"
+	"xlft/tests/lab/probe"
+)
+
+// A caller is a client of one of several guests: it asks one question after the other, over one connection.
+type caller struct {
+	fx     *fixture
+	client *probe.Client
+	start  probe.State
+	stream *probe.Stream
+}
+
+func (fx *fixture) call() *caller {
+	fx.t.Helper()
+	c := &caller{fx: fx, client: fx.dial(), start: fx.get()}
+	check(fx.t, c.client.SetDeadline(time.Time{}))
+	c.stream = c.client.Stream(0, 1)
+	return c
+}
+
+// await waits until the client has so many more replies.
+func (c *caller) await(more uint64) {
+	c.fx.t.Helper()
+	_, before, _ := c.stream.Counts()
+	c.fx.until(patience, func() error {
+		_, n, err := c.stream.Counts()
+		if err != nil {
+			c.fx.t.Fatalf("the client of %s: %v", c.fx.guest.Name, err)
+		}
+		if n < before+more {
+			return fmt.Errorf("the client of %s has %d replies, of %d", c.fx.guest.Name, n, before+more)
+		}
+		return nil
+	})
+}
+
+func (c *caller) end() {
+	c.fx.t.Helper()
+	replies, err := c.stream.Stop(patience)
+	if err != nil {
+		c.fx.t.Errorf("the client of %s: %v", c.fx.guest.Name, err)
+	}
+	c.client.Close()
+	c.fx.judge(c.start, replies)
+	c.fx.t.Logf("the client of %s waited %v at most", c.fx.guest.Name, round(probe.LongestGap(replies)))
+}
+
+// Two hosts protect each other's domains: two one way and one the other. Each domain is stopped and protected again,
+// and moved and protected again, in turn; nothing of that concerns the others. Then each host dies in turn, the second
+// with all three.
+func TestThreeDomains(t *testing.T) {
+	lab.Long(t)
+	fx := fresh(t)
+	s := ft.Usual
+	s.EpochMax, s.FailureTimeout = 2*time.Second, 15*time.Second // an emulated processor has much to do
+	fx.install(s)
+	a, b := fx.A, fx.B
+	var all []*fixture
+	for i, home := range []*lab.Host{a, a, b} {
+		f := &fixture{Lab: fx.Lab, t: t, guest: lab.NewGuest(fmt.Sprint("web", i+1), 10+i), home: home, saved: fx.saved}
+		f.boot()
+		f.protect()
+		all = append(all, f)
+	}
+	var callers []*caller
+	for _, f := range all {
+		callers = append(callers, f.call())
+	}
+	// on checks where the domains are, and that all go on.
+	on := func() {
+		t.Helper()
+		for _, h := range fx.Hosts() {
+			var want []string
+			for _, f := range all {
+				r := f.status(f.home)
+				switch {
+				case f.home == h:
+					want = append(want, f.guest.Name)
+				case r.Protected:
+					want = append(want, f.guest.Name+"--xlft")
+				}
+			}
+			slices.Sort(want)
+			fx.until(patience, func() error {
+				got := fx.domains(h)
+				slices.Sort(got)
+				if !slices.Equal(got, want) {
+					return fmt.Errorf("%s has %q, want %q", h.Name(), got, want)
+				}
+				return nil
+			})
+		}
+		for _, c := range callers {
+			c.await(3)
+		}
+	}
+	// same checks that nothing happened to the protection of the others while f ran.
+	same := func(of *fixture, f func()) {
+		t.Helper()
+		before := map[*fixture]ft.Row{}
+		for _, o := range all {
+			before[o] = o.status(o.home)
+		}
+		f()
+		for _, o := range all {
+			if r := o.status(o.home); o != of && (!r.Protected || r.Primary.Generation != before[o].Primary.Generation) {
+				t.Errorf("%s is %s, generation %d; it was generation %d: nothing was done to it", o.guest.Name, r.State, r.Primary.Generation, before[o].Primary.Generation)
+			}
+		}
+		on()
+	}
+	on()
+	for _, f := range all {
+		same(f, func() { f.home.Must(t, "xl", "ft-stop", f.guest.Name) })
+		same(f, f.protect)
+	}
+	for _, f := range all {
+		same(f, func() {
+			begun := time.Now()
+			f.home.Must(t, "xl", "ft-failover", f.guest.Name)
+			t.Logf("ft-failover of %s took %v", f.guest.Name, round(time.Since(begun)))
+			f.home = f.backup()
+		})
+		same(f, f.protect)
+	}
+
+	for _, dies := range []*lab.Host{a, b} {
+		dies.Kill()
+		var moved []*fixture
+		for _, f := range all {
+			if f.home == dies {
+				f.awaitTakeover(fx.Peer(dies))
+				moved = append(moved, f)
+			} else {
+				f.awaitUnprotected()
+			}
+		}
+		for _, c := range callers {
+			c.await(3)
+		}
+		if dies == b {
+			break
+		}
+		fx.revive(dies)
+		for _, f := range all {
+			if !slices.Contains(moved, f) {
+				f.await(f.home, "protected again by itself", isProtected)
+			}
+		}
+		for _, f := range moved {
+			f.protect()
+		}
+		on()
+		t.Log(strings.TrimSpace(b.Must(t, "xl", "ft-list")))
+	}
+	for _, c := range callers {
+		c.end()
+	}
+}
