@@ -3,7 +3,11 @@ package xlft_test
 import (
 	"context"
 	"errors"
+	"net"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -118,6 +122,73 @@ func TestHandOverWithoutWord(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		if !m.runs(m.a) {
 			m.t.Errorf("the domain runs nowhere: %+v", m.session.Status())
+		}
+	}, "none", "cas", "fence")
+}
+
+// lateRead is a connection with one read that is late once it is broken.
+type lateRead struct {
+	net.Conn
+	broken *atomic.Bool
+	once   *sync.Once
+}
+
+func (c lateRead) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.broken.Load() {
+		c.once.Do(func() { time.Sleep(simSilence / 3) })
+	}
+	return n, err
+}
+
+// fails is a connection that can't be written any more once broken.
+type fails struct {
+	net.Conn
+	broken *atomic.Bool
+}
+
+func (c fails) Write(b []byte) (int, error) {
+	if c.broken.Load() {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(b)
+}
+
+// counted counts the claims.
+type counted struct {
+	xlft.Arbiter
+	claims *atomic.Int64
+}
+
+func (c counted) Claim(ctx context.Context, q xlft.Claim) (bool, error) {
+	c.claims.Add(1)
+	return c.Arbiter.Claim(ctx, q)
+}
+
+// A backup that stops says so, and hangs up: that a checkpoint can't be sent any
+// more is no reason to ask the arbiter before those words have come.
+func TestLastWords(t *testing.T) {
+	seams(t, func(m *seam) {
+		var broken atomic.Bool
+		var claims atomic.Int64
+		m.receive(m.b, nil)
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) {
+			data := onDial(2, func(c net.Conn) net.Conn { return fails{c, &broken} })
+			s.Dial = data(onDial(1, func(c net.Conn) net.Conn { return lateRead{c, &broken, new(sync.Once)} })(s.Dial))
+			s.Arbiter = counted{s.Arbiter, &claims}
+		})
+		m.await(m.session, primary.Protected)
+		broken.Store(true)
+		m.pb.Terminate()
+		m.await(m.session, primary.Connecting)
+		if n := claims.Load(); n > 0 {
+			m.t.Errorf("the arbiter was asked %d times", n)
+		}
+		if st := m.session.Status(); !strings.Contains(st.LastError, "stops receiving") {
+			m.t.Errorf("the last error is %q", st.LastError)
+		}
+		if !m.domain.Runs() {
+			m.t.Error("the domain does not run")
 		}
 	}, "none", "cas", "fence")
 }
