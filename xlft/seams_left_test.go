@@ -111,8 +111,13 @@ func TestHandOverWithoutWord(t *testing.T) {
 			_, err := m.session.Failover(context.Background())
 			failed <- err
 		}()
+		m.await(m.session, primary.HandingOver)
+		time.Sleep(simAck / 2)
+		if st := m.session.Status(); st.State != primary.HandingOver || st.Protected {
+			m.t.Errorf("protected, while nobody runs the domain: %+v", st)
+		}
 		// A limit on the next checkpoint would end it too, simEpoch+simSuspend later.
-		time.Sleep(simAck + simSuspend/2)
+		time.Sleep(simAck/2 + simSuspend/2)
 		if st := m.session.Status(); st.State == primary.HandingOver {
 			m.t.Errorf("after ack_timeout: %+v", st)
 		}
