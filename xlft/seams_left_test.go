@@ -197,3 +197,36 @@ func TestLastWords(t *testing.T) {
 		}
 	}, "none", "cas", "fence")
 }
+
+// A domain was taken over while its first host was away, and has moved on to a third
+// one since: the host that took it over still knows that the first host's copy is
+// outdated.
+func TestMovedOn(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, m.cutAtTakeover)
+		m.receive(m.c, nil)
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		m.session.Failover(ctx)
+		m.pa.Kill()
+		if !m.runs(m.b) {
+			m.t.Fatal("B does not run the domain")
+		}
+		onB, _ := m.protect(m.b, m.b.Domain(simDomain), "C", nil)
+		m.await(onB, primary.Protected)
+		if o, err := onB.Failover(context.Background()); err != nil || o != primary.SwitchedOver {
+			m.t.Fatalf("to C: %q, %v", o, err)
+		}
+		m.net.CutPair("A", "B", false)
+		m.protect(m.a, m.domain, "B", nil)
+		time.Sleep(10 * time.Second)
+		if !m.domain.Gone() {
+			m.t.Errorf("A keeps its outdated copy: %+v", m.session.Status())
+		}
+		if !m.runs(m.c) {
+			m.t.Error("C does not run the domain")
+		}
+	}, "none", "fence")
+}
