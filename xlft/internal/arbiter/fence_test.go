@@ -139,3 +139,21 @@ func TestDelay(t *testing.T) {
 		t.Errorf("the agent was told %q", told())
 	}
 }
+
+// A claim that is withdrawn, before its delay or within it, fences nobody.
+func TestWithdrawnFencesNobody(t *testing.T) {
+	for _, delay := range []time.Duration{0, time.Hour} {
+		f, told := agent(t, "exit 0")
+		f.Delay = delay
+		withdrawn := make(chan struct{})
+		if delay == 0 {
+			close(withdrawn)
+		} else {
+			time.AfterFunc(50*time.Millisecond, func() { close(withdrawn) })
+		}
+		won, err := fenceBy(f).Claim(t.Context(), xlft.Claim{Side: xlft.Backup, Peer: "beta", Withdrawn: withdrawn})
+		if won || !errors.Is(err, xlft.ErrWithdrawn) || told() != "" {
+			t.Errorf("delay %v: won %v, error %v; the agent was told %q", delay, won, err, told())
+		}
+	}
+}
