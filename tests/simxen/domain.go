@@ -308,7 +308,7 @@ func (g *guest) Unpause() error {
 	var none error
 	err := g.change(func(d *Domain) {
 		if d.paused == 0 {
-			none = errors.New("simxen: the domain is not paused")
+			none = xlft.ErrNotPaused
 			return
 		}
 		d.paused--

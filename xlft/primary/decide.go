@@ -31,8 +31,31 @@ func (s *Session) askOwner(ctx context.Context, d decider) {
 	s.post(ctx, decided{Owner{s.ownerRole(ctx, d)}, d.generation})
 }
 
-// ownerRole asks the backup; "" if it can't be asked.
+// ownerRole asks who owns the domain; "" if that can't be asked. If nothing is recorded
+// of the domain, any host may run it: all are asked, and one that can't be leaves it
+// open.
 func (s *Session) ownerRole(ctx context.Context, d decider) wire.Role {
+	if d.generation != 0 || len(s.Peers) == 0 || s.DialPeer == nil {
+		return s.roleOf(ctx, d)
+	}
+	roles := make(chan wire.Role)
+	for _, name := range s.Peers {
+		go func() { roles <- s.roleOf(ctx, decider{name, s.DialPeer(name), 0}) }()
+	}
+	answer := wire.RoleNone
+	for range s.Peers {
+		switch r := <-roles; {
+		case r == wire.RoleRunning || answer == wire.RoleRunning:
+			answer = wire.RoleRunning
+		case r != wire.RoleNone:
+			answer = r
+		}
+	}
+	return answer
+}
+
+// roleOf asks one host; "" if it can't be asked.
+func (s *Session) roleOf(ctx context.Context, d decider) wire.Role {
 	ask, cancel := wire.AwakeTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
@@ -41,8 +64,8 @@ func (s *Session) ownerRole(ctx context.Context, d decider) wire.Role {
 	role := r.Role
 	switch {
 	case err != nil:
-		if s.said.New("owner", err.Error()) {
-			s.Log.Warn("the backup can't say who owns the domain", zap.String("peer", d.peer), zap.Error(err))
+		if s.said.New("owner "+d.peer, err.Error()) {
+			s.Log.Warn("a peer can't say who owns the domain", zap.String("peer", d.peer), zap.Error(err))
 		}
 		role = ""
 	case role == wire.RoleRunning && r.Generation < d.generation:

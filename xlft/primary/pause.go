@@ -1,6 +1,12 @@
 package primary
 
-import "go.uber.org/zap"
+import (
+	"errors"
+
+	"go.uber.org/zap"
+
+	"xlft/xlft"
+)
 
 // pause stops the domain's vCPUs. Xen counts pauses, xl's among them, so each of
 // ours is undone once, by this protector or its successor: the record comes
@@ -8,7 +14,7 @@ import "go.uber.org/zap"
 func (s *Session) pause() {
 	err := s.recordPaused(true)
 	if err == nil {
-		err = s.Guest.Pause()
+		err = s.insist(s.Guest.Pause)
 	}
 	if err != nil {
 		s.Log.Error("pause the domain; it runs, with its output held", zap.Error(err))
@@ -16,15 +22,20 @@ func (s *Session) pause() {
 	}
 }
 
-// unpause undoes pause, if it had an effect.
-func (s *Session) unpause() {
+// unpause undoes pause, if it had an effect. The record stays until that is done.
+func (s *Session) unpause(try tries) {
 	if !s.ownership.Paused {
 		return
 	}
-	if err := s.Guest.Unpause(); err != nil {
-		s.Log.Error("unpause the domain", zap.Error(err))
+	err := try(s.Guest.Unpause)
+	if errors.Is(err, xlft.ErrNotPaused) {
+		s.Log.Warn("somebody else has unpaused the domain", zap.Error(err))
+		err = nil
 	}
-	s.recordPaused(false)
+	s.left("unpause the domain", err)
+	if err == nil {
+		s.recordPaused(false)
+	}
 }
 
 func (s *Session) recordPaused(paused bool) error {
