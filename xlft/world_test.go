@@ -64,6 +64,7 @@ type world struct {
 	records map[*simxen.Host]store.Dir
 	full    map[*simxen.Host]*atomic.Bool
 	bad     map[*simxen.Host]*atomic.Bool // the next takeover fails
+	refuses map[*simxen.Host]*refusing
 	names   []string
 	log     *zap.Logger
 	wg      sync.WaitGroup
@@ -74,6 +75,7 @@ type world struct {
 	protections []*protection
 	receivers   map[*simxen.Host]*receiving
 	runs        map[*simxen.Domain]int // the number of each domain's run: its domid
+	paused      paused
 	stop, done  chan struct{}
 	orders      chan func()
 }
@@ -90,6 +92,7 @@ func newWorld(t testing.TB, seed uint64, log *zap.Logger) *world {
 		t: t, kind: []string{"cas", "fence", "none"}[seed%3], rng: rand.New(rand.NewPCG(seed, 2)), choices: rand.New(rand.NewPCG(seed, 3)), outside: simxen.NewOutside(seed),
 		net: simxen.NewNet(2 * time.Millisecond), cas: simxen.NewArbiter(), names: []string{"web", "db", "mail"}, log: log,
 		records: map[*simxen.Host]store.Dir{}, full: map[*simxen.Host]*atomic.Bool{}, bad: map[*simxen.Host]*atomic.Bool{},
+		refuses: map[*simxen.Host]*refusing{}, paused: paused{},
 		receivers: map[*simxen.Host]*receiving{}, runs: map[*simxen.Domain]int{},
 		stop: make(chan struct{}), done: make(chan struct{}), orders: make(chan func()),
 	}
@@ -97,7 +100,7 @@ func newWorld(t testing.TB, seed uint64, log *zap.Logger) *world {
 	for _, name := range []string{"A", "B", "C"} {
 		h := simxen.NewHost(w.outside, w.net, name)
 		w.hosts = append(w.hosts, h)
-		w.records[h], w.full[h], w.bad[h] = records(t), new(atomic.Bool), new(atomic.Bool)
+		w.records[h], w.full[h], w.bad[h], w.refuses[h] = records(t), new(atomic.Bool), new(atomic.Bool), new(refusing)
 	}
 	for i, name := range w.names { // two one way, one the other
 		w.hosts[i/2].Boot(name, 8)
@@ -107,14 +110,14 @@ func newWorld(t testing.TB, seed uint64, log *zap.Logger) *world {
 
 func (w *world) receive(h *simxen.Host) {
 	p := h.Spawn()
-	restorer := restoring{&simxen.Restorer{P: p}, func(ctx context.Context, r backup.Replica) error {
+	restorer := restoring{refusingRestorer{&simxen.Restorer{P: p}, w.refuses[h]}, func(ctx context.Context, r backup.Replica) error {
 		if w.bad[h].Swap(false) {
 			return errors.New("a hotplug script failed")
 		}
 		return r.Activate(ctx)
 	}}
 	r := &receiving{process: p, ended: make(chan struct{}), Receiver: &backup.Receiver{
-		Software: "sim", Restorer: restorer, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Store: &roomStore{p.Store(w.records[h]), w.full[h]}, Log: w.log.Named(h.Name),
+		Software: "sim", Restorer: restorer, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Store: refusingStore{&roomStore{p.Store(w.records[h]), w.full[h]}, w.refuses[h]}, Log: w.log.Named(h.Name),
 		PeerName:   func(c net.Conn) string { return c.(*simxen.Conn).From() },
 		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20,
 	}}
@@ -133,7 +136,7 @@ func (w *world) protect(h *simxen.Host, d *simxen.Domain, peer string) {
 	}
 	s := &primary.Session{
 		Domain: d.Name, Instance: fmt.Sprintf("%s/%d", h.Name, w.runs[d]), Software: "sim", Offer: wire.Offer{UUID: d.Name, Config: []byte("{}")},
-		Guest: p.Guest(d), Gates: xlft.Gates{Net: p.Gate(d)}, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Dial: p.Dial(peer), Peer: peer,
+		Guest: refusingGuest{p.Guest(d), w.refuses[h]}, Gates: xlft.Gates{Net: refusingGate{p.Gate(d), w.refuses[h]}}, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Dial: p.Dial(peer), Peer: peer,
 		DialPeer: func(name string) wire.Dialer { return p.Dial(name) }, Store: &roomStore{p.Store(w.records[h]), w.full[h]}, Log: w.log.Named(h.Name + "/" + d.Name),
 		Settings: primary.Settings{
 			EpochMax: simEpoch, FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
@@ -311,7 +314,8 @@ func (w *world) tell(begun time.Time, format string, args ...any) {
 func (w *world) fault(begun time.Time) {
 	h, name := w.hosts[w.rng.IntN(len(w.hosts))], w.names[w.rng.IntN(len(w.names))]
 	other := w.hosts[w.rng.IntN(len(w.hosts))]
-	kind, before := w.rng.IntN(14), w.rng.IntN(2) == 0
+	kind, before := w.rng.IntN(18), w.rng.IntN(2) == 0
+	refuse := 1 + w.rng.Int32N(refusals-1)
 	w.order(func() {
 		at, x := w.home(name)
 		switch {
@@ -348,6 +352,12 @@ func (w *world) fault(begun time.Time) {
 		case kind == 10 && x != nil:
 			w.tell(begun, "protection of %s ended by an operator", name)
 			x.process.Terminate()
+		case kind == 13 && x != nil:
+			w.tell(begun, "%s at %s paused by an operator", name, at.Name)
+			w.paused.pause(x.d)
+		case kind > 13 && kind < 17:
+			w.tell(begun, "%s refuses %s", h.Name, refusalNames[refuse])
+			w.refuses[h].what.Store(refuse)
 		case x != nil:
 			w.tell(begun, "switch-over of %s asked for", name)
 			w.wg.Go(func() {
@@ -363,6 +373,7 @@ func (w *world) fault(begun time.Time) {
 func (w *world) heal() {
 	w.order(func() {
 		w.net.Mend()
+		w.paused.unpause()
 		for _, x := range w.protections {
 			x.process.Spare()
 		}
@@ -372,6 +383,7 @@ func (w *world) heal() {
 		for _, h := range w.hosts {
 			w.full[h].Store(false)
 			w.bad[h].Store(false)
+			w.refuses[h].what.Store(refusesNothing)
 			if h.Down() {
 				h.PowerOn()
 			}

@@ -51,8 +51,8 @@ type Session struct {
 	// Peers are the hosts that may run the domain if nothing is recorded of it; none:
 	// Peer.
 	Peers []string
-	Store    xlft.Store
-	Log      *zap.Logger
+	Store xlft.Store
+	Log   *zap.Logger
 	// Hung, if set, is called if something that the session waits for never
 	// returns: a capture inside the hypervisor's library, say. The process has to
 	// end; its successor finds what is left.
@@ -82,7 +82,7 @@ type Session struct {
 	ownership xlft.Ownership
 	decider   decider // who may run the domain besides this host
 	said      xlft.Said
-	failures  int // in a row
+	failures  int   // in a row
 	stuck     error // what of the end of a protection could not be done: output is held, or the domain does not run
 	panicked  bool
 	withdrawn chan struct{} // of the claim under way: closed when it is not wanted any more
