@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
-
 	"xlft/tests/simxen"
 	"xlft/xlft"
 	"xlft/xlft/backup"
@@ -258,19 +256,53 @@ func TestBlindBackup(t *testing.T) {
 	}, "fence")
 }
 
-// The backup's storage hangs in a switch-over of a domain on shared storage. The
-// takeover fails, and the primary goes on. Then the backup's storage goes on too.
+// disks protects a domain with a disk, by B. Wrap wraps the backup's copy.
+func (m *seam) disks(shared bool, wrap func(backup.DiskCopy) backup.DiskCopy) {
+	m.t.Helper()
+	for _, h := range []*simxen.Host{m.a, m.b, m.c} {
+		h.Shutdown()
+	}
+	m.outside = simxen.NewOutside(1)
+	host := func(name string) *simxen.Host {
+		h := simxen.NewHost(m.outside, m.net, name)
+		m.records[h] = records(m.t)
+		return h
+	}
+	m.a, m.b, m.c = host("A"), host("B"), host("C")
+	if shared {
+		simxen.Share(m.a, m.b)
+	}
+	m.domain = m.a.Boot(simDomain, 12)
+	m.receive(m.b, func(r *backup.Receiver) {
+		r.TakeoverLimit = 8 * time.Second
+		r.Disks = &simxen.DiskHost{P: m.procs[len(m.procs)-1], Broken: wrap}
+	})
+	m.protect(m.a, m.domain, "B", func(s *primary.Session) {
+		s.Gates.Disks = &simxen.Disks{P: m.procs[len(m.procs)-1], Domain: m.domain, To: "B"}
+		s.Offer.Disks = m.domain.OfferedDisks()
+		s.Settings.AckTimeout = 20 * time.Second
+	})
+	m.await(m.session, primary.Protected)
+	time.Sleep(3 * time.Second)
+}
+
+// A hangingCopy is a backup's disk on storage that hangs.
 type hangingCopy struct {
 	backup.DiskCopy
-	hang *atomic.Bool
-	late func(b []byte, was []byte)
+	hang   *atomic.Bool
+	late   func(b []byte, was []byte)
+	record func(xlft.DiskRecord)
+}
+
+func (h hangingCopy) wait() (waited bool) {
+	for ; h.hang.Load(); waited = true {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return waited
 }
 
 func (h hangingCopy) WriteAt(b []byte, off int64, fua bool) error {
-	if h.hang.Load() {
-		for h.hang.Load() {
-			time.Sleep(100 * time.Millisecond)
-		}
+	if h.wait() && h.late != nil {
 		was := make([]byte, len(b))
 		h.DiskCopy.ReadAt(was, off)
 		h.late(b, was)
@@ -278,54 +310,164 @@ func (h hangingCopy) WriteAt(b []byte, off int64, fua bool) error {
 	return h.DiskCopy.WriteAt(b, off, fua)
 }
 
+func (h hangingCopy) Flush() error {
+	h.wait()
+	return h.DiskCopy.Flush()
+}
+
+func (h hangingCopy) Record(r xlft.DiskRecord) error {
+	if h.record != nil {
+		h.record(r)
+	}
+	return h.DiskCopy.Record(r)
+}
+
+// The backup's storage hangs in a switch-over of a domain on shared storage, and the
+// takeover fails. The primary goes on only when the storage has gone on: the backup's
+// writes would change what the domain has written since.
 func TestHungReplayOfSharedStorage(t *testing.T) {
 	seams(t, func(m *seam) {
-		// Shared storage: a domain of its own.
-		for _, h := range []*simxen.Host{m.a, m.b, m.c} {
-			h.Shutdown()
-		}
-		m.outside = simxen.NewOutside(1)
-		m.a, m.b, m.c = simxen.NewHost(m.outside, m.net, "A"), simxen.NewHost(m.outside, m.net, "B"), simxen.NewHost(m.outside, m.net, "C")
-		m.records[m.a], m.records[m.b], m.records[m.c] = records(m.t), records(m.t), records(m.t)
-		simxen.Share(m.a, m.b)
-		m.domain = m.a.Boot(simDomain, 12)
 		var hang atomic.Bool
 		var overwrote, writes atomic.Int64
-		m.receive(m.b, func(r *backup.Receiver) {
-			r.TakeoverLimit = 2 * time.Second
-			r.Restorer = restoring{r.Restorer, func(ctx context.Context, v backup.Replica) error { return v.Activate(ctx) }}
-			r.Disks = &simxen.DiskHost{P: m.procs[len(m.procs)-1], Broken: func(c backup.DiskCopy) backup.DiskCopy {
-				return hangingCopy{c, &hang, func(b, was []byte) {
-					writes.Add(1)
-					if !bytes.Equal(b, was) {
-						overwrote.Add(1)
-					}
-				}}
-			}}
+		m.disks(true, func(c backup.DiskCopy) backup.DiskCopy {
+			return hangingCopy{c, &hang, func(b, was []byte) {
+				writes.Add(1)
+				if m.domain.Runs() && !bytes.Equal(b, was) {
+					overwrote.Add(1)
+				}
+			}, nil}
 		})
-		m.protect(m.a, m.domain, "B", func(s *primary.Session) {
-			p := m.procs[len(m.procs)-1]
-			s.Gates.Disks = &simxen.Disks{P: p, Domain: m.domain, To: "B"}
-			s.Offer.Disks = m.domain.OfferedDisks()
-			s.Offer.XenVersion = "4.17"
-			s.Settings.AckTimeout = 10 * time.Second
-			s.Log = zap.NewNop()
-		})
-		m.await(m.session, primary.Protected)
-		time.Sleep(3 * time.Second)
 		hang.Store(true)
-		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
-		_, err := m.session.Failover(ctx)
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+		m.session.Failover(ctx)
 		cancel()
 		time.Sleep(20 * time.Second)
-		m.t.Logf("ft-failover: %v; A %v runs %v; B %+v", err, m.session.Status().State, m.domain.Runs(), m.receiver.Replicas())
-		hang.Store(false)
-		time.Sleep(time.Second)
-		if m.domain.Runs() && overwrote.Load() > 0 {
-			m.t.Errorf("%d of %d late writes of the backup changed what the running domain has on its disk since", overwrote.Load(), writes.Load())
+		if m.domain.Runs() {
+			m.t.Error("A runs the domain while B may still write to its disk")
 		}
-		m.t.Logf("late writes %d, that changed something %d", writes.Load(), overwrote.Load())
+		hang.Store(false)
+		if !m.runs(m.a) || writes.Load() == 0 {
+			m.t.Errorf("the domain runs nowhere: %+v; %d late writes", m.session.Status(), writes.Load())
+		}
+		if n := overwrote.Load(); n > 0 {
+			m.t.Errorf("%d of %d late writes of the backup changed what the running domain has on its disk since", n, writes.Load())
+		}
+		time.Sleep(time.Second)
 	}, "fence")
+}
+
+// The same with a copy of the disk's own: the primary needs not wait, and the copy is
+// not recorded as the domain's disk when its storage goes on.
+func TestHungMirrorAtTakeover(t *testing.T) {
+	seams(t, func(m *seam) {
+		var hang atomic.Bool
+		var newest atomic.Pointer[xlft.DiskRecord]
+		m.disks(false, func(c backup.DiskCopy) backup.DiskCopy {
+			return hangingCopy{c, &hang, nil, func(r xlft.DiskRecord) { newest.Store(&r) }}
+		})
+		hang.Store(true)
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+		m.session.Failover(ctx)
+		cancel()
+		if !m.runs(m.a) {
+			m.t.Errorf("the domain runs nowhere: %+v", m.session.Status())
+		}
+		newest.Store(nil)
+		hang.Store(false)
+		time.Sleep(200 * time.Millisecond)
+		if r := newest.Load(); r != nil && r.State == xlft.UpToDate {
+			m.t.Errorf("B's copy is recorded as the domain's disk, %+v, and A runs the domain", *r)
+		}
+		time.Sleep(5 * time.Second)
+	}, "cas", "fence")
+}
+
+// A domain comes to run on the backup, and is gone before its takeover is recorded: the
+// takeover counts as one that failed. The primary's copy is outdated all the same.
+func TestEndedRightAfterTakeover(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, func(r *backup.Receiver) {
+			p := m.procs[len(m.procs)-1]
+			r.Restorer = restoring{r.Restorer, func(ctx context.Context, v backup.Replica) error {
+				if err := v.Activate(ctx); err != nil {
+					return err
+				}
+				time.Sleep(60 * time.Millisecond)
+				p.Guest(m.b.Domain(simDomain)).Destroy()
+				return errors.New("the worker was killed")
+			}}
+		})
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		m.session.Failover(ctx)
+		cancel()
+		time.Sleep(10 * time.Second)
+		if m.domain.Runs() {
+			m.t.Error("A runs its outdated copy")
+		}
+		if rec, _ := m.records[m.b].Load(simDomain); rec.Took == 0 {
+			m.t.Errorf("B's record is %+v", rec)
+		}
+	}, "none", "fence", "cas")
+}
+
+// A question of before this session, which was under way for long, costs the session
+// nothing.
+func TestOutdatedReclaim(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.begin()
+		m.pb.Kill()
+		m.receive(m.b, nil)
+		time.Sleep(time.Second)
+		m.await(m.session, primary.Protected)
+		st := m.session.Status()
+		if st.Generation < 2 {
+			m.t.Fatalf("generation %d", st.Generation)
+		}
+		var r wire.OwnerResult
+		q := wire.OwnerQuery{Domain: simDomain, UUID: "u", Generation: st.Generation - 1, Reclaim: true}
+		if err := wire.Ask(context.Background(), m.spawn(m.a).Dial("B"), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r); err != nil || r.Role != wire.RoleReplica {
+			m.t.Errorf("%+v, %v; want undecided", r, err)
+		}
+		for range 50 {
+			time.Sleep(20 * time.Millisecond)
+			if now := m.session.Status(); now.State != primary.Protected {
+				m.t.Fatalf("the newer session is gone: %v", now.State)
+			}
+		}
+	}, "cas")
+}
+
+// What runs on the backup can't be found out for long, because its hypervisor hangs.
+type blockedRestorer struct {
+	backup.Restorer
+	hang *atomic.Bool
+}
+
+func (r blockedRestorer) Find(d, u string) (backup.Found, error) {
+	for r.hang.Load() {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return r.Restorer.Find(d, u)
+}
+
+func TestLookHangs(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.begin()
+		m.pb.Kill()
+		hang := new(atomic.Bool)
+		hang.Store(true)
+		m.receive(m.b, func(r *backup.Receiver) { r.Restorer = blockedRestorer{r.Restorer, hang} })
+		time.Sleep(20 * time.Second)
+		if m.b.Down() || m.domain.Runs() && m.session.Status().State != primary.Arbitrating {
+			m.t.Errorf("B down: %v; A: %v", m.b.Down(), m.session.Status().State)
+		}
+		hang.Store(false)
+		if !m.runs(m.a) {
+			m.t.Errorf("the domain runs nowhere: %+v", m.session.Status())
+		}
+	}, "fence", "none")
 }
 
 // A restore that never begins, for a peer whose certificate is then revoked: the

@@ -40,7 +40,7 @@ type session struct {
 	ownership xlft.Ownership // as recorded
 	withdrawn chan struct{}  // of the claim under way: closed when the primary wants the domain back
 	gone      chan struct{}  // closed when the replica has been destroyed; nil while nobody destroys it
-	recorded  chan struct{}  // closed when the newest record is written, or can't be
+	recorded  chan struct{}  // closed when the newest record is written, or can't be; after Destroy it is destroy's
 
 	// Fixed once ACCEPT is sent.
 	replica Replica
@@ -211,7 +211,7 @@ func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 		s.mu.Unlock()
 		wg.Go(func() {
 			defer cancel()
-			s.takeOver(ctx, run)
+			s.takeOver(ctx, run, wg)
 		})
 	case Destroy:
 		s.mu.Lock()

@@ -40,7 +40,7 @@ func (s *session) giveUp(ctx context.Context, ev DestroyAsked) {
 // takeOver runs the domain, which is this host's by now, from the newest whole
 // checkpoint. Run ends at the takeover's limit, and when the replica is to be
 // destroyed.
-func (s *session) takeOver(ctx, run context.Context) {
+func (s *session) takeOver(ctx, run context.Context, wg *sync.WaitGroup) {
 	begun := time.Now()
 	s.mu.Lock()
 	newest := s.acked
@@ -50,7 +50,7 @@ func (s *session) takeOver(ctx, run context.Context) {
 		return
 	}
 	if err == nil {
-		err = s.finishDisksWithin(run, newest)
+		err = s.finishDisksWithin(run, wg, newest)
 	}
 	if err == nil {
 		err = context.Cause(run)
@@ -68,7 +68,7 @@ func (s *session) takeOver(ctx, run context.Context) {
 
 // finishDisksWithin is finishDisks, but storage that hangs does not hold the takeover
 // up: then it has failed, whatever becomes of the disks later.
-func (s *session) finishDisksWithin(ctx context.Context, epoch uint64) error {
+func (s *session) finishDisksWithin(ctx context.Context, wg *sync.WaitGroup, epoch uint64) error {
 	replaying := make(chan struct{})
 	s.mu.Lock()
 	if s.destroying {
@@ -78,10 +78,10 @@ func (s *session) finishDisksWithin(ctx context.Context, epoch uint64) error {
 	s.replaying = replaying
 	s.mu.Unlock()
 	done := make(chan error, 1)
-	go func() {
+	wg.Go(func() {
 		defer close(replaying)
 		done <- s.finishDisks(epoch)
-	}()
+	})
 	select {
 	case err := <-done:
 		return err
@@ -150,14 +150,14 @@ func (s *session) sharesDisks() bool {
 	return false
 }
 
-// recordLimit is how long a session waits for a record. A disk that hangs must not
+// recordLimit is how long a takeover waits for a record. A disk that hangs must not
 // keep a domain down that was won.
 const recordLimit = 5 * time.Second
 
 // record saves what this host knows of the domain, and waits for that for a while. A
 // failure is logged, with what was to be done: there is an earlier record, and whoever
 // reads it looks whether the domain runs here. Records are written in their order; the
-// session ends when the last one is.
+// session lasts until the last one is.
 func (s *session) record(wg *sync.WaitGroup, what string) {
 	before, done, o := s.recorded, make(chan struct{}), s.ownership
 	s.recorded = done

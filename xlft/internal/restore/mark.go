@@ -1,12 +1,12 @@
 package restore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,8 +16,9 @@ import (
 )
 
 // A replica's lock file says what became of the replica in this boot of the host: the
-// host's boot id, the worker's process id, and whether the domain came to run. The last
-// is one byte that is changed where it stands, which needs no room.
+// host's boot id, whether the domain came to run, the worker's process, and the
+// receiver's. Whether it ran is one byte that is changed where it stands, which needs no
+// room.
 const (
 	bootLength = 36 // of a boot id
 	ranAt      = bootLength + 1
@@ -48,10 +49,37 @@ func markWaiting(f *os.File) error {
 	return err
 }
 
-// markWorker adds who the worker is.
+// markWorker adds which processes work on it: the worker, and this receiver.
 func markWorker(f *os.File, pid int) error {
-	_, err := f.WriteAt([]byte(strconv.Itoa(pid)+"\n"), ranAt+2)
+	began, err := beginOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return noteProcesses(f, pid, os.Getpid(), began)
+}
+
+func noteProcesses(f *os.File, worker, receiver int, began string) error {
+	_, err := f.WriteAt(fmt.Appendf(nil, "%d %d %s\n", worker, receiver, began), ranAt+2)
 	return err
+}
+
+// beginOf returns when a process began, which tells it from a later one of its id; ""
+// if there is none.
+func beginOf(pid int) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	// The name, which may have spaces, ends at the last ")"; the state is field 3.
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	const starttime = 22 - 3
+	if len(fields) <= starttime {
+		return "", fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+	}
+	return fields[starttime], nil
 }
 
 // markRan comes before the domain's first step. It takes the file's descriptor: a
@@ -71,42 +99,46 @@ func (r *Restorer) markRan(domain string) error {
 	return markRan(int(f.Fd()))
 }
 
-// marked reads a lock file. Known is false if it is of another boot, or not there.
-func (r *Restorer) marked(domain string) (came, known bool, worker int, err error) {
+// A mark is what a lock file says. It is the zero mark if the file is of another boot,
+// or not there.
+type mark struct {
+	known            bool
+	ran              bool
+	worker, receiver int    // process ids; 0: not known
+	began            string // when that receiver began
+}
+
+func (r *Restorer) marked(domain string) (m mark, err error) {
 	b, err := os.ReadFile(r.lockFile(domain))
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, false, 0, nil
+		return m, nil
 	}
 	if err != nil {
-		return false, false, 0, err
+		return m, err
 	}
 	id, err := boot()
 	if err != nil {
-		return false, false, 0, err
+		return m, err
 	}
 	text := string(b)
 	if len(text) < ranAt+2 || text[:bootLength] != id {
-		return false, false, 0, nil
+		return m, nil
 	}
-	worker, _ = strconv.Atoi(strings.TrimSpace(text[ranAt+2:]))
-	switch text[ranAt : ranAt+1] {
-	case ran:
-		return true, true, worker, nil
-	case waits:
-		return false, true, worker, nil
-	}
-	return false, false, worker, nil
+	m.ran = text[ranAt:ranAt+1] == ran
+	m.known = m.ran || text[ranAt:ranAt+1] == waits
+	fmt.Sscan(text[ranAt+2:], &m.worker, &m.receiver, &m.began)
+	return m, nil
 }
 
 // Ran says whether the newest replica of a domain came to run. The file that says it
 // does not outlive this boot of the host.
 func (r *Restorer) Ran(domain, _ string) (backup.Ran, error) {
-	switch came, known, _, err := r.marked(domain); {
+	switch m, err := r.marked(domain); {
 	case err != nil:
 		return backup.RanUnknown, fmt.Errorf("whether %s ran here: %w", domain, err)
-	case came:
+	case m.ran:
 		return backup.RanOnce, nil
-	case known:
+	case m.known:
 		return backup.RanNot, nil
 	}
 	return backup.RanUnknown, nil
@@ -115,14 +147,24 @@ func (r *Restorer) Ran(domain, _ string) (backup.Ran, error) {
 // abandonTimeout is how long a worker that was killed may take to be gone.
 const abandonTimeout = 2 * time.Second
 
-// Abandon kills the worker of a domain's replica. The replica is destroyed by whoever
-// finds it next.
+// Abandon kills the worker of a domain's replica, unless the receiver that made it is
+// still there: a process that was killed lasts until its writes to a disk have returned.
+// The replica is destroyed by whoever finds it next.
 func (r *Restorer) Abandon(domain string) error {
-	_, known, pid, err := r.marked(domain)
-	if err != nil || !known || pid <= 0 {
-		return fmt.Errorf("the worker of %s is not known: %w", domain, err)
+	m, err := r.marked(domain)
+	if err != nil {
+		return err
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
+	if m.worker <= 0 || m.began == "" {
+		return fmt.Errorf("the worker of %s is not known", domain)
+	}
+	switch began, err := beginOf(m.receiver); {
+	case err != nil:
+		return err
+	case began == m.began && m.receiver != os.Getpid():
+		return fmt.Errorf("the receiver that began the takeover of %s, process %d, has not ended: writes to a disk may be under way", domain, m.receiver)
+	}
+	fd, err := unix.PidfdOpen(m.worker, 0)
 	if err != nil {
 		return fmt.Errorf("the worker of %s: %w", domain, err)
 	}

@@ -177,7 +177,8 @@ func (r *Restorer) Sweep(takingOver func(domain string) (bool, error)) error {
 		alive := false
 		if begun && !replica {
 			// A record that outlived a power cut is about no domain that is here.
-			_, begun, _, _ = r.marked(name)
+			m, err := r.marked(name)
+			begun = err == nil && m.known
 		}
 		if begun {
 			if alive, err = r.working(name); err != nil {
