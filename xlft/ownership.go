@@ -33,8 +33,9 @@ type Ownership struct {
 	// Paused, on a primary: this run of the domain was paused by its protector, or
 	// was about to be. Xen counts pauses: whoever finds this undoes one, and no other.
 	Paused bool `json:"paused,omitempty"`
-	// Pending, on an owner: the takeover was begun, and whether the domain runs
-	// here is found out by looking.
+	// Pending, on an owner: the takeover was begun, and whether the domain came to run
+	// here is found out by looking. If the host lost its power meanwhile nobody can
+	// know: then the record stays, until the domain is here or is offered anew.
 	Pending bool `json:"pending,omitempty"`
 	// Instance, on a primary, tells this run of the domain from any other.
 	Instance string `json:"instance,omitempty"`

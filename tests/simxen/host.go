@@ -31,6 +31,7 @@ type Host struct {
 	mu      sync.Mutex
 	down    bool
 	domains map[string]*Domain
+	ran     map[string]bool // by domain: whether the newest replica came to run
 	procs   []*Process
 	platter *Platter    // the domain's disk
 	held    *epochFiles // held writes to shared storage; nil: the platter is the host's own
@@ -38,7 +39,7 @@ type Host struct {
 
 // NewHost returns a host with power that o watches and n connects.
 func NewHost(o *Outside, n *Net, name string) *Host {
-	return &Host{Name: name, outside: o, net: n, domains: map[string]*Domain{}, platter: newPlatter()}
+	return &Host{Name: name, outside: o, net: n, domains: map[string]*Domain{}, ran: map[string]bool{}, platter: newPlatter()}
 }
 
 // Domain returns a domain, or nil.
@@ -60,7 +61,7 @@ func (h *Host) Crash() {
 	h.mu.Lock()
 	h.down = true
 	procs, domains := h.procs, h.domains
-	h.procs, h.domains = nil, map[string]*Domain{}
+	h.procs, h.domains, h.ran = nil, map[string]*Domain{}, map[string]bool{}
 	h.mu.Unlock()
 	h.net.silence(h.Name)
 	for _, p := range procs {

@@ -45,10 +45,36 @@ func (r *Restorer) Find(domain, _ string) (backup.Found, error) {
 	return backup.FoundNothing, nil
 }
 
+// Ran looks at the host's note of the newest replica, which a power cut erases.
+func (r *Restorer) Ran(domain, _ string) (backup.Ran, error) {
+	h := r.P.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ran, ok := h.ran[domain]
+	switch {
+	case !ok:
+		return backup.RanUnknown, nil
+	case ran:
+		return backup.RanOnce, nil
+	}
+	return backup.RanNot, nil
+}
+
+// Abandon has nothing to do: see Find.
+func (r *Restorer) Abandon(string) error { return nil }
+
+// note remembers whether the host's newest replica of a domain came to run.
+func (h *Host) note(domain string, ran bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ran[domain] = ran
+}
+
 func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, error) {
 	if r.P.Dead() || r.P.h.Down() {
 		return nil, errDead
 	}
+	r.P.h.note(o.Domain, false)
 	pr, pw := io.Pipe()
 	v := &replica{
 		r: r, name: o.Domain, pr: pr, pw: pw,
@@ -177,6 +203,7 @@ func (v *replica) Activate(context.Context) error {
 	if v.r.P.Dead() {
 		return errDead
 	}
+	h.note(v.name, true)
 	v.mu.Lock()
 	pages := v.pages
 	v.mu.Unlock()

@@ -23,15 +23,15 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*sessi
 	if o.MaxEpoch > r.EpochLimit {
 		return no(wire.CodeUnfit, "checkpoints of up to %d bytes were announced, this host takes %d: see checkpoint_memory in both configs", o.MaxEpoch, r.EpochLimit)
 	}
-	r.awaitDestroyed(ctx, o.Domain)
+	wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
+	defer cancel()
+	r.awaitDestroyed(wait, o.Domain)
 	// A replica of the same domain makes room for its primary's new session.
 	if old := r.session(o.Domain); old != nil {
 		if old.peer != peer {
 			return no(wire.CodeBusy, "%s protects a domain of that name here", old.peer)
 		}
-		old.ask(ctx, DestroyAsked{errReclaimed, true})
-		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
-		defer cancel()
+		old.giveUp(wait, DestroyAsked{errReclaimed, true})
 		switch old.settled(wait, true) {
 		case Destroyed:
 			old.wait(wait)
@@ -64,6 +64,11 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*sessi
 	}
 	if ps := r.Restorer.Check(ctx, o); len(ps) > 0 {
 		return nil, &wire.Refusal{Code: wire.CodeUnfit, Reason: "this host can't take the domain", Problems: ps}
+	}
+	if rec.Pending {
+		// Nobody could say whether the domain ran here. Whoever offers it in a newer
+		// generation has decided; older copies may be outdated.
+		rec.Took = rec.Generation
 	}
 	if rec.UUID != "" && !xlft.SameUUID(rec.UUID, o.UUID) {
 		rec.Took = 0 // another domain's, which had the name

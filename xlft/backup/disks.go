@@ -233,19 +233,6 @@ func (s *session) finishDisks(epoch uint64) error {
 	return nil
 }
 
-// finishDisksWithin is finishDisks, but storage that hangs does not hold the takeover
-// up: then it has failed, whatever becomes of the disks later.
-func (s *session) finishDisksWithin(ctx context.Context, epoch uint64) error {
-	done := make(chan error, 1)
-	go func() { done <- s.finishDisks(epoch) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("the disks: %w", context.Cause(ctx))
-	}
-}
-
 // takeBackDisks makes the disks copies again, after a takeover that failed.
 func (s *session) takeBackDisks() {
 	for _, d := range s.disks {

@@ -51,7 +51,10 @@ type Receiver struct {
 	changed  func()              // called at every change of Replicas
 	stopping bool
 
-	conflicts map[string]Conflict // by domain
+	conflicts map[string]Conflict      // by domain
+	looks     map[string]chan struct{} // by domain: closed when the look is over that a question needs
+	workers   map[string]time.Time     // by domain: since when an earlier receiver's worker is known
+	said      xlft.Said
 }
 
 // errTakeoverHangs: the replica does not come to run.
@@ -156,7 +159,9 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		if err := f.JSON(&o); err != nil {
 			return refuse(c, wire.CodeProtocol, nil, err)
 		}
-		r.awaitDestroyed(ctx, o.Domain)
+		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
+		defer cancel()
+		r.awaitDestroyed(wait, o.Domain)
 		ps := r.Restorer.Check(ctx, o)
 		if err := r.sameArbiter(o); err != nil {
 			ps = append(ps, wire.Problem{What: err.Error(), Advice: "Set the same arbiter.type in both configurations."})
@@ -288,10 +293,8 @@ func (r *Receiver) sessionLocked(domain string) *session {
 
 // awaitDestroyed waits for a replica that is being destroyed. Its primary was
 // told beforehand, and may be back for a new one.
-func (r *Receiver) awaitDestroyed(ctx context.Context, domain string) {
+func (r *Receiver) awaitDestroyed(wait context.Context, domain string) {
 	if s := r.session(domain); s != nil && s.isDestroying() {
-		wait, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
-		defer cancel()
 		s.wait(wait)
 	}
 }
@@ -310,7 +313,7 @@ func (r *Receiver) stop() {
 		g.Go(func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 			defer cancel()
-			s.ask(ctx, DestroyAsked{errStopping, false})
+			s.giveUp(ctx, DestroyAsked{errStopping, false})
 			s.wait(ctx)
 			if st := s.now(); st == Claiming || st == TakingOver {
 				r.Log.Error("this receiver ends with a replica whose primary is lost: it may have been all that was left of the domain",
@@ -326,8 +329,12 @@ var errStopping = errors.New("the backup stops receiving")
 
 var errRevoked = errors.New("the backup does not know this host by its certificate any more")
 
+// revokeLimit is how long Revoke waits for sessions that are busy.
+const revokeLimit = 5 * time.Second
+
 // Revoke ends the sessions of peers that are not to be trusted any more. A replica
-// whose primary is lost already stays: it may be all that is left of the domain.
+// whose primary is lost already stays: it may be all that is left of the domain. A
+// session that is busy for longer than Revoke waits ends when it gets to it.
 func (r *Receiver) Revoke(ctx context.Context, peers ...string) {
 	r.mu.Lock()
 	var ended []*session
@@ -337,8 +344,21 @@ func (r *Receiver) Revoke(ctx context.Context, peers ...string) {
 		}
 	}
 	r.mu.Unlock()
+	var all sync.WaitGroup
 	for _, s := range ended {
-		s.ask(ctx, DestroyAsked{errRevoked, false})
+		all.Go(func() { s.giveUp(ctx, DestroyAsked{errRevoked, false}) })
+	}
+	done := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(done)
+	}()
+	limit := time.NewTimer(revokeLimit)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+		r.Log.Warn("sessions of peers that are not trusted any more are busy, and end later")
 	}
 }
 

@@ -16,6 +16,12 @@ type Restorer interface {
 	// Find looks for the domain of this name and UUID, or for its replica: also
 	// one that a process before this one made. A UUID of "" is any.
 	Find(domain, uuid string) (Found, error)
+	// Ran says whether a replica that was ordered to run came to, and is gone by
+	// now: for a domain of which Find finds nothing.
+	Ran(domain, uuid string) (Ran, error)
+	// Abandon ends a replica that a process before this one made, as far as that can
+	// be done now: whether it could, Find says.
+	Abandon(domain string) error
 }
 
 // Found is what a host has of a domain that was to be taken over.
@@ -25,6 +31,15 @@ const (
 	FoundNothing Found = iota
 	FoundReplica       // being restored; it may come to run
 	FoundDomain        // it runs
+)
+
+// Ran is what a host knows of a replica that was ordered to run, and is not there.
+type Ran int
+
+const (
+	RanUnknown Ran = iota // the host lost its power since, say: it may have run
+	RanNot                // it never ran, not for an instant
+	RanOnce               // it ran, or was about to
 )
 
 // A Replica is a domain that is being restored from a checkpointed stream. Until

@@ -39,6 +39,8 @@ type session struct {
 	exit      *Exit
 	ownership xlft.Ownership // as recorded
 	withdrawn chan struct{}  // of the claim under way: closed when the primary wants the domain back
+	gone      chan struct{}  // closed when the replica has been destroyed; nil while nobody destroys it
+	recorded  chan struct{}  // closed when the newest record is written, or can't be; after Destroy it is destroy's
 
 	// Fixed once ACCEPT is sent.
 	replica Replica
@@ -48,8 +50,12 @@ type session struct {
 	mu         sync.Mutex
 	cond       *sync.Cond // broadcast when state changes
 	state      State
-	destroying bool // the replica is being destroyed
-	givenUp    bool // nothing will run the replica any more, for certain
+	destroying bool               // the replica is being destroyed
+	givenUp    bool               // nothing will run the replica any more, for certain
+	unwanted   error              // why it was given up before ACCEPT
+	begun      bool               // ACCEPT is about to be sent
+	stopRun    context.CancelFunc // of the takeover under way
+	replaying  chan struct{}      // closed when a takeover writes no more to the disks; nil if it never began to
 	acked      uint64
 	lastAck    time.Time
 	bytes      uint64
@@ -88,6 +94,10 @@ func (s *session) run(ctx context.Context) (err error) {
 		s.replica.Destroy()
 		return refuse(s.conn, wire.CodeInternal, nil, err)
 	}
+	if err := s.begin(); err != nil {
+		s.replica.Destroy()
+		return refuse(s.conn, codeOf(err), nil, err)
+	}
 	close(s.accepted)
 	if err := s.conn.WriteFrame(wire.TypeAccept, 0, nil); err != nil {
 		s.replica.Destroy()
@@ -123,13 +133,17 @@ func (s *session) run(ctx context.Context) (err error) {
 		case <-work.Done():
 		}
 	})
-	for s.exit == nil {
+	for s.exit == nil || s.gone != nil {
 		select {
-		case ev := <-s.events:
+		case ev := <-s.events: // also while the replica is being destroyed: whoever asks is answered
 			s.step(work, &wg, ev)
 		case <-s.retry:
 			s.retry = nil
 			s.step(work, &wg, Retry{})
+		case <-s.gone:
+			s.gone = nil
+			s.setState(s.m.State())
+			s.r.notify()
 		}
 	}
 	return s.exit.Err
@@ -151,8 +165,9 @@ func (s *session) step(ctx context.Context, wg *sync.WaitGroup, ev Event) {
 	for _, a := range acts {
 		s.do(ctx, wg, a)
 	}
-	// After the actions: whoever waits for Destroyed waits for the replica's end.
-	s.setState(s.m.State())
+	if s.gone == nil { // whoever waits for Destroyed waits for the replica's end
+		s.setState(s.m.State())
+	}
 	s.r.notify()
 }
 
@@ -189,67 +204,37 @@ func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 		// whether the domain runs here before it says so. The domain is won; that
 		// it is must not be lost because a record can't be written.
 		s.ownership.Role, s.ownership.Pending = xlft.HostOwner, true
-		s.record("record the takeover; the domain is run anyway")
-		wg.Go(func() { s.takeOver(ctx) })
+		s.record(wg, "record the takeover; the domain is run anyway")
+		run, cancel := context.WithTimeoutCause(ctx, s.r.takeoverLimit(), errTakeoverHangs)
+		s.mu.Lock()
+		s.stopRun = cancel
+		s.mu.Unlock()
+		wg.Go(func() {
+			defer cancel()
+			s.takeOver(ctx, run, wg)
+		})
 	case Destroy:
 		s.mu.Lock()
 		s.destroying, s.givenUp = true, !a.Begun
+		stop := s.stopRun
 		s.cond.Broadcast()
 		s.mu.Unlock()
-		destroyed := func() {
-			s.logSend(s.control.SendJSON(wire.TypeDestroyed, wire.Refusal{Code: codeOf(a.Why), Reason: a.Why.Error()}))
+		if stop != nil {
+			stop()
 		}
-		if !a.Begun {
-			// The primary is told first: from here on nothing runs the replica, and
-			// the primary holds the domain's output until it knows. To free the
-			// memory of a large replica takes seconds.
-			destroyed()
-		}
-		if err := s.replica.Destroy(); err != nil {
-			s.log.Error("destroy the replica", zap.Error(err))
-		}
-		if a.Begun && s.takeoverFailed() {
-			s.mu.Lock()
-			s.givenUp = true
-			s.cond.Broadcast()
-			s.mu.Unlock()
-			destroyed()
-			wg.Go(func() { // their storage may hang
-				s.takeBackDisks()
-				s.closeDisks()
-			})
-			break
-		}
-		s.closeDisks()
+		gone := make(chan struct{})
+		s.gone = gone
+		wg.Go(func() {
+			defer close(gone)
+			s.destroy(wg, a)
+		})
 	case SendRunning:
 		s.ownership.Pending, s.ownership.Took = false, s.ownership.Generation
-		s.record("record that the domain runs here")
+		s.record(wg, "record that the domain runs here")
 		s.logSend(s.control.Send(wire.TypeRunning, 0))
 	case Exit:
 		s.exit = &a
 	}
-}
-
-// record saves what this host knows of the domain. A failure is logged, with what
-// was to be done: there is an earlier record, and whoever reads it looks whether
-// the domain runs here.
-func (s *session) record(what string) {
-	if err := s.r.Store.Save(s.offer.Domain, s.ownership); err != nil {
-		s.log.Error(what, zap.Error(err))
-	}
-}
-
-// takeoverFailed records a takeover that failed, and reports whether it is
-// certain that the domain does not run here.
-func (s *session) takeoverFailed() bool {
-	found, err := s.r.Restorer.Find(s.offer.Domain, s.offer.UUID)
-	if err != nil || found != FoundNothing {
-		s.log.Error("a takeover failed, and something of the domain is still here", zap.Error(err))
-		return false
-	}
-	s.ownership.Role, s.ownership.Pending = xlft.HostFailed, false
-	s.record("record that the takeover failed")
-	return true
 }
 
 // errUnprotected: the primary ended the protection.
@@ -284,7 +269,8 @@ func (s *session) post(ctx context.Context, ev Event) {
 	}
 }
 
-// ask gives the loop an event from outside of the session.
+// ask gives the loop an event from outside of the session. The loop may be busy for
+// long, with a record on a disk that hangs: ctx has to end.
 func (s *session) ask(ctx context.Context, ev Event) {
 	select {
 	case s.events <- ev:
@@ -383,31 +369,4 @@ func (s *session) claim(ctx context.Context, handed bool, withdrawn <-chan struc
 		s.log.Warn("arbiter asked", zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", c.Generation), zap.Stringer("verdict", v), zap.Error(err))
 	}
 	s.post(ctx, Arbitrated{v})
-}
-
-// takeOver runs the domain, which is this host's by now, from the newest whole
-// checkpoint.
-func (s *session) takeOver(ctx context.Context) {
-	begun := time.Now()
-	s.mu.Lock()
-	newest := s.acked
-	s.mu.Unlock()
-	run, cancel := context.WithTimeoutCause(ctx, s.r.takeoverLimit(), errTakeoverHangs)
-	defer cancel()
-	err := s.feeder.await(run, newest)
-	if errors.Is(err, errFeederClosed) {
-		return
-	}
-	if err == nil {
-		err = s.finishDisksWithin(run, newest)
-	}
-	if err == nil {
-		err = s.replica.Activate(run)
-	}
-	if err != nil {
-		s.post(ctx, ReplicaFailed{fmt.Errorf("take over: %w", err)})
-		return
-	}
-	s.log.Warn("took the domain over", zap.Uint64("epoch", newest), zap.Duration("took", time.Since(begun)))
-	s.post(ctx, Restored{})
 }

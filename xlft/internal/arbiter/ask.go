@@ -3,6 +3,7 @@ package arbiter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -33,7 +34,11 @@ func (a *Asker) settle(ctx context.Context, c xlft.Claim) (won, decided bool, er
 	}
 	for {
 		r, slept, err := a.askFor(ctx, c)
+		var refused *wire.Refusal
 		switch {
+		case errors.As(err, &refused):
+			a.Log.Warn("the other host answers, and does not say whether it runs the domain", zap.String("peer", c.Peer), zap.Error(err))
+			return false, true, fmt.Errorf("%w (%w)", errUndecided, refused)
 		case err != nil && slept > a.Timeout/2 && ctx.Err() == nil:
 			// This process stood still meanwhile: what it saw says nothing about
 			// the other host.
@@ -52,14 +57,20 @@ func (a *Asker) settle(ctx context.Context, c xlft.Claim) (won, decided bool, er
 }
 
 // askFor asks again and again until there is an answer, or Timeout is over: a
-// network that was broken for a moment may be whole again. Slept says how long this
+// network that was broken for a moment may be whole again. A host that refused the
+// question meanwhile lives: then the error is its refusal. Slept says how long this
 // process stood still meanwhile.
 func (a *Asker) askFor(ctx context.Context, c xlft.Claim) (r wire.OwnerResult, slept time.Duration, err error) {
 	ask, cancel := wire.AwakeTimeout(ctx, a.Timeout)
 	defer func() { slept = cancel() }()
 	q := wire.OwnerQuery{Domain: c.Domain, UUID: c.UUID, Generation: c.Generation, Reclaim: true, Patience: a.Timeout / 2}
+	var refused *wire.Refusal
 	for {
-		if r, err = a.Ask(ask, c.Peer, q); err == nil || ask.Err() != nil {
+		r, err = a.Ask(ask, c.Peer, q)
+		if !errors.As(err, &refused) && err != nil && refused != nil {
+			err = refused
+		}
+		if err == nil || ask.Err() != nil {
 			return r, 0, err
 		}
 		select {

@@ -3,6 +3,7 @@ package arbiter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,6 +50,17 @@ func TestClaim(t *testing.T) {
 	silent := func(ctx context.Context, _ string, _ wire.OwnerQuery) (wire.OwnerResult, error) {
 		return wire.OwnerResult{}, errors.New("connection timed out")
 	}
+	refuses := func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error) {
+		return wire.OwnerResult{}, fmt.Errorf("ask peer: %w", &wire.Refusal{Code: wire.CodeInternal, Reason: "input/output error"})
+	}
+	asked := 0
+	refusesOnce := func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error) {
+		if asked++; asked == 1 {
+			return refuses(ctx, peer, q)
+		}
+		<-ctx.Done()
+		return wire.OwnerResult{}, ctx.Err()
+	}
 	for _, c := range []struct {
 		name   string
 		script string
@@ -70,6 +82,8 @@ func TestClaim(t *testing.T) {
 		{"primary, peer has destroyed it", "exit 0", xlft.Primary, "beta", false, none, true, "", ""},
 		{"primary, peer runs it", "exit 0", xlft.Primary, "beta", false, runs, false, "", ""},
 		{"primary, peer claims it too", "exit 0", xlft.Primary, "beta", false, waits, false, "does not know yet", ""},
+		{"primary, peer can't read its record", "exit 0", xlft.Primary, "beta", false, refuses, false, "input/output error", ""},
+		{"primary, peer answered once", "exit 0", xlft.Primary, "beta", false, refusesOnce, false, "input/output error", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, told := agent(t, c.script)

@@ -159,7 +159,8 @@ func parts(v string) (p [2]int) {
 
 // Sweep destroys replicas whose worker died without a chance to. One that this
 // host was taking over is left alone: its worker goes through with it. If that one
-// died when the domain had its name, Sweep unpauses the domain.
+// died when the domain had its name, Sweep unpauses the domain. What can't be done for
+// one domain keeps nobody from the others: Find tries again.
 func (r *Restorer) Sweep(takingOver func(domain string) (bool, error)) error {
 	all, err := r.Host.Domains()
 	if err != nil {
@@ -167,27 +168,40 @@ func (r *Restorer) Sweep(takingOver func(domain string) (bool, error)) error {
 	}
 	for _, d := range all {
 		name, replica := strings.CutSuffix(d.Name, suffix)
-		begun, err := takingOver(name)
-		alive := false
-		if err == nil && begun {
-			alive, err = r.working(name)
-		}
 		log := r.Log.With(zap.String("domain", d.Name), zap.Uint32("domid", d.ID))
+		begun, err := takingOver(name)
+		if err != nil && replica {
+			log.Error("whether this host was taking a domain over is not known", zap.Error(err))
+			begun = true // a worker that is alive goes through with it, or destroys it
+		}
+		alive := false
+		if begun && !replica {
+			// A record that outlived a power cut is about no domain that is here.
+			m, err := r.marked(name)
+			begun = err == nil && m.known
+		}
+		if begun {
+			if alive, err = r.working(name); err != nil {
+				log.Error("whether a restore worker is alive is not known", zap.Error(err))
+				continue
+			}
+		}
 		switch {
-		case !replica && (err != nil || !begun || alive):
+		case !replica && (!begun || alive):
 			// Not ours, or on its way.
 		case !replica:
+			if err := r.markRan(name); err != nil {
+				log.Error("note that the domain runs", zap.Error(err))
+			}
 			// That it is not paused any more is no error.
 			log.Warn("an earlier receiver and its worker ended in the last step of a takeover; the domain is unpaused", zap.NamedError("unpause", r.Host.Unpause(d.ID)))
 			r.runs(d.Name)
-		case err != nil:
-			return err
 		case alive:
 			log.Warn("a takeover was under way when the receiver ended; left to its worker")
 		default:
 			log.Warn("destroying a replica that was left behind")
 			if err := r.Host.Destroy(d.ID); err != nil {
-				return err
+				log.Error("destroy a replica that was left behind", zap.Error(err))
 			}
 		}
 	}
@@ -240,6 +254,10 @@ func (r *Restorer) lock(domain string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("a worker of an earlier replica of %s is still at work: %w", domain, err)
+	}
+	if err := markWaiting(f); err != nil {
+		f.Close()
+		return nil, err
 	}
 	return f, nil
 }
@@ -304,6 +322,9 @@ func (r *Restorer) Restore(_ context.Context, o wire.Offer) (backup.Replica, err
 		control.Close()
 		pw.Close()
 		return nil, fmt.Errorf("start restore worker: %w", err)
+	}
+	if err := markWorker(lock, cmd.Process.Pid); err != nil {
+		r.Log.Warn("who a domain's restore worker is can't be noted", zap.String("domain", o.Domain), zap.Error(err))
 	}
 	go d.listen()
 	if err := json.NewEncoder(control).Encode(order{Config: o.Config, Name: o.Domain}); err != nil {
@@ -374,6 +395,9 @@ func (d *Domain) finish(why error) bool {
 	}
 	for _, found := range all {
 		if xlft.SameUUID(found.UUID, d.uuid) && found.Name != d.name+suffix {
+			if err := d.r.markRan(d.name); err != nil {
+				d.r.Log.Error("note that the domain runs", zap.String("domain", d.name), zap.Error(err))
+			}
 			err := d.r.Host.Unpause(found.ID)
 			d.r.Log.Warn("a restore worker ended in the last step of a takeover; the receiver took that step",
 				zap.String("domain", d.name), zap.NamedError("why", why), zap.NamedError("unpause", err))

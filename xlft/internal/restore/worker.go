@@ -114,6 +114,10 @@ func Work(log *zap.Logger, runs func(domain string)) error {
 			return fail(fmt.Errorf("a domain that is to run can't be given a name: %w", err))
 		}
 	}
+	// From here on the domain counts as one that ran, whatever becomes of it.
+	if err := markRan(lockFD); err != nil {
+		log.Error("note that the domain runs", zap.Error(err))
+	}
 	if err := h.Unpause(domid); err != nil {
 		return fail(err)
 	}
