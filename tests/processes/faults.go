@@ -29,6 +29,9 @@ type kind struct {
 	act func(w *World, on, peer *host, d dice) (host string, undo func(), lasts time.Duration)
 }
 
+// torn is a record that can't be read.
+const torn = "{"
+
 // dice draws a time between two.
 type dice func(from, to time.Duration) time.Duration
 
@@ -54,6 +57,17 @@ var kinds = []kind{
 	}},
 	{name: "kill the protector", act: func(w *World, on, _ *host, _ dice) (string, func(), time.Duration) {
 		return kill(on, on.protects)
+	}},
+	{name: "kill the protector and damage its record", act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
+		host, _, _ := kill(on, on.protects)
+		for on.protects.pid() != 0 {
+			time.Sleep(time.Millisecond) // nobody writes the record any more
+		}
+		if host == "" {
+			return "", nil, 0
+		}
+		_, undo, lasts := w.damage(on, d(ft/10, 2*ft))
+		return host, undo, lasts
 	}},
 	{name: "kill the receiver", fatal: true, act: func(w *World, _, peer *host, _ dice) (string, func(), time.Duration) {
 		return kill(peer, peer.receiver)
@@ -278,6 +292,24 @@ func workerDies(op string, before, both bool) kind {
 		}
 		return host, undo, lasts
 	}}
+}
+
+// damage makes the record of the domain unreadable.
+func (w *World) damage(h *host, lasts time.Duration) (string, func(), time.Duration) {
+	path, good := filepath.Join(h.dir, "state", domainName+".json"), []byte(nil)
+	undo, err := w.force("damage "+path, func(damaged bool) (err error) {
+		if !damaged {
+			if b, err := os.ReadFile(path); err != nil || string(b) != torn {
+				return err // somebody wrote it anew
+			}
+			return os.WriteFile(path, good, 0o600)
+		}
+		if good, err = os.ReadFile(path); err != nil {
+			return err
+		}
+		return os.WriteFile(path, []byte(torn), 0o600)
+	})
+	return done(h.name, undo, lasts, err)
 }
 
 // setTrap sets a trap on a host that has none.

@@ -144,6 +144,14 @@ func TestWorkerDies(t *testing.T) {
 	}
 }
 
+// A protector whose record can't be read has decided nothing, and comes back until
+// it can be read.
+func TestDamagedRecord(t *testing.T) {
+	needRoot(t)
+	r := run(t, processes.Options{Binary: xlft(t), Arbiter: "none", For: 2 * time.Second, Faults: regexp.MustCompile("damage its record$")})
+	judge(t, r)
+}
+
 func summary(r processes.Report) string {
 	c := r.Counts
 	var faults []string

@@ -114,8 +114,12 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	s.init()
 	defer close(s.done)
 	defer func() {
-		if s.exit == nil {
-			s.exit = &Exit{Failed, err}
+		switch {
+		case s.exit != nil:
+		case err != nil:
+			s.exit = &Exit{"", err} // before the first step: nothing is decided
+		default:
+			s.exit = &Exit{Failed, nil}
 		}
 	}()
 	found, err := s.Store.Load(s.Domain)
