@@ -30,7 +30,7 @@ type Guest interface {
 	// Resume lets a suspended domain run on.
 	Resume() error
 	// Pause and Unpause stop and start the domain's vCPUs, without the domain's
-	// knowledge.
+	// knowledge. Unpause of a domain that is not paused, or is gone, is no error.
 	Pause() error
 	Unpause() error
 	// Destroy ends the domain. A domain that is gone already is no error.

@@ -148,6 +148,7 @@ var kinds = []kind{
 		}
 		return w.setTrap(on, &trap{pid: pid, calls: int(d(1, 60)), before: d(0, 2) == 0}, ft)
 	}},
+	takenDown("pause", false), takenDown("unpause", true), takenDown("unpause", false),
 	{name: "kill the receiver in a switch-over", fatal: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
 		w.switchOver(on)
 		time.Sleep(d(0, 120*time.Millisecond))
@@ -188,19 +189,7 @@ var kinds = []kind{
 		return "operator", nil, 0
 	}},
 	{name: "stop and start the protection", act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
-		start, _ := w.force("no protection", func(stopped bool) error {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.stopped = stopped
-			return nil
-		})
-		pause := d(ft/10, ft)
-		w.operator.Go(func() {
-			out, err := on.xlft(15*time.Second, "ft-stop", domainName)
-			w.say("ft-stop on %s: %s %v", on.name, out, err)
-			time.Sleep(pause)
-			start()
-		})
+		w.stopProtection(on, d(ft/10, ft))
 		return "operator", nil, 0
 	}},
 }
@@ -292,6 +281,44 @@ func workerDies(op string, before, both bool) kind {
 		}
 		return host, undo, lasts
 	}}
+}
+
+// takenDown kills the protector when an operator ends the protection, while it has
+// the domain paused to take its gate down, or right after.
+func takenDown(op string, before bool) kind {
+	name := "kill the protector after its "
+	if before {
+		name = "kill the protector before its "
+	}
+	return kind{name: name + op, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
+		pid := on.protects.pid()
+		if pid == 0 {
+			return "", nil, 0
+		}
+		host, undo, lasts := w.setTrap(on, &trap{pid: pid, op: op, calls: 1, before: before}, ft)
+		if host != "" {
+			w.stopProtection(on, d(ft/10, ft))
+		}
+		return host, undo, lasts
+	}}
+}
+
+// stopProtection is an operator who ends the protection, and starts it again after a
+// pause.
+func (w *World) stopProtection(on *host, pause time.Duration) {
+	start, _ := w.force("no protection", func(stopped bool) error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.stopped = stopped
+		return nil
+	})
+	w.heard(w.lifeOn(on), false)
+	w.operator.Go(func() {
+		out, err := on.xlft(15*time.Second, "ft-stop", domainName)
+		w.say("ft-stop on %s: %s %v", on.name, out, err)
+		time.Sleep(pause)
+		start()
+	})
 }
 
 // damage makes the record of the domain unreadable.

@@ -115,7 +115,10 @@ type status struct {
 func (h *host) status() (st status, err error) {
 	l := h.w.lifeOn(h)
 	if err = h.ask(domainName, "/status", &st); err == nil {
-		h.w.heard(l, st.Protected)
+		h.w.mu.Lock()
+		stopped := h.w.stopped
+		h.w.mu.Unlock()
+		h.w.heard(l, st.Protected && !stopped)
 	}
 	if err == nil && st.Protected {
 		h.protects.mu.Lock()

@@ -144,7 +144,7 @@ func (h *host) call(c Call, a *Answer) error {
 			a.Why = "destroyed"
 			return nil
 		}
-		return errors.New("no such domain")
+		return syscall.ESRCH
 	}
 	switch c.Op {
 	case "config":
@@ -156,7 +156,7 @@ func (h *host) call(c Call, a *Answer) error {
 		d.paused++
 	case "unpause":
 		if d.paused == 0 {
-			return errors.New("it is not paused")
+			return syscall.EINVAL // as Xen says
 		}
 		if d.paused--; d.paused == 0 {
 			w.mayRun(d)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"hash/fnv"
 	"io"
 	"slices"
@@ -305,15 +304,7 @@ func (g *guest) Resume() error { return g.change(func(d *Domain) { d.suspended =
 func (g *guest) Pause() error  { return g.change(func(d *Domain) { d.paused++ }) }
 
 func (g *guest) Unpause() error {
-	var none error
-	err := g.change(func(d *Domain) {
-		if d.paused == 0 {
-			none = errors.New("simxen: the domain is not paused")
-			return
-		}
-		d.paused--
-	})
-	return errors.Join(err, none)
+	return g.change(func(d *Domain) { d.paused = max(0, d.paused-1) })
 }
 
 func (g *guest) Destroy() error {

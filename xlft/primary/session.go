@@ -76,6 +76,7 @@ type Session struct {
 
 	// The loop's alone; exit may be read once done is closed.
 	m         Machine
+	began     bool // the record is this session's
 	ownership xlft.Ownership
 	decider   decider // who may run the domain besides this host
 	said      xlft.Said
@@ -158,6 +159,8 @@ func (s *Session) Run(ctx context.Context) (err error) {
 			return fmt.Errorf("%s: %w", s.Domain, err)
 		}
 	}
+
+	s.began = true
 
 	// Work that goes on after an operator's stop has a context of its own.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))

@@ -119,7 +119,7 @@ func (g *Guest) Resume() error {
 }
 
 func (g *Guest) Pause() error   { return g.h.Pause(g.d.ID) }
-func (g *Guest) Unpause() error { return g.h.Unpause(g.d.ID) }
+func (g *Guest) Unpause() error { return undone(g.h.Unpause(g.d.ID)) }
 func (g *Guest) Destroy() error { return g.h.Destroy(g.d.ID) }
 
 // DirtyPages reads the count that log-dirty mode keeps.

@@ -44,7 +44,7 @@ func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 
 func (g *Guest) Resume() error  { return g.h.do(SimCall{Op: "resume", ID: g.id}) }
 func (g *Guest) Pause() error   { return g.h.Pause(g.id) }
-func (g *Guest) Unpause() error { return g.h.Unpause(g.id) }
+func (g *Guest) Unpause() error { return undone(g.h.Unpause(g.id)) }
 func (g *Guest) Destroy() error { return g.h.Destroy(g.id) }
 
 func (g *Guest) DirtyPages() (uint64, error) {
