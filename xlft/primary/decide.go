@@ -28,11 +28,12 @@ func (s *Session) fresh(generation uint64) xlft.Ownership {
 }
 
 func (s *Session) askOwner(ctx context.Context, d decider) {
-	s.post(ctx, decided{Owner{s.ownerRole(ctx, d)}, d.generation})
+	role, err := s.ownerRole(ctx, d)
+	s.post(ctx, decided{Owner{role}, d.generation, err})
 }
 
 // ownerRole asks the backup; "" if it can't be asked.
-func (s *Session) ownerRole(ctx context.Context, d decider) wire.Role {
+func (s *Session) ownerRole(ctx context.Context, d decider) (wire.Role, error) {
 	ask, cancel := wire.AwakeTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
@@ -44,11 +45,11 @@ func (s *Session) ownerRole(ctx context.Context, d decider) wire.Role {
 		if s.said.New("owner", err.Error()) {
 			s.Log.Warn("the backup can't say who owns the domain", zap.String("peer", d.peer), zap.Error(err))
 		}
-		role = ""
+		return "", fmt.Errorf("%s can't say who owns the domain: %w", d.peer, err)
 	case role == wire.RoleRunning && r.Generation < d.generation:
 		role = wire.RoleNone // an earlier owner of the domain
 	}
-	return role
+	return role, nil
 }
 
 // errNoRecord: no arbiter can be asked about a generation that nobody knows.
@@ -58,10 +59,12 @@ var errNoRecord = errors.New("the record of this domain is lost: only the backup
 var verdicts = map[wire.Role]xlft.Verdict{wire.RoleNone: xlft.Won, wire.RoleRunning: xlft.Lost}
 
 // decided marks the answer to a claim or to the question who owns the domain, so
-// that an answer about an earlier generation is told apart.
+// that an answer about an earlier generation is told apart. Why, if not nil, is why
+// nothing was decided.
 type decided struct {
 	Event
 	generation uint64
+	why        error
 }
 
 func (s *Session) claim(ctx context.Context, d decider, handed bool, withdrawn <-chan struct{}) {
@@ -70,11 +73,21 @@ func (s *Session) claim(ctx context.Context, d decider, handed bool, withdrawn <
 	var err error
 	if d.generation != 0 {
 		v, err = xlft.Arbitrate(ctx, s.Arbiter, c)
-	} else if v = verdicts[s.ownerRole(ctx, d)]; v == xlft.Unreachable {
-		err = errNoRecord
+	} else {
+		var role wire.Role
+		role, err = s.ownerRole(ctx, d)
+		if v = verdicts[role]; v == xlft.Unreachable {
+			err = errors.Join(errNoRecord, err)
+		}
 	}
 	if s.said.New("arbiter", fmt.Sprint(v, err)) {
 		s.Log.Warn("arbiter asked", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", d.generation), zap.Stringer("verdict", v), zap.Error(err))
 	}
-	s.post(ctx, decided{Arbitrated{v}, d.generation})
+	switch {
+	case err == nil && v == xlft.Lost && handed:
+		err = fmt.Errorf("%s has claimed the domain that it was handed, and does not say yet whether it runs there", d.peer)
+	case err != nil:
+		err = fmt.Errorf("the arbiter, %v, has not decided who runs the domain: %w", s.Arbiter, err)
+	}
+	s.post(ctx, decided{Arbitrated{v}, d.generation, err})
 }

@@ -279,6 +279,10 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		if e.generation != s.decider.generation {
 			return
 		}
+		// What the domain waits for now is of more use than what it was lost by.
+		if st := s.m.State(); e.why != nil && (st == Recovering || st == Arbitrating) {
+			s.status.set(func(v *Status) { v.LastError = e.why.Error() })
+		}
 		ev = e.Event
 	case behind:
 		if ev = e.Event; s.m.State() == Connecting && !s.caughtUp {
