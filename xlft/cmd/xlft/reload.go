@@ -20,6 +20,7 @@ type live struct {
 	log       *zap.Logger
 	arbiterOf func(*config.Config) xlft.Arbiter
 	now       atomic.Pointer[settings]
+	begun     *config.Config // what the receiver was started with
 }
 
 type settings struct {
@@ -29,7 +30,7 @@ type settings struct {
 }
 
 func newLive(c *config.Config, log *zap.Logger) *live {
-	l := &live{log: log, arbiterOf: func(*config.Config) xlft.Arbiter { return nil }}
+	l := &live{log: log, begun: c, arbiterOf: func(*config.Config) xlft.Arbiter { return nil }}
 	l.take(c)
 	return l
 }
@@ -67,6 +68,10 @@ func (l *live) reload(ctx context.Context, read func() (*config.Config, error), 
 		}
 	}
 	l.log.Info("configuration taken", zap.Strings("peers_revoked", gone))
+	if was, is := l.begun.Default.RetryDelay, c.Default.RetryDelay; was != is {
+		l.log.Warn("default.retry_delay stays what it was until \"systemctl restart xlft-receiver\", which ends the copies here; the rest is taken",
+			zap.Duration("is", was), zap.Duration("configured", is))
+	}
 	r.Revoke(ctx, gone...)
 }
 
