@@ -49,7 +49,8 @@ func (l *live) config() *config.Config { return l.now.Load().config }
 func (l *live) peer(f wire.Fingerprint) string { return l.now.Load().names[f] }
 
 // reload takes a configuration that was changed. If it is wrong, or differs in what
-// needs a restart, everything stays as it was.
+// needs a restart, everything stays as it was. A changed retry delay alone does not hold
+// the rest up: it is named.
 func (l *live) reload(ctx context.Context, read func() (*config.Config, error), r *backup.Receiver) {
 	was := l.config()
 	c, err := read()
