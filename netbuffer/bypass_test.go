@@ -2,6 +2,7 @@ package netbuffer
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 )
@@ -108,5 +109,44 @@ func TestLostPacketsAreTold(t *testing.T) {
 		if _, _, err := g.Held(); errors.Is(err, ErrDropped) != step.want {
 			t.Errorf("%d lost: %v", step.lost, err)
 		}
+	}
+}
+
+// noted is a kernel that keeps in order what is written down, and a path that keeps
+// what is done.
+type noted struct {
+	moved
+	idle
+	did  []string
+	full bool // nothing can be written down
+}
+
+func (n *noted) remember(_ *vif, holding bool) error {
+	if n.full {
+		return errors.New("no room")
+	}
+	n.did = append(n.did, fmt.Sprint("remember ", holding))
+	return nil
+}
+
+func (n *noted) Steer(queue int) error {
+	n.did = append(n.did, fmt.Sprint("steer to ", queue))
+	return nil
+}
+
+// TestHoldingIsRememberedFirst: a process that finds a gate holding goes by what is
+// written down: that comes before the gate holds anything, or the gate does not.
+func TestHoldingIsRememberedFirst(t *testing.T) {
+	n := &noted{}
+	g := newGate(Options{}, n)
+	g.vifs = []*vif{newVif(Vif{Name: "vif1.0", Path: n}, g.opts)}
+	if err := g.Seal(1); err != nil || !slices.Equal(n.did, []string{"remember true", "steer to 1"}) {
+		t.Errorf("the first seal: %v, %q", err, n.did)
+	}
+	n = &noted{full: true}
+	g = newGate(Options{}, n)
+	g.vifs = []*vif{newVif(Vif{Name: "vif1.0", Path: n}, g.opts)}
+	if err := g.Seal(1); err == nil || len(n.did) > 0 {
+		t.Errorf("nothing can be written down: %v, %q", err, n.did)
 	}
 }

@@ -30,7 +30,7 @@ type Guest interface {
 	// Resume lets a suspended domain run on.
 	Resume() error
 	// Pause and Unpause stop and start the domain's vCPUs, without the domain's
-	// knowledge. Unpause of a domain that is not paused, or is gone, is no error.
+	// knowledge. Xen counts pauses; to undo one that is not there is an ErrNotPaused.
 	Pause() error
 	Unpause() error
 	// Destroy ends the domain. A domain that is gone already is no error.
@@ -73,6 +73,8 @@ type SaveHooks struct {
 
 // Errors of a Guest.
 var (
+	// ErrNotPaused: there is no pause to undo.
+	ErrNotPaused = errors.New("the domain is not paused")
 	// ErrSuspendTimeout: the domain did not suspend when asked.
 	ErrSuspendTimeout = errors.New("the domain did not suspend in time")
 	// ErrGuestEnded: the domain shut down, crashed or was destroyed.

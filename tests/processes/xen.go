@@ -156,7 +156,7 @@ func (h *host) call(c Call, a *Answer) error {
 		d.paused++
 	case "unpause":
 		if d.paused == 0 {
-			return syscall.EINVAL // as Xen says
+			return errors.New("it is not paused")
 		}
 		if d.paused--; d.paused == 0 {
 			w.mayRun(d)

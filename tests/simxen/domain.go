@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"hash/fnv"
 	"io"
 	"slices"
@@ -304,7 +305,15 @@ func (g *guest) Resume() error { return g.change(func(d *Domain) { d.suspended =
 func (g *guest) Pause() error  { return g.change(func(d *Domain) { d.paused++ }) }
 
 func (g *guest) Unpause() error {
-	return g.change(func(d *Domain) { d.paused = max(0, d.paused-1) })
+	var none error
+	err := g.change(func(d *Domain) {
+		if d.paused == 0 {
+			none = xlft.ErrNotPaused
+			return
+		}
+		d.paused--
+	})
+	return errors.Join(err, none)
 }
 
 func (g *guest) Destroy() error {

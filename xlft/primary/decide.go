@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"go.uber.org/zap"
 
@@ -32,8 +33,33 @@ func (s *Session) askOwner(ctx context.Context, d decider) {
 	s.post(ctx, decided{Owner{role}, d.generation, err})
 }
 
-// ownerRole asks the backup; "" if it can't be asked.
+// ownerRole asks who owns the domain; "" if that can't be asked. If nothing is recorded
+// of the domain, any host may run it: all are asked, and one that can't be leaves it
+// open.
 func (s *Session) ownerRole(ctx context.Context, d decider) (wire.Role, error) {
+	if d.generation != 0 || len(s.Peers) == 0 || s.DialPeer == nil {
+		return s.roleOf(ctx, d)
+	}
+	roles, errs := make([]wire.Role, len(s.Peers)), make([]error, len(s.Peers))
+	var wg sync.WaitGroup
+	for i, name := range s.Peers {
+		wg.Go(func() { roles[i], errs[i] = s.roleOf(ctx, decider{name, s.DialPeer(name), 0}) })
+	}
+	wg.Wait()
+	answer := wire.RoleNone
+	for _, r := range roles {
+		switch {
+		case r == wire.RoleRunning || answer == wire.RoleRunning:
+			answer = wire.RoleRunning
+		case r != wire.RoleNone:
+			answer = r
+		}
+	}
+	return answer, errors.Join(errs...)
+}
+
+// roleOf asks one host; "" if it can't be asked.
+func (s *Session) roleOf(ctx context.Context, d decider) (wire.Role, error) {
 	ask, cancel := wire.AwakeTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
@@ -42,8 +68,8 @@ func (s *Session) ownerRole(ctx context.Context, d decider) (wire.Role, error) {
 	role := r.Role
 	switch {
 	case err != nil:
-		if s.said.New("owner", err.Error()) {
-			s.Log.Warn("the backup can't say who owns the domain", zap.String("peer", d.peer), zap.Error(err))
+		if s.said.New("owner "+d.peer, err.Error()) {
+			s.Log.Warn("a peer can't say who owns the domain", zap.String("peer", d.peer), zap.Error(err))
 		}
 		return "", fmt.Errorf("%s can't say who owns the domain: %w", d.peer, err)
 	case role == wire.RoleRunning && r.Generation < d.generation:
@@ -78,6 +104,8 @@ func (s *Session) claim(ctx context.Context, d decider, handed bool, withdrawn <
 		role, err = s.ownerRole(ctx, d)
 		if v = verdicts[role]; v == xlft.Unreachable {
 			err = errors.Join(errNoRecord, err)
+		} else {
+			err = nil // one that runs the domain is enough
 		}
 	}
 	if s.said.New("arbiter", fmt.Sprint(v, err)) {

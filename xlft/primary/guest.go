@@ -34,15 +34,15 @@ func (s *Session) watchGuest(ctx context.Context) {
 // guestPoll is the time between two looks for the domain's own end.
 const guestPoll = time.Second
 
-// resumeLeftover resumes a domain that an earlier protector left suspended when
-// it died.
-func (s *Session) resumeLeftover() {
-	if s.save != nil {
-		return
+// resumeLeftover resumes a domain that an earlier protector, or the last save, left
+// suspended.
+func (s *Session) resumeLeftover() error {
+	if s.save != nil && !s.save.suspended {
+		return nil
 	}
-	if st, _, err := s.Guest.State(); err == nil && st == xlft.GuestSuspended {
-		if err := s.Guest.Resume(); err != nil {
-			s.Log.Error("resume the domain", zap.Error(err))
-		}
+	st, _, err := s.Guest.State()
+	if err == nil && st == xlft.GuestSuspended {
+		err = s.Guest.Resume()
 	}
+	return err
 }

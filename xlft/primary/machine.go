@@ -197,12 +197,24 @@ func (m *Machine) stepRecovering(ev Event) []Action {
 		}
 		m.state = Arbitrating
 		return []Action{Claim{Handed: m.handed}}
+	case Trigger, GateFailed:
+		return m.halt(ev)
 	case StopAsked:
 		m.stopping = true
 	case GuestEnded:
 		m.guestEnded(ev)
 	}
 	return nil
+}
+
+// halt keeps the domain from sending: its output is held until it is known who owns
+// the domain, and the gate is full, or holds nothing.
+func (m *Machine) halt(ev Event) []Action {
+	if t, ok := ev.(Trigger); ok && t.Why != WhyFull || m.paused {
+		return nil
+	}
+	m.paused = true
+	return []Action{Pause{}}
 }
 
 // guestEnded: the domain has ended, which is said once. What is under way leads
@@ -408,6 +420,8 @@ func (m *Machine) stepArbitrating(ev Event) []Action {
 		return m.ask()
 	case BackupRuns:
 		return m.yield()
+	case Trigger, GateFailed:
+		return m.halt(ev)
 	case StopAsked:
 		m.stopping = true
 	case GuestEnded:
@@ -431,6 +445,8 @@ func (m *Machine) stepEnding(ev Event) []Action {
 		return []Action{Release{ev.Epoch}}
 	case BackupLost:
 		return m.lost()
+	case Trigger, GateFailed:
+		return m.halt(ev)
 	case StopAsked:
 		m.stopping = true
 	case GuestEnded:
@@ -470,6 +486,8 @@ func (m *Machine) stepDetaching(ev Event) []Action {
 	switch ev := ev.(type) {
 	case SaveEnded:
 		return m.settle()
+	case Trigger, GateFailed:
+		return m.halt(ev)
 	case StopAsked:
 		m.stopping = true
 	case GuestEnded:
@@ -481,12 +499,13 @@ func (m *Machine) stepDetaching(ev Event) []Action {
 // settle is the end of every protection that leaves the domain running here.
 func (m *Machine) settle() []Action {
 	m.acked, m.flight, m.exposed, m.handed = 0, 0, false, false
+	acts := append([]Action{ReleaseAll{}}, m.unpause()...)
 	if m.stopping {
-		return append([]Action{ReleaseAll{}}, m.end(m.exitErr)...)
+		return append(acts, m.end(m.exitErr)...)
 	}
 	m.state = Connecting
 	m.exitErr = nil
-	return []Action{ReleaseAll{}, RetryLater{Failed: true}}
+	return append(acts, RetryLater{Failed: true})
 }
 
 // yield: the backup is the runner.

@@ -1,9 +1,11 @@
 package primary
 
 import (
-	"time"
+	"errors"
 
 	"go.uber.org/zap"
+
+	"xlft/xlft"
 )
 
 // pause stops the domain's vCPUs. Xen counts pauses, xl's among them, so each of
@@ -12,7 +14,7 @@ import (
 func (s *Session) pause() {
 	err := s.recordPaused(true)
 	if err == nil {
-		err = s.Guest.Pause()
+		err = s.insist(s.Guest.Pause)
 	}
 	if err != nil {
 		s.Log.Error("pause the domain; it runs, with its output held", zap.Error(err))
@@ -20,28 +22,20 @@ func (s *Session) pause() {
 	}
 }
 
-// A domain that can't be unpaused is tried again, this often and after this time.
-const (
-	unpauseTries = 5
-	unpauseNap   = 100 * time.Millisecond
-)
-
-// unpause undoes pause, if it had an effect. The record of a pause that can't be
-// undone stays, for the protector that comes next.
-func (s *Session) unpause() {
+// unpause undoes pause, if it had an effect. The record stays until that is done.
+func (s *Session) unpause(try tries) {
 	if !s.ownership.Paused {
 		return
 	}
-	err := s.Guest.Unpause()
-	for n := 1; err != nil && n < unpauseTries; n++ {
-		time.Sleep(unpauseNap)
-		err = s.Guest.Unpause()
+	err := try(s.Guest.Unpause)
+	if errors.Is(err, xlft.ErrNotPaused) {
+		s.Log.Warn("somebody else has unpaused the domain", zap.Error(err))
+		err = nil
 	}
-	if err != nil {
-		s.Log.Error("unpause the domain; it stands still until its next protector begins, or \"xl unpause\"", zap.Error(err))
-		return
+	s.left("unpause the domain", err)
+	if err == nil {
+		s.recordPaused(false)
 	}
-	s.recordPaused(false)
 }
 
 // Quiesce pauses the domain until resume is called: for its gate, which does that in
@@ -62,7 +56,7 @@ func (s *Session) Quiesce() (resume func(), err error) {
 		s.recordPaused(false)
 		return nil, err
 	}
-	return s.unpause, nil
+	return func() { s.unpause(s.insist) }, nil
 }
 
 func (s *Session) recordPaused(paused bool) error {

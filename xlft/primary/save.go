@@ -62,10 +62,11 @@ func (v *save) run() error {
 	}
 	v.release()
 	if v.suspended && !v.destroyed.Load() {
-		if rerr := v.s.Guest.Resume(); rerr != nil {
+		if rerr := v.s.insist(v.s.Guest.Resume); rerr != nil {
 			v.s.Log.Error("resume the domain", zap.Error(rerr))
+		} else {
+			v.suspended = false
 		}
-		v.suspended = false
 	}
 	select {
 	case ferr := <-v.failed:

@@ -48,8 +48,11 @@ type Session struct {
 	// DialPeer returns the way to another peer: the backup of an earlier protector
 	// may not be Peer. nil: it is.
 	DialPeer func(peer string) wire.Dialer
-	Store    xlft.Store
-	Log      *zap.Logger
+	// Peers are the hosts that may run the domain if nothing is recorded of it; none:
+	// Peer.
+	Peers []string
+	Store xlft.Store
+	Log   *zap.Logger
 	// Hung, if set, is called if something that the session waits for never
 	// returns: a capture inside the hypervisor's library, say. The process has to
 	// end; its successor finds what is left.
@@ -80,7 +83,8 @@ type Session struct {
 	ownership xlft.Ownership
 	decider   decider // who may run the domain besides this host
 	said      xlft.Said
-	failures  int // in a row
+	failures  int   // in a row
+	stuck     error // what of the end of a protection could not be done: output is held, or the domain does not run
 	panicked  bool
 	withdrawn chan struct{} // of the claim under way: closed when it is not wanted any more
 	caughtUp  bool          // with the backup's generation, in this try to connect
@@ -141,9 +145,17 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	// That the gate holds is evidence of an earlier protector too, if its record is
 	// lost.
 	lost := s.FoundHolding && !held && !yielded && (!same || found.Role != xlft.HostPrimary)
+	if (found.Role == xlft.HostBackup || found.Role == xlft.HostOwner) && xlft.SameUUID(found.UUID, s.Offer.UUID) {
+		// The domain runs here: it was taken over, whether or not that could be recorded.
+		s.ownership.Took = max(found.Took, found.Generation)
+	}
 	switch {
 	case yielded:
 	case lost:
+		// What may be recorded from here on is of this run of the domain, which
+		// nothing else is known of.
+		s.ownership.Role, s.ownership.Exposed, s.ownership.Handed, s.ownership.Pending = "", false, false, false
+		s.ownership.Instance = s.Instance
 		s.Log.Warn("the gate was found holding, and no record says why: the backup is asked who owns the domain")
 		s.decider.generation = 0
 	case held:
@@ -254,23 +266,10 @@ func (s *Session) post(ctx context.Context, ev Event) {
 	}
 }
 
-// linked marks an event of a link, so that a late event of an earlier link is
-// told apart.
-type linked struct {
-	Event
-	from *link
-}
-
 // saved marks an event of a save, for the same reason.
 type saved struct {
 	Event
 	from *save
-}
-
-// opened is the link that Connect made.
-type opened struct {
-	Event
-	link *link
 }
 
 func (s *Session) step(ctx context.Context, ev Event) {
@@ -325,7 +324,11 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		s.do(ctx, a)
 	}
 	now := s.m.State()
-	if now != Protected && now != Syncing {
+	switch now {
+	case Protected, Syncing:
+	case Recovering, Arbitrating, Ending, Detaching:
+		s.trigger.watch()
+	default: // the output flows, or the domain stands still
 		s.trigger.close()
 	}
 	s.status.set(func(v *Status) {
@@ -410,6 +413,10 @@ func (s *Session) report(before State, ev Event) {
 func (s *Session) do(ctx context.Context, a Action) {
 	switch a := a.(type) {
 	case Connect:
+		if err := s.undo(once); err != nil {
+			s.postLater(ctx, ConnectFailed{err})
+			return
+		}
 		gen := s.ownership.Generation
 		s.spawn(func() { s.connect(ctx, gen) })
 	case AskOwner:
@@ -488,12 +495,9 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case Pause:
 		s.pause()
 	case Unpause:
-		s.unpause()
+		s.unpause(s.insist)
 	case ReleaseAll:
-		if err := s.Gates.ReleaseAll(); err != nil {
-			s.Log.Error("release all held output", zap.Error(err))
-		}
-		s.resumeLeftover()
+		s.letGo(s.insist)
 	case NextGeneration:
 		role := s.ownership.Role
 		s.ownership = s.fresh(s.ownership.Generation + 1)
@@ -517,10 +521,10 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case Destroy:
 		s.destroy()
 	case CloseGate:
-		if err := s.Gates.Close(); err != nil {
-			s.Log.Error("take down the gates", zap.Error(err))
-		}
+		s.undo(once)
+		s.left("take down the gates", s.insist(s.Gates.Close))
 	case Exit:
+		a = s.exits(a)
 		if s.ownership.Proven {
 			// A start after this end is a first one.
 			s.ownership.Proven = false
@@ -583,7 +587,7 @@ func (s *Session) destroy() {
 		s.hung(fmt.Errorf("destroy the local copy; its output stays held: %w", err))
 		return
 	}
-	if err := s.Gates.Discard(); err != nil {
+	if err := s.insist(s.Gates.Discard); err != nil {
 		s.Log.Error("drop the held output", zap.Error(err))
 	}
 }

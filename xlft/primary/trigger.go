@@ -27,7 +27,8 @@ const (
 // waits. It asks only while an epoch is open: from the ack of the checkpoint
 // before until the next capture, while the domain is protected. From a capture
 // until its ack it looks only whether the domain writes more than the next
-// checkpoint can carry.
+// checkpoint can carry. While the domain's output is held and it is not known who
+// owns the domain, it looks whether the gate holds what comes.
 type trigger struct {
 	epochMax time.Duration
 	dirtyMax uint64 // pages; 0: no limit
@@ -40,6 +41,7 @@ type trigger struct {
 	resumed time.Time // when the domain last resumed: its epoch began then
 	begun   time.Time // of the open epoch; zero if none is open
 	flight  bool      // a checkpoint is captured and not acked
+	held    bool      // the output is held, and there are no checkpoints
 	caution int       // how often the memory did not suffice
 
 	// The last look at the dirty pages; run's alone.
@@ -67,7 +69,14 @@ func (t *trigger) open() time.Time {
 func (t *trigger) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.begun, t.flight = time.Time{}, false
+	t.begun, t.flight, t.held = time.Time{}, false, false
+}
+
+// watch closes the open epoch, and looks after the gate: it goes on holding.
+func (t *trigger) watch() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begun, t.flight, t.held = time.Time{}, false, true
 }
 
 // overflowed says that a checkpoint took more memory than it may, since the
@@ -83,10 +92,10 @@ func (t *trigger) overflowed() {
 const mostCaution = 5
 
 // since returns when the open epoch began, if there is one.
-func (t *trigger) since() (begun time.Time, open, flight bool, caution int) {
+func (t *trigger) since() (begun time.Time, open, flight, held bool, caution int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.begun, !t.begun.IsZero(), t.flight, t.caution
+	return t.begun, !t.begun.IsZero(), t.flight, t.held, t.caution
 }
 
 // maxPoll is the longest time between two looks at counters: however long an
@@ -115,13 +124,13 @@ func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
 			output = true
 		case <-poll.C:
 		}
-		_, open, flight, caution := t.since()
+		_, open, flight, held, caution := t.since()
 		if t.look(caution) < every {
 			every = t.look(caution)
 			poll.Reset(every)
 		}
 		var fill float64
-		if open || flight {
+		if open || flight || held {
 			held, limit, err := t.gate.Held() // once: it asks the kernel
 			// One failed look may be the kernel's doing: links come and go.
 			if err == nil {
@@ -145,12 +154,11 @@ const gateFailures = 3
 // due returns why a checkpoint is due now; "" if none is. Fill is how much of the
 // fullest gate's limit is used; 0 if that is not known.
 func (t *trigger) due(output bool, fill float64) Why {
-	begun, open, flight, caution := t.since()
+	begun, open, flight, held, caution := t.since()
 	switch {
+	case (flight || held) && fill >= 1:
+		return WhyFull // what the domain sends now, this host would have no memory for
 	case flight:
-		if fill >= 1 {
-			return WhyFull // what the domain sends now, this host would have no memory for
-		}
 		if n, more, ok := t.dirty(caution); ok && t.full(n+more, caution) {
 			return WhyFull
 		}

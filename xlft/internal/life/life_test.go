@@ -511,3 +511,35 @@ func TestLateDecision(t *testing.T) {
 		}
 	})
 }
+
+// A domain is destroyed only once its configuration is safe: nothing could start it
+// again otherwise.
+func TestConfigurationFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}}
+		end(h.add("web1", "u", `,"on_reboot":"restart"`), "reboot")
+		keep(t, h, func(k *life.Keeper) { k.Restarting = filepath.Join(t.TempDir(), "full", "restart") })
+		if h.domains[1] == nil {
+			t.Errorf("%v", h.did)
+		}
+	})
+}
+
+// Somebody starts the domain between two attempts to do so: it is not started beside
+// that.
+func TestStartedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{domains: map[uint32]*domain{}, fails: map[string]int{"create": 1}}
+		end(h.add("web1", "u", `,"on_reboot":"restart"`), "reboot")
+		go func() {
+			for there := true; there; time.Sleep(100 * time.Millisecond) {
+				h.change(func() { there = h.domains[1] != nil })
+			}
+			h.add("web1", "u", "")
+		}()
+		keep(t, h, nil)
+		if len(h.domains) != 1 || h.fails["create"] != 0 || slices.ContainsFunc(h.did, func(s string) bool { return strings.HasPrefix(s, "create") }) {
+			t.Errorf("%d domains: %v", len(h.domains), h.did)
+		}
+	})
+}

@@ -11,9 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -180,6 +182,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 		},
 		Guest: h.Guest(d), Gates: gates, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
 		Dial: check.Dial(peer), Peer: peer.Name, Store: records, Log: log, FoundHolding: found,
+		Peers: slices.Sorted(maps.Keys(c.Peers)),
 		DialPeer: func(name string) wire.Dialer {
 			if other, ok := c.Peers[name]; ok {
 				return check.Dial(other)

@@ -119,8 +119,17 @@ func (g *Guest) Resume() error {
 }
 
 func (g *Guest) Pause() error   { return g.h.Pause(g.d.ID) }
-func (g *Guest) Unpause() error { return undone(g.h.Unpause(g.d.ID)) }
 func (g *Guest) Destroy() error { return g.h.Destroy(g.d.ID) }
+
+// Unpause undoes Pause. XEN_DOMCTL_unpausedomain refuses with EINVAL what is not
+// there (domain_unpause_by_systemcontroller in Xen's common/domain.c).
+func (g *Guest) Unpause() error {
+	err := g.h.Unpause(g.d.ID)
+	if errors.Is(err, syscall.EINVAL) {
+		return fmt.Errorf("%w: %w", xlft.ErrNotPaused, err)
+	}
+	return err
+}
 
 // DirtyPages reads the count that log-dirty mode keeps.
 func (g *Guest) DirtyPages() (uint64, error) {

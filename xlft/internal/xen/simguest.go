@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"xlft/savestream"
@@ -44,8 +45,15 @@ func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 
 func (g *Guest) Resume() error  { return g.h.do(SimCall{Op: "resume", ID: g.id}) }
 func (g *Guest) Pause() error   { return g.h.Pause(g.id) }
-func (g *Guest) Unpause() error { return undone(g.h.Unpause(g.id)) }
 func (g *Guest) Destroy() error { return g.h.Destroy(g.id) }
+
+func (g *Guest) Unpause() error {
+	err := g.h.Unpause(g.id)
+	if err != nil && strings.Contains(err.Error(), "it is not paused") {
+		return fmt.Errorf("%w: %w", xlft.ErrNotPaused, err)
+	}
+	return err
+}
 
 func (g *Guest) DirtyPages() (uint64, error) {
 	a, err := g.h.call(SimCall{Op: "dirty", ID: g.id})

@@ -79,10 +79,8 @@ func (h *Host) call(c SimCall) (a SimAnswer, err error) {
 	if err := h.c.Call("Xen.Call", c, &a); err != nil {
 		return a, fmt.Errorf("%s of domain %d: %w", c.Op, c.ID, err)
 	}
-	for _, no := range []error{syscall.EINVAL, syscall.ESRCH} {
-		if a.Err == no.Error() {
-			return a, fmt.Errorf("%s of domain %d: %w", c.Op, c.ID, no)
-		}
+	if a.Err == syscall.ESRCH.Error() {
+		return a, fmt.Errorf("%s of domain %d: %w", c.Op, c.ID, syscall.ESRCH)
 	}
 	if a.Err != "" {
 		return a, fmt.Errorf("%s of domain %d: %s", c.Op, c.ID, a.Err)
