@@ -45,6 +45,13 @@ var variants = []variant{
 		"s.decider = decider{s.Peer, s.Dial, 0}\n\tif s.FoundHolding {\n\t\ts.Gates.ReleaseAll()\n\t}\n",
 		"P1",
 	},
+	{
+		"a backup gives its copy up when it loses its primary", "none", "^power cut at the primary$|^kill the protector$",
+		"xlft/backup/machine.go",
+		"if m.state == Syncing {\n\t\t\treturn m.destroy(",
+		"if m.state == Syncing || !m.handed {\n\t\t\treturn m.destroy(",
+		"P5: one copy",
+	},
 }
 
 // What is broken on purpose is noticed.

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A fault is something that was done: to a host, by its name, or to the "network", to the "agents", by an "operator".
@@ -30,6 +28,9 @@ type kind struct {
 	// nothing is to be undone. It returns an empty host if it could not be done.
 	act func(w *World, on, peer *host, d dice) (host string, undo func(), lasts time.Duration)
 }
+
+// torn is a record that can't be read.
+const torn = "{"
 
 // dice draws a time between two.
 type dice func(from, to time.Duration) time.Duration
@@ -57,6 +58,17 @@ var kinds = []kind{
 	{name: "kill the protector", act: func(w *World, on, _ *host, _ dice) (string, func(), time.Duration) {
 		return kill(on, on.protects)
 	}},
+	{name: "kill the protector and damage its record", act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
+		host, _, _ := kill(on, on.protects)
+		for on.protects.pid() != 0 {
+			time.Sleep(time.Millisecond) // nobody writes the record any more
+		}
+		if host == "" {
+			return "", nil, 0
+		}
+		_, undo, lasts := w.damage(on, d(ft/10, 2*ft))
+		return host, undo, lasts
+	}},
 	{name: "kill the receiver", fatal: true, act: func(w *World, _, peer *host, _ dice) (string, func(), time.Duration) {
 		return kill(peer, peer.receiver)
 	}},
@@ -82,49 +94,48 @@ var kinds = []kind{
 		return noFiles(peer, peer.receiver, d(ft/2, 4*ft))
 	}},
 	{name: "cut the network", split: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
-		w.net.cut(on.name, true)
-		return "network", func() { w.net.cut(on.name, false) }, d(ft/10, 4*ft)
+		return w.cable("cut", on, w.net.cut, d(ft/10, 4*ft))
 	}},
 	{name: "take the link down", split: true, act: func(w *World, _, peer *host, d dice) (string, func(), time.Duration) {
-		w.net.carrier(peer.name, false)
-		return "network", func() { w.net.carrier(peer.name, true) }, d(ft/10, 4*ft)
+		return w.cable("link down", peer, w.net.down, d(ft/10, 4*ft))
 	}},
 	{name: "nobody hears the primary", split: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
-		w.net.mute(on.name, true)
-		return "network", func() { w.net.mute(on.name, false) }, d(ft/10, 4*ft)
+		return w.cable("mute", on, w.net.mute, d(ft/10, 4*ft))
 	}},
 	{name: "nobody hears the backup", split: true, act: func(w *World, _, peer *host, d dice) (string, func(), time.Duration) {
-		w.net.mute(peer.name, true)
-		return "network", func() { w.net.mute(peer.name, false) }, d(ft/10, 4*ft)
+		return w.cable("mute", peer, w.net.mute, d(ft/10, 4*ft))
 	}},
 	{name: "slow network", split: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
-		w.net.slow(on.name, true)
-		return "network", func() { w.net.slow(on.name, false) }, d(ft, 4*ft)
+		return w.cable("slow", on, w.net.slow, d(ft, 4*ft))
 	}},
 	{name: "power cut at the primary", fatal: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
 		if w.off(on) {
 			return "", nil, 0
 		}
-		w.cutProtected(on)
+		w.takePower(on)
 		return on.name, nil, 0
 	}},
 	{name: "power cut at the backup", fatal: true, act: func(w *World, _, peer *host, _ dice) (string, func(), time.Duration) {
 		if w.off(peer) {
 			return "", nil, 0
 		}
-		peer.powerOff("fault")
+		w.takePower(peer)
 		return peer.name, nil, 0
 	}},
 	{name: "power cut at the primary while the receiver stands still", fatal: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
-		return standing(w, on, peer, d, func() { w.cutProtected(on) })
+		return standing(w, on, peer, d, func() { w.takePower(on) })
 	}},
 	{name: "power cut at the primary after the network is cut", fatal: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
 		if w.off(on) {
 			return "", nil, 0
 		}
-		w.net.cut(on.name, true)
+		_, mend, _ := w.cable("cut", on, w.net.cut, 0)
+		if mend == nil {
+			return "", nil, 0
+		}
+		defer mend()
 		time.Sleep(d(60*time.Millisecond, ft/2)) // a checkpoint is on its way
-		w.cutProtected(on)
+		w.takePower(on)
 		return on.name, nil, 0
 	}},
 	{name: "kill the protector while the receiver stands still", act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
@@ -135,9 +146,9 @@ var kinds = []kind{
 		if pid == 0 {
 			return "", nil, 0
 		}
-		w.setTrap(on, &trap{pid: pid, calls: int(d(1, 60)), before: d(0, 2) == 0})
-		return on.name, func() { w.setTrap(on, nil) }, ft
+		return w.setTrap(on, &trap{pid: pid, calls: int(d(1, 60)), before: d(0, 2) == 0}, ft)
 	}},
+	takenDown("pause", false), takenDown("unpause", true), takenDown("unpause", false),
 	{name: "kill the receiver in a switch-over", fatal: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
 		w.switchOver(on)
 		time.Sleep(d(0, 120*time.Millisecond))
@@ -155,21 +166,20 @@ var kinds = []kind{
 		}
 		w.switchOver(on)
 		time.Sleep(d(0, 50*time.Millisecond))
-		w.setTrap(on, &trap{pid: pid, calls: int(d(1, 20)), before: d(0, 2) == 0})
-		return on.name, func() { w.setTrap(on, nil) }, ft / 2
+		return w.setTrap(on, &trap{pid: pid, calls: int(d(1, 20)), before: d(0, 2) == 0}, ft/2)
 	}},
 	workerDies("complete", true, false), workerDies("complete", false, false),
 	workerDies("rename", true, false), workerDies("rename", false, false),
 	workerDies("unpause", true, false), workerDies("unpause", false, false),
 	workerDies("complete", false, true), workerDies("rename", false, true), workerDies("unpause", false, true),
 	{name: "the fence agents fail", fence: true, act: func(w *World, on, peer *host, d dice) (string, func(), time.Duration) {
-		set := func(deaf bool) {
+		undo, err := w.force("agents", func(deaf bool) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			on.deafBMC, peer.deafBMC = deaf, deaf
-		}
-		set(true)
-		return "agents", func() { set(false) }, d(ft, 4*ft)
+			return nil
+		})
+		return done("agents", undo, d(ft, 4*ft), err)
 	}},
 	{name: "switch over", act: func(w *World, on, _ *host, _ dice) (string, func(), time.Duration) {
 		w.operator.Go(func() {
@@ -179,19 +189,7 @@ var kinds = []kind{
 		return "operator", nil, 0
 	}},
 	{name: "stop and start the protection", act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
-		set := func(stopped bool) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.stopped = stopped
-		}
-		set(true)
-		pause := d(ft/10, ft)
-		w.operator.Go(func() {
-			out, err := on.xlft(15*time.Second, "ft-stop", domainName)
-			w.say("ft-stop on %s: %s %v", on.name, out, err)
-			time.Sleep(pause)
-			set(false)
-		})
+		w.stopProtection(on, d(ft/10, ft))
 		return "operator", nil, 0
 	}},
 }
@@ -202,22 +200,46 @@ func (w *World) off(h *host) bool {
 	return !h.on
 }
 
-func stop(lasts time.Duration, h *host, us ...*unit) (string, func(), time.Duration) {
-	done := false
-	for _, u := range us {
-		done = u.signal(syscall.SIGSTOP) || done
+// done is what a kind of fault returns.
+func done(what string, undo func(), lasts time.Duration, err error) (string, func(), time.Duration) {
+	if err != nil {
+		return "", nil, 0
 	}
-	if !done {
+	return what, undo, lasts
+}
+
+// cable does something to a host's cable. One without power has none.
+func (w *World) cable(what string, h *host, set func(host string, on bool) error, lasts time.Duration) (string, func(), time.Duration) {
+	undo, err := w.force(what+" "+h.name, func(on bool) error {
+		err := set(h.name, on)
+		if !on && w.off(h) {
+			return nil
+		}
+		return err
+	})
+	return done("network", undo, lasts, err)
+}
+
+func stop(lasts time.Duration, h *host, us ...*unit) (string, func(), time.Duration) {
+	h.status() // its last word for some time
+	var undo []func()
+	for _, u := range us {
+		if f, err := u.stand(); err == nil {
+			undo = append(undo, f)
+		}
+	}
+	if len(undo) == 0 {
 		return "", nil, 0
 	}
 	return h.name, func() {
-		for _, u := range us {
-			u.signal(syscall.SIGCONT)
+		for _, f := range undo {
+			f()
 		}
 	}, lasts
 }
 
 func kill(h *host, u *unit) (string, func(), time.Duration) {
+	h.status()
 	if !u.signal(syscall.SIGKILL) {
 		return "", nil, 0
 	}
@@ -226,12 +248,16 @@ func kill(h *host, u *unit) (string, func(), time.Duration) {
 
 // standing does something while a checkpoint is on its way, or may be.
 func standing(w *World, on, peer *host, d dice, do func()) (string, func(), time.Duration) {
-	if w.off(on) || !peer.receiver.signal(syscall.SIGSTOP) {
+	if w.off(on) {
 		return "", nil, 0
 	}
-	time.Sleep(d(60*time.Millisecond, ft/2))
-	do()
-	return on.name, func() { peer.receiver.signal(syscall.SIGCONT) }, d(ft/100, ft)
+	on.status()
+	undo, err := peer.receiver.stand()
+	if err == nil {
+		time.Sleep(d(60*time.Millisecond, ft/2))
+		do()
+	}
+	return done(on.name, undo, d(ft/100, ft), err)
 }
 
 // workerDies kills the restore worker in a switch-over, at a step of its work, and
@@ -249,16 +275,85 @@ func workerDies(op string, before, both bool) kind {
 		if both {
 			t.with = peer.receiver
 		}
-		w.setTrap(peer, t)
-		w.switchOver(on)
-		return peer.name, func() { w.setTrap(peer, nil) }, ft
+		host, undo, lasts := w.setTrap(peer, t, ft)
+		if host != "" {
+			w.switchOver(on)
+		}
+		return host, undo, lasts
 	}}
 }
 
-func (w *World) setTrap(h *host, t *trap) {
+// takenDown kills the protector when an operator ends the protection, while it has
+// the domain paused to take its gate down, or right after.
+func takenDown(op string, before bool) kind {
+	name := "kill the protector after its "
+	if before {
+		name = "kill the protector before its "
+	}
+	return kind{name: name + op, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
+		pid := on.protects.pid()
+		if pid == 0 {
+			return "", nil, 0
+		}
+		host, undo, lasts := w.setTrap(on, &trap{pid: pid, op: op, calls: 1, before: before}, ft)
+		if host != "" {
+			w.stopProtection(on, d(ft/10, ft))
+		}
+		return host, undo, lasts
+	}}
+}
+
+// stopProtection is an operator who ends the protection, and starts it again after a
+// pause.
+func (w *World) stopProtection(on *host, pause time.Duration) {
+	start, _ := w.force("no protection", func(stopped bool) error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.stopped = stopped
+		return nil
+	})
+	w.heard(w.lifeOn(on), false)
+	w.operator.Go(func() {
+		out, err := on.xlft(15*time.Second, "ft-stop", domainName)
+		w.say("ft-stop on %s: %s %v", on.name, out, err)
+		time.Sleep(pause)
+		start()
+	})
+}
+
+// damage makes the record of the domain unreadable.
+func (w *World) damage(h *host, lasts time.Duration) (string, func(), time.Duration) {
+	path, good := filepath.Join(h.dir, "state", domainName+".json"), []byte(nil)
+	undo, err := w.force("damage "+path, func(damaged bool) (err error) {
+		if !damaged {
+			if b, err := os.ReadFile(path); err != nil || string(b) != torn {
+				return err // somebody wrote it anew
+			}
+			return os.WriteFile(path, good, 0o600)
+		}
+		if good, err = os.ReadFile(path); err != nil {
+			return err
+		}
+		return os.WriteFile(path, []byte(torn), 0o600)
+	})
+	return done(h.name, undo, lasts, err)
+}
+
+// setTrap sets a trap on a host that has none.
+func (w *World) setTrap(h *host, t *trap, lasts time.Duration) (string, func(), time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if h.trap != nil {
+		return "", nil, 0
+	}
 	h.trap = t
+	return h.name, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if h.trap == t {
+			h.trap = nil
+		}
+	}, lasts
 }
 
 // switchOver asks for a switch-over, past the command, which takes its time.
@@ -299,11 +394,12 @@ func stutter(h *host, u *unit, lasts time.Duration) (string, func(), time.Durati
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		defer u.signal(syscall.SIGCONT)
 		for {
-			u.signal(syscall.SIGSTOP)
+			undo, err := u.stand()
 			time.Sleep(150 * time.Millisecond)
-			u.signal(syscall.SIGCONT)
+			if err == nil {
+				undo()
+			}
 			select {
 			case <-stop:
 				return
@@ -328,7 +424,7 @@ func starve(h *host, u *unit, lasts, part time.Duration) (string, func(), time.D
 	if err := os.WriteFile(filepath.Join(g, "cgroup.procs"), fmt.Append(nil, pid), 0); err != nil {
 		return "", nil, 0
 	}
-	quota := func(starved bool) {
+	undo, err := h.w.force("starve "+g, func(starved bool) error {
 		us := part.Microseconds()
 		file, tight, free := "cpu.max", fmt.Sprintf("%d 500000", us), "max 100000"
 		if exists(filepath.Join(g, "cpu.cfs_quota_us")) {
@@ -338,10 +434,9 @@ func starve(h *host, u *unit, lasts, part time.Duration) (string, func(), time.D
 		if !starved {
 			tight = free
 		}
-		os.WriteFile(filepath.Join(g, file), []byte(tight), 0)
-	}
-	quota(true)
-	return h.name, func() { quota(false) }, lasts
+		return os.WriteFile(filepath.Join(g, file), []byte(tight), 0)
+	})
+	return done(h.name, undo, lasts, err)
 }
 
 // cgroup returns a group of the run's own with a limit of processor time; "" if
@@ -368,27 +463,16 @@ func exists(path string) bool {
 
 // noFiles lets a process open nothing more.
 func noFiles(h *host, u *unit, lasts time.Duration) (string, func(), time.Duration) {
-	pid := u.pid()
-	var was unix.Rlimit
-	if pid == 0 || unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &was) != nil {
-		return "", nil, 0
-	}
-	if unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}, nil) != nil {
-		return "", nil, 0
-	}
-	return h.name, func() {
-		if u.pid() == pid {
-			unix.Prlimit(pid, unix.RLIMIT_NOFILE, &was, nil)
-		}
-	}, lasts
+	undo, err := u.limit()
+	return done(h.name, undo, lasts, err)
 }
 
-// cutProtected takes the power of a host whose domain must survive that, if it is
-// said to be protected.
-func (w *World) cutProtected(h *host) {
+// takePower takes the power of a host. A domain that is said to be protected must
+// survive that, and one that runs elsewhere.
+func (w *World) takePower(h *host) {
 	st, err := h.status()
-	h.powerOff(fmt.Sprintf("fault; %s, protected: %v, %v", st.State, st.Protected, err))
-	if !st.Protected {
+	if h.powerOff(fmt.Sprintf("fault; %s, protected: %v, %v", st.State, st.Protected, err)) {
+		w.say("that was the only copy")
 		w.excused()
 	}
 }

@@ -64,6 +64,9 @@ func (h *host) fence(action, plug string) int {
 	w.power.Lock()
 	defer w.power.Unlock()
 	target := w.host(plug)
+	if target == nil {
+		return 1 // the agent was killed before it had said what it wants
+	}
 	w.mu.Lock()
 	alive, on, deaf := h.on, target.on, h.deafBMC
 	w.mu.Unlock()

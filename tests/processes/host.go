@@ -113,24 +113,27 @@ func (h *host) powerOn() error {
 	return nil
 }
 
-// powerOff takes the host's power, as far as that is not done.
-func (h *host) powerOff(why string) {
+// powerOff takes the host's power, as far as that is not done. It reports whether
+// that took the only copy of the domain.
+func (h *host) powerOff(why string) (bare bool) {
 	h.w.power.Lock()
 	defer h.w.power.Unlock()
-	h.cutPower(why)
+	return h.cutPower(why)
 }
 
-func (h *host) cutPower(why string) {
+func (h *host) cutPower(why string) (bare bool) {
 	w := h.w
 	if w.off(h) {
-		return
+		return false
 	}
 	// First nothing leaves any more: the processes have some moments to live.
 	w.net.unplug(h.name)
 	w.mu.Lock()
 	h.on = false
 	w.say("%s: power off (%s)", h.name, why)
+	l := w.lifeOn(h)
 	for _, d := range h.domains {
+		bare = bare || d.life != nil && d.life == l && !w.isSafe(l)
 		d.gone = true
 	}
 	for _, p := range h.paths {
@@ -154,6 +157,7 @@ func (h *host) cutPower(why string) {
 	h.socket.Close()
 	w.net.remove(h.name)
 	os.RemoveAll(h.runDir())
+	return bare
 }
 
 func comm(pid int) string {
@@ -231,6 +235,9 @@ func (u *unit) supervise(ended chan struct{}) {
 		proven := u.proven
 		u.mu.Unlock()
 		if code == 3 || code == 0 {
+			if u == u.h.protects {
+				u.h.w.heard(u.h.w.lifeOn(u.h), false)
+			}
 			u.h.w.say("%s: %s ended with status %d", u.h.name, u.name, code)
 			if proven && !stopped {
 				u.h.gaveUp(u.name, code, last)
@@ -305,6 +312,13 @@ func (u *unit) signal(s syscall.Signal) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.cmd != nil && u.cmd.Process != nil && u.cmd.Process.Signal(s) == nil
+}
+
+// signalTo sends a signal to the process that has this id, if it still is there.
+func (u *unit) signalTo(pid int, s syscall.Signal) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.cmd != nil && u.cmd.Process != nil && u.cmd.Process.Pid == pid && u.cmd.Process.Signal(s) == nil
 }
 
 // kill ends the unit for good.

@@ -107,9 +107,9 @@ func (n *network) mute(host string, mute bool) error {
 	return sh("ip", "-n", n.ns(host), "neigh", "del", peer, "dev", "eth0")
 }
 
-// carrier takes the link of a host down, so that the host sees it.
-func (n *network) carrier(host string, up bool) error {
-	return sh("ip", "-n", n.prefix+"s", "link", "set", "p"+host, map[bool]string{true: "up", false: "down"}[up])
+// down takes the link of a host down, so that the host sees it.
+func (n *network) down(host string, down bool) error {
+	return sh("ip", "-n", n.prefix+"s", "link", "set", "p"+host, map[bool]string{false: "up", true: "down"}[down])
 }
 
 // slow makes a host's cable slow, and lossy if the kernel can.

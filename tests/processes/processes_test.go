@@ -144,6 +144,22 @@ func TestWorkerDies(t *testing.T) {
 	}
 }
 
+// A protector whose record can't be read has decided nothing, and comes back until
+// it can be read.
+func TestDamagedRecord(t *testing.T) {
+	needRoot(t)
+	r := run(t, processes.Options{Binary: xlft(t), Arbiter: "none", For: 2 * time.Second, Faults: regexp.MustCompile("damage its record$")})
+	judge(t, r)
+}
+
+// A protector that is killed while it has the domain paused, to take its gate down,
+// is followed by one that lets the domain run.
+func TestKilledWhilePaused(t *testing.T) {
+	needRoot(t)
+	r := run(t, processes.Options{Binary: xlft(t), Arbiter: "none", For: 4 * time.Second, Faults: regexp.MustCompile("^kill the protector (before|after) its ")})
+	judge(t, r)
+}
+
 func summary(r processes.Report) string {
 	c := r.Counts
 	var faults []string

@@ -113,7 +113,14 @@ type status struct {
 }
 
 func (h *host) status() (st status, err error) {
-	if err = h.ask(domainName, "/status", &st); err == nil && st.Protected {
+	l := h.w.lifeOn(h)
+	if err = h.ask(domainName, "/status", &st); err == nil {
+		h.w.mu.Lock()
+		stopped := h.w.stopped
+		h.w.mu.Unlock()
+		h.w.heard(l, st.Protected && !stopped)
+	}
+	if err == nil && st.Protected {
 		h.protects.mu.Lock()
 		h.protects.proven = true
 		h.protects.mu.Unlock()

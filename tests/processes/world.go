@@ -18,6 +18,8 @@ type World struct {
 	hosts [2]*host
 	net   *network
 
+	forces forces
+
 	power sync.Mutex // one change of power at a time
 
 	operator sync.WaitGroup // what an operator does
@@ -55,6 +57,11 @@ type life struct {
 	forks  []*life
 
 	sent, got uint64 // replies
+
+	// safe is what was last said of it: that it is protected. A protector that
+	// stands still or was killed has said so, if it did. From a takeover on until
+	// somebody says it anew there is one copy.
+	safe bool
 }
 
 // Counts are what a run did.
@@ -119,6 +126,31 @@ func (w *World) birth(d *domain) {
 	w.lives = append(w.lives, l)
 	d.life = l
 	d.put(0, 8, l.id)
+}
+
+// lifeOn returns the domain's present life, if it is on that host.
+func (w *World) lifeOn(h *host) *life {
+	w.outmu.Lock()
+	defer w.outmu.Unlock()
+	if n := len(w.lives); n > 0 && w.lives[n-1].where == h.name {
+		return w.lives[n-1]
+	}
+	return nil
+}
+
+// heard notes whether a life is said to be protected.
+func (w *World) heard(l *life, safe bool) {
+	w.outmu.Lock()
+	defer w.outmu.Unlock()
+	if l != nil {
+		l.safe = safe
+	}
+}
+
+func (w *World) isSafe(l *life) bool {
+	w.outmu.Lock()
+	defer w.outmu.Unlock()
+	return l.safe
 }
 
 // deliver is a packet that leaves a host.

@@ -144,7 +144,7 @@ func (h *host) call(c Call, a *Answer) error {
 			a.Why = "destroyed"
 			return nil
 		}
-		return errors.New("no such domain")
+		return syscall.ESRCH
 	}
 	switch c.Op {
 	case "config":

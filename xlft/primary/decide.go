@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"go.uber.org/zap"
 
@@ -28,34 +29,37 @@ func (s *Session) fresh(generation uint64) xlft.Ownership {
 }
 
 func (s *Session) askOwner(ctx context.Context, d decider) {
-	s.post(ctx, decided{Owner{s.ownerRole(ctx, d)}, d.generation})
+	role, err := s.ownerRole(ctx, d)
+	s.post(ctx, decided{Owner{role}, d.generation, err})
 }
 
 // ownerRole asks who owns the domain; "" if that can't be asked. If nothing is recorded
 // of the domain, any host may run it: all are asked, and one that can't be leaves it
 // open.
-func (s *Session) ownerRole(ctx context.Context, d decider) wire.Role {
+func (s *Session) ownerRole(ctx context.Context, d decider) (wire.Role, error) {
 	if d.generation != 0 || len(s.Peers) == 0 || s.DialPeer == nil {
 		return s.roleOf(ctx, d)
 	}
-	roles := make(chan wire.Role)
-	for _, name := range s.Peers {
-		go func() { roles <- s.roleOf(ctx, decider{name, s.DialPeer(name), 0}) }()
+	roles, errs := make([]wire.Role, len(s.Peers)), make([]error, len(s.Peers))
+	var wg sync.WaitGroup
+	for i, name := range s.Peers {
+		wg.Go(func() { roles[i], errs[i] = s.roleOf(ctx, decider{name, s.DialPeer(name), 0}) })
 	}
+	wg.Wait()
 	answer := wire.RoleNone
-	for range s.Peers {
-		switch r := <-roles; {
+	for _, r := range roles {
+		switch {
 		case r == wire.RoleRunning || answer == wire.RoleRunning:
 			answer = wire.RoleRunning
 		case r != wire.RoleNone:
 			answer = r
 		}
 	}
-	return answer
+	return answer, errors.Join(errs...)
 }
 
 // roleOf asks one host; "" if it can't be asked.
-func (s *Session) roleOf(ctx context.Context, d decider) wire.Role {
+func (s *Session) roleOf(ctx context.Context, d decider) (wire.Role, error) {
 	ask, cancel := wire.AwakeTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
 	var r wire.OwnerResult
@@ -67,11 +71,11 @@ func (s *Session) roleOf(ctx context.Context, d decider) wire.Role {
 		if s.said.New("owner "+d.peer, err.Error()) {
 			s.Log.Warn("a peer can't say who owns the domain", zap.String("peer", d.peer), zap.Error(err))
 		}
-		role = ""
+		return "", fmt.Errorf("%s can't say who owns the domain: %w", d.peer, err)
 	case role == wire.RoleRunning && r.Generation < d.generation:
 		role = wire.RoleNone // an earlier owner of the domain
 	}
-	return role
+	return role, nil
 }
 
 // errNoRecord: no arbiter can be asked about a generation that nobody knows.
@@ -81,10 +85,12 @@ var errNoRecord = errors.New("the record of this domain is lost: only the backup
 var verdicts = map[wire.Role]xlft.Verdict{wire.RoleNone: xlft.Won, wire.RoleRunning: xlft.Lost}
 
 // decided marks the answer to a claim or to the question who owns the domain, so
-// that an answer about an earlier generation is told apart.
+// that an answer about an earlier generation is told apart. Why, if not nil, is why
+// nothing was decided.
 type decided struct {
 	Event
 	generation uint64
+	why        error
 }
 
 func (s *Session) claim(ctx context.Context, d decider, handed bool, withdrawn <-chan struct{}) {
@@ -93,11 +99,23 @@ func (s *Session) claim(ctx context.Context, d decider, handed bool, withdrawn <
 	var err error
 	if d.generation != 0 {
 		v, err = xlft.Arbitrate(ctx, s.Arbiter, c)
-	} else if v = verdicts[s.ownerRole(ctx, d)]; v == xlft.Unreachable {
-		err = errNoRecord
+	} else {
+		var role wire.Role
+		role, err = s.ownerRole(ctx, d)
+		if v = verdicts[role]; v == xlft.Unreachable {
+			err = errors.Join(errNoRecord, err)
+		} else {
+			err = nil // one that runs the domain is enough
+		}
 	}
 	if s.said.New("arbiter", fmt.Sprint(v, err)) {
 		s.Log.Warn("arbiter asked", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", d.generation), zap.Stringer("verdict", v), zap.Error(err))
 	}
-	s.post(ctx, decided{Arbitrated{v}, d.generation})
+	switch {
+	case err == nil && v == xlft.Lost && handed:
+		err = fmt.Errorf("%s has claimed the domain that it was handed, and does not say yet whether it runs there", d.peer)
+	case err != nil:
+		err = fmt.Errorf("the arbiter, %v, has not decided who runs the domain: %w", s.Arbiter, err)
+	}
+	s.post(ctx, decided{Arbitrated{v}, d.generation, err})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func TestLateAnswers(t *testing.T) {
 		s.init()
 		s.m.state, s.m.exposed, s.m.handed = Arbitrating, true, true
 		s.decider.generation = 5
-		s.step(t.Context(), decided{late, 4})
+		s.step(t.Context(), decided{late, 4, nil})
 		if st := s.m.State(); st != Arbitrating {
 			t.Errorf("%#v of generation 4 leads to %v in generation 5", late, st)
 		}
@@ -40,6 +41,49 @@ func TestAnswersAreMarked(t *testing.T) {
 		go ask()
 		if ev, ok := (<-s.events).(decided); !ok || ev.generation != 4 {
 			t.Errorf("%s: %+v", name, ev)
+		}
+	}
+}
+
+// unsure can't decide; lost decides for the other host.
+type (
+	unsure struct{}
+	lost   struct{}
+)
+
+func (unsure) Claim(context.Context, xlft.Claim) (bool, error) {
+	return false, errors.New("the agent failed")
+}
+func (unsure) String() string                                { return "fence" }
+func (lost) Claim(context.Context, xlft.Claim) (bool, error) { return false, nil }
+func (lost) String() string                                  { return "fence" }
+
+// What was not decided says why, and who it is that did not.
+func TestUndecidedSaysWhy(t *testing.T) {
+	for _, c := range []struct {
+		arbiter    xlft.Arbiter
+		generation uint64
+		handed     bool
+		want       []string
+	}{
+		{unsure{}, 4, false, []string{"fence", "the agent failed"}},
+		{unsure{}, 0, false, []string{"the record of this domain is lost", "beta", "no route"}},
+		{lost{}, 4, true, []string{"beta has claimed the domain that it was handed"}},
+		{lost{}, 4, false, nil},
+		{sure{}, 4, false, nil},
+	} {
+		s := &Session{Log: zap.NewNop(), Arbiter: c.arbiter}
+		s.init()
+		d := decider{peer: "beta", generation: c.generation, dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no route") }}
+		go s.claim(t.Context(), d, c.handed, nil)
+		why := (<-s.events).(decided).why
+		if (why != nil) != (c.want != nil) {
+			t.Errorf("%+v: %v", c, why)
+		}
+		for _, w := range c.want {
+			if why != nil && !strings.Contains(why.Error(), w) {
+				t.Errorf("%q, want %q", why, w)
+			}
 		}
 	}
 }
@@ -68,7 +112,7 @@ func TestOlderOwner(t *testing.T) {
 			return here, nil
 		}
 		s := &Session{Log: zap.NewNop()}
-		if got := s.ownerRole(t.Context(), decider{peer: "beta", generation: 4, dial: dial}); got != want {
+		if got, err := s.ownerRole(t.Context(), decider{peer: "beta", generation: 4, dial: dial}); got != want || err != nil {
 			t.Errorf("%+v, asked about generation 4, counts as %q, want %q", role, got, want)
 		}
 	}

@@ -176,3 +176,16 @@ func (l *link) send(ctx context.Context, sent func(uint64, piece)) error {
 		}
 	}
 }
+
+// linked marks an event of a link, so that a late event of an earlier link is
+// told apart.
+type linked struct {
+	Event
+	from *link
+}
+
+// opened is the link that Connect made.
+type opened struct {
+	Event
+	link *link
+}

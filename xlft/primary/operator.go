@@ -14,7 +14,8 @@ func (s *Session) Done() <-chan struct{} {
 	return s.done
 }
 
-// Result returns how the session ended, and Run's error, once Done is closed.
+// Result returns how the session ended, and Run's error, once Done is closed. The
+// outcome is "" if it could not begin: what an earlier protector left is as it was.
 func (s *Session) Result() (Outcome, error) { return s.exit.Outcome, s.exit.Err }
 
 // Again reports, once Done is closed, whether the domain is to be protected again

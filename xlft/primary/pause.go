@@ -38,6 +38,27 @@ func (s *Session) unpause(try tries) {
 	}
 }
 
+// Quiesce pauses the domain until resume is called: for its gate, which does that in
+// the moment in which it is taken down. The pause is recorded as any other, for a
+// process that is killed in that moment. A domain whose pause can't be recorded, or
+// that stands still already, is not paused.
+//
+// It may be called by what the session calls, in the session's loop.
+func (s *Session) Quiesce() (resume func(), err error) {
+	if !s.began || s.ownership.Paused {
+		return func() {}, nil
+	}
+	if s.recordPaused(true) != nil {
+		s.recordPaused(false)
+		return func() {}, nil
+	}
+	if err := s.Guest.Pause(); err != nil {
+		s.recordPaused(false)
+		return nil, err
+	}
+	return func() { s.unpause(s.insist) }, nil
+}
+
 func (s *Session) recordPaused(paused bool) error {
 	s.ownership.Paused = paused
 	err := s.Store.Save(s.Domain, s.ownership)

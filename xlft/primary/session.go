@@ -79,6 +79,7 @@ type Session struct {
 
 	// The loop's alone; exit may be read once done is closed.
 	m         Machine
+	began     bool // the record is this session's
 	ownership xlft.Ownership
 	decider   decider // who may run the domain besides this host
 	said      xlft.Said
@@ -118,8 +119,12 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	s.init()
 	defer close(s.done)
 	defer func() {
-		if s.exit == nil {
-			s.exit = &Exit{Failed, err}
+		switch {
+		case s.exit != nil:
+		case err != nil:
+			s.exit = &Exit{"", err} // before the first step: nothing is decided
+		default:
+			s.exit = &Exit{Failed, nil}
 		}
 	}()
 	found, err := s.Store.Load(s.Domain)
@@ -166,6 +171,8 @@ func (s *Session) Run(ctx context.Context) (err error) {
 			return fmt.Errorf("%s: %w", s.Domain, err)
 		}
 	}
+
+	s.began = true
 
 	// Work that goes on after an operator's stop has a context of its own.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -259,23 +266,10 @@ func (s *Session) post(ctx context.Context, ev Event) {
 	}
 }
 
-// linked marks an event of a link, so that a late event of an earlier link is
-// told apart.
-type linked struct {
-	Event
-	from *link
-}
-
 // saved marks an event of a save, for the same reason.
 type saved struct {
 	Event
 	from *save
-}
-
-// opened is the link that Connect made.
-type opened struct {
-	Event
-	link *link
 }
 
 func (s *Session) step(ctx context.Context, ev Event) {
@@ -283,6 +277,10 @@ func (s *Session) step(ctx context.Context, ev Event) {
 	case decided:
 		if e.generation != s.decider.generation {
 			return
+		}
+		// What the domain waits for now is of more use than what it was lost by.
+		if st := s.m.State(); e.why != nil && (st == Recovering || st == Arbitrating) {
+			s.status.set(func(v *Status) { v.LastError = e.why.Error() })
 		}
 		ev = e.Event
 	case behind:

@@ -20,6 +20,7 @@ type live struct {
 	log       *zap.Logger
 	arbiterOf func(*config.Config) xlft.Arbiter
 	now       atomic.Pointer[settings]
+	begun     *config.Config // what the receiver was started with
 }
 
 type settings struct {
@@ -29,7 +30,7 @@ type settings struct {
 }
 
 func newLive(c *config.Config, log *zap.Logger) *live {
-	l := &live{log: log, arbiterOf: func(*config.Config) xlft.Arbiter { return nil }}
+	l := &live{log: log, begun: c, arbiterOf: func(*config.Config) xlft.Arbiter { return nil }}
 	l.take(c)
 	return l
 }
@@ -48,7 +49,8 @@ func (l *live) config() *config.Config { return l.now.Load().config }
 func (l *live) peer(f wire.Fingerprint) string { return l.now.Load().names[f] }
 
 // reload takes a configuration that was changed. If it is wrong, or differs in what
-// needs a restart, everything stays as it was.
+// needs a restart, everything stays as it was. A changed retry delay alone does not hold
+// the rest up: it is named.
 func (l *live) reload(ctx context.Context, read func() (*config.Config, error), r *backup.Receiver) {
 	was := l.config()
 	c, err := read()
@@ -67,6 +69,10 @@ func (l *live) reload(ctx context.Context, read func() (*config.Config, error), 
 		}
 	}
 	l.log.Info("configuration taken", zap.Strings("peers_revoked", gone))
+	if was, is := l.begun.Default.RetryDelay, c.Default.RetryDelay; was != is {
+		l.log.Warn("default.retry_delay stays what it was until \"systemctl restart xlft-receiver\", which ends the copies here; the rest is taken",
+			zap.Duration("is", was), zap.Duration("configured", is))
+	}
 	r.Revoke(ctx, gone...)
 }
 

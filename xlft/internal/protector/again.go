@@ -53,12 +53,62 @@ func (p *Protector) Again(ctx context.Context, alive func()) bool {
 			p.Log.Warn("note that the domain is waited for", zap.Error(err))
 		}
 	}
-	h, err := xen.Open()
-	if err != nil {
-		return false
-	}
-	defer h.Close()
+	h := &opening{open: func() (looker, func(), error) {
+		h, err := xen.Open()
+		if err != nil {
+			return nil, nil, err
+		}
+		return h, h.Close, nil
+	}}
+	defer h.end()
 	return p.restarted(ctx, h, alive)
+}
+
+// looker is what a wait for a domain looks at.
+type looker interface {
+	Domains() ([]xen.Domain, error)
+	End(domid uint32) (st xlft.GuestState, gone bool, reason string, err error)
+}
+
+// opening is a host that is opened by the first look that can: dom0 may be short of
+// memory or of descriptors just when the wait begins.
+type opening struct {
+	open  func() (_ looker, end func(), _ error)
+	h     looker
+	ended func()
+}
+
+func (o *opening) host() (looker, error) {
+	if o.h == nil {
+		h, end, err := o.open()
+		if err != nil {
+			return nil, err
+		}
+		o.h, o.ended = h, end
+	}
+	return o.h, nil
+}
+
+func (o *opening) Domains() ([]xen.Domain, error) {
+	h, err := o.host()
+	if err != nil {
+		return nil, err
+	}
+	return h.Domains()
+}
+
+func (o *opening) End(domid uint32) (xlft.GuestState, bool, string, error) {
+	h, err := o.host()
+	if err != nil {
+		return 0, false, "", err
+	}
+	return h.End(domid)
+}
+
+func (o *opening) end() {
+	if o.ended != nil {
+		o.ended()
+	}
 }
 
 // Waited takes up the wait of a protector that died while it waited in Again, and
@@ -83,7 +133,7 @@ func waitFile(runDir, domain string) string {
 	return filepath.Join(runDir, xlft.FileName(domain)+".again")
 }
 
-func (p *Protector) restarted(ctx context.Context, h life.Host, alive func()) bool {
+func (p *Protector) restarted(ctx context.Context, h looker, alive func()) bool {
 	r := p.run
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -126,7 +176,7 @@ const (
 )
 
 // look reports what is to be expected of the domain, and whether it runs.
-func (r *protected) look(h life.Host, name string) (fate, bool) {
+func (r *protected) look(h looker, name string) (fate, bool) {
 	if all, err := h.Domains(); err == nil {
 		for _, d := range all {
 			if d.UUID == r.Domain.UUID && d.Name == name && d.ID != r.Domain.ID {

@@ -3,12 +3,15 @@ package protector
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 
 	"xlft/xlft"
 	"xlft/xlft/config"
@@ -108,6 +111,55 @@ func TestRestarted(t *testing.T) {
 		p := &Protector{Config: &config.Config{RunDir: t.TempDir()}, Domain: "web1", run: &protected{Domain: old, Config: &domconf.Config{OnReboot: "restart"}}}
 		if begun := time.Now(); p.restarted(ctx, over("reboot"), func() {}) || time.Since(begun) > 6*time.Second {
 			t.Error("it did not stop when it was told to")
+		}
+	})
+}
+
+// A hypervisor that can't be opened when the wait begins may be later: the wait goes
+// on, and ends if it never can.
+func TestRestartedOpens(t *testing.T) {
+	old := xen.Domain{ID: 3, Name: "web1", UUID: "u"}
+	next := xen.Domain{ID: 4, Name: "web1", UUID: "u"}
+	for _, c := range []struct {
+		name  string
+		fails int
+		want  bool
+	}{{"once", 1, true}, {"for a minute", 120, true}, {"for good", 1 << 30, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tries, ended := 0, 0
+				h := &opening{open: func() (looker, func(), error) {
+					if tries++; tries <= c.fails {
+						return nil, nil, errors.New("no more descriptors")
+					}
+					return &fated{gone: true, domains: []xen.Domain{next}}, func() { ended++ }, nil
+				}}
+				p := &Protector{Config: &config.Config{RunDir: t.TempDir()}, Domain: "web1", run: &protected{Domain: old, Config: &domconf.Config{OnReboot: "restart"}, again: true, Proven: true}}
+				begun := time.Now()
+				if got := p.restarted(t.Context(), h, func() {}); got != c.want || time.Since(begun) > rebirthMost+time.Second {
+					t.Errorf("%v after %v", got, time.Since(begun))
+				}
+				h.end()
+				if c.want && (tries != c.fails+1 || ended != 1) {
+					t.Errorf("opened %d times, closed %d times", tries, ended)
+				}
+			})
+		})
+	}
+}
+
+// Again itself does not end at once where there is no hypervisor.
+func TestAgainOpens(t *testing.T) {
+	if h, err := xen.Open(); err == nil {
+		h.Close()
+		t.Skip("there is a hypervisor")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := &Protector{Config: &config.Config{RunDir: t.TempDir()}, Domain: "web1", Log: zap.NewNop(), run: &protected{Config: &domconf.Config{}, again: true}}
+		begun := time.Now()
+		p.Again(t.Context(), func() {})
+		if took := time.Since(begun); took < rebirthMost {
+			t.Errorf("it gave up after %v", took)
 		}
 	})
 }

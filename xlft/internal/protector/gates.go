@@ -16,7 +16,11 @@ import (
 )
 
 // netGate is the network gate of a domain, whose network devices may come and go.
-type netGate struct{ gate }
+type netGate struct {
+	gate
+	// quiesce, once it is set, pauses the domain until resume is called.
+	quiesce func() (resume func(), err error)
+}
 
 // gate is what a netGate needs of a netbuffer.Gate.
 type gate interface {
@@ -35,24 +39,27 @@ const gateTimeout = 5 * time.Second
 // openGate builds the network gate of a domain that has these network devices,
 // or adopts the one that an earlier protector left.
 func openGate(h *xen.Host, d xen.Domain, devices []int, limit uint64) (*netGate, error) {
-	g, err := openQueues(h, d, netbuffer.Options{
+	n := &netGate{}
+	var err error
+	n.gate, err = openQueues(h, d, netbuffer.Options{
 		Devices: devices,
 		Limit:   limit,
 		Timeout: gateTimeout,
 		Quiesce: func() (func(), error) {
-			switch err := h.Pause(d.ID); {
-			case errors.Is(err, syscall.ESRCH):
-				return func() {}, nil // a domain that is gone sends nothing
-			case err != nil:
-				return nil, err
+			if n.quiesce == nil {
+				return func() {}, nil
 			}
-			return func() { h.Unpause(d.ID) }, nil
+			resume, err := n.quiesce()
+			if errors.Is(err, syscall.ESRCH) {
+				return func() {}, nil // a domain that is gone sends nothing
+			}
+			return resume, err
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &netGate{g}, nil
+	return n, nil
 }
 
 // covers makes sure, before a protection begins, that all that the domain sends

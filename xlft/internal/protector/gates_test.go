@@ -64,7 +64,7 @@ func TestSealMends(t *testing.T) {
 		{"nothing wrong", faulty{holding: true}, nil, "", "seal"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := (&netGate{&c.gate}).Seal(7)
+			err := (&netGate{gate: &c.gate}).Seal(7)
 			if (err != nil) != (c.want != nil) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
@@ -85,22 +85,22 @@ func TestSealMends(t *testing.T) {
 // another program took away from the gate, are behind it.
 func TestCovers(t *testing.T) {
 	f := &faulty{}
-	err := (&netGate{f}).covers(3, []int{0, 1, 4})
+	err := (&netGate{gate: f}).covers(3, []int{0, 1, 4})
 	if !errors.Is(err, netbuffer.ErrNoVif) || !strings.Contains(err.Error(), "vif3.1 ") || !strings.Contains(err.Error(), "vif3.4 ") || strings.Contains(err.Error(), "vif3.0 ") {
 		t.Errorf("got %v", err)
 	}
-	if err := (&netGate{f}).covers(3, []int{0}); err != nil {
+	if err := (&netGate{gate: f}).covers(3, []int{0}); err != nil {
 		t.Errorf("nothing is missing: %v", err)
 	}
 	if got := strings.Join(f.calls, " "); got != "add restore add restore" {
 		t.Errorf("did %q", got)
 	}
 	f.beside = netbuffer.ErrForeign
-	if err := (&netGate{f}).covers(3, []int{0, 1}); !errors.Is(err, netbuffer.ErrForeign) || !errors.Is(err, netbuffer.ErrNoVif) {
+	if err := (&netGate{gate: f}).covers(3, []int{0, 1}); !errors.Is(err, netbuffer.ErrForeign) || !errors.Is(err, netbuffer.ErrNoVif) {
 		t.Errorf("beside another program: %v", err)
 	}
 	f.mending = errors.New("netlink is busy")
-	if err := (&netGate{f}).covers(3, []int{0}); !errors.Is(err, f.mending) {
+	if err := (&netGate{gate: f}).covers(3, []int{0}); !errors.Is(err, f.mending) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -173,7 +173,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 		client := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, p.Domain), peer.Name, o.Disks)
 		gates.Disks = &disks{client, func() error { return outdate(records, p.Domain, o.Disks) }}
 	}
-	return &primary.Session{
+	s := &primary.Session{
 		Domain: p.Domain, Software: p.Software, Offer: o, Instance: instance(d), Describe: offer, Same: same,
 		Settings: primary.Settings{
 			EpochMax: dc.EpochMax, DirtyMax: dc.DirtyMax, FailureTimeout: dc.FailureTimeout,
@@ -191,7 +191,9 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 				return nil, fmt.Errorf("%s may run on %s, which protected it last, and the configuration has no [peer.%s]: put it back", p.Domain, name, name)
 			}
 		},
-	}, nil
+	}
+	gate.quiesce = s.Quiesce
+	return s, nil
 }
 
 // renamed says under which name a domain was protected that has another name
@@ -250,7 +252,7 @@ func Ran(runDir, domain string) bool {
 // undecided reports whether a protector that died with this record left something
 // for its successor to do.
 func undecided(o xlft.Ownership) bool {
-	return o.Role == xlft.HostPrimary && o.Exposed || o.Role == xlft.HostYielded
+	return o.Role == xlft.HostPrimary && (o.Exposed || o.Paused) || o.Role == xlft.HostYielded
 }
 
 // Left reports whether an earlier protector left a domain for its successor to

@@ -10,6 +10,7 @@ import (
 	"net/rpc"
 	"os"
 	"strconv"
+	"syscall"
 
 	"xlft/netbuffer"
 	"xlft/savestream"
@@ -77,6 +78,9 @@ func Open() (*Host, error) {
 func (h *Host) call(c SimCall) (a SimAnswer, err error) {
 	if err := h.c.Call("Xen.Call", c, &a); err != nil {
 		return a, fmt.Errorf("%s of domain %d: %w", c.Op, c.ID, err)
+	}
+	if a.Err == syscall.ESRCH.Error() {
+		return a, fmt.Errorf("%s of domain %d: %w", c.Op, c.ID, syscall.ESRCH)
 	}
 	if a.Err != "" {
 		return a, fmt.Errorf("%s of domain %d: %s", c.Op, c.ID, a.Err)
