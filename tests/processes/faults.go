@@ -90,7 +90,8 @@ var kinds = []kind{
 	{name: "no descriptors for the protector", split: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
 		return noFiles(on, on.protects, d(ft/2, 4*ft))
 	}},
-	{name: "no descriptors for the receiver", split: true, act: func(w *World, _, peer *host, d dice) (string, func(), time.Duration) {
+	// It can't store what comes, and gives its copy up.
+	{name: "no descriptors for the receiver", split: true, fatal: true, act: func(w *World, _, peer *host, d dice) (string, func(), time.Duration) {
 		return noFiles(peer, peer.receiver, d(ft/2, 4*ft))
 	}},
 	{name: "cut the network", split: true, act: func(w *World, on, _ *host, d dice) (string, func(), time.Duration) {
@@ -471,7 +472,8 @@ func noFiles(h *host, u *unit, lasts time.Duration) (string, func(), time.Durati
 // survive that, and one that runs elsewhere.
 func (w *World) takePower(h *host) {
 	st, err := h.status()
-	if h.powerOff(fmt.Sprintf("fault; %s, protected: %v, %v", st.State, st.Protected, err)) {
+	gone := !st.Protected && w.unable(w.host(other(h.name)))
+	if h.powerOff(fmt.Sprintf("fault; %s, protected: %v, %v", st.State, st.Protected, err)) || gone && w.lifeOn(h) != nil {
 		w.say("that was the only copy")
 		w.excused()
 	}

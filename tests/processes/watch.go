@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"xlft/xlft"
@@ -118,7 +119,11 @@ func (h *host) status() (st status, err error) {
 		h.w.mu.Lock()
 		stopped := h.w.stopped
 		h.w.mu.Unlock()
-		h.w.heard(l, st.Protected && !stopped)
+		// In the other states it is not decided yet, and the backup's copy may be what
+		// runs on: what was said before stands.
+		if st.Protected || !slices.Contains([]string{"recovering", "arbitrating", "blocked", "handing-over"}, st.State) {
+			h.w.heard(l, st.Protected && !stopped)
+		}
 	}
 	if err == nil && st.Protected {
 		h.protects.mu.Lock()
