@@ -16,6 +16,7 @@ type bar struct {
 	domain string
 	tty    bool
 	last   string
+	noted  string
 }
 
 func newBar(w io.Writer, domain string) *bar {
@@ -52,6 +53,14 @@ func (b *bar) show(st primary.Status) {
 	b.last = fmt.Sprintf("%s: %s [%s%s] %3.0f %% %d MiB", b.domain, what,
 		strings.Repeat("#", n), strings.Repeat(".", width-n), share*100, mib)
 	fmt.Fprintf(b.w, "\r\033[K%s", b.last)
+}
+
+// note says why nothing goes on, once for each reason.
+func (b *bar) note(why string) {
+	if why != "" && why != b.noted {
+		b.noted = why
+		b.end(why)
+	}
 }
 
 func (b *bar) end(word string) {

@@ -93,6 +93,9 @@ func (r *protecting) once(ctx context.Context) (_ primary.Outcome, waits bool, _
 	case !errors.Is(err, protector.ErrAlready):
 		waits = protector.Left(c, r.domain)
 	}
+	if waits {
+		protector.LeaveError(r.runDir, r.domain, fmt.Errorf("%w; it is tried again", err))
+	}
 	return outcome, waits, err
 }
 

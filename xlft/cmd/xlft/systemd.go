@@ -83,6 +83,8 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 		case <-tick.C:
 			if st, err := client.Status(ctx); err == nil {
 				bar.show(st)
+			} else {
+				bar.note(protector.LastError(c.RunDir, domain)) // it can't begin, and tries again
 			}
 		}
 	}
