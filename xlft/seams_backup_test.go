@@ -114,7 +114,7 @@ func TestPowerCutBeforeTook(t *testing.T) {
 				}
 				time.Sleep(60 * time.Millisecond) // the worker's word, an fsync
 				m.b.Crash()
-				return nil
+				return errors.New("no power")
 			}}
 		})
 		m.protect(m.a, m.domain, "B", nil)
@@ -146,6 +146,35 @@ func TestPowerCutBeforeTook(t *testing.T) {
 			m.t.Errorf("A does not run the domain: %+v", m.session.Status())
 		}
 	}, "fence")
+}
+
+// After such a power cut the primary's domain is started anew and protected again: its
+// offer is taken, and what the backup holds for possible is not forgotten.
+func TestOfferAfterPowerCut(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, func(r *backup.Receiver) {
+			r.Restorer = restoring{r.Restorer, func(context.Context, backup.Replica) error {
+				m.b.Crash()
+				return errors.New("no power")
+			}}
+		})
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		go m.session.Failover(context.Background())
+		time.Sleep(time.Second)
+		m.a.Crash()
+		for _, h := range []*simxen.Host{m.a, m.b} {
+			h.PowerOn()
+		}
+		m.receive(m.b, nil)
+		m.outside, m.splits = simxen.NewOutside(1), true
+		m.domain = m.a.Boot(simDomain, 12)
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Instance = "A/2" })
+		m.await(m.session, primary.Protected)
+		if rec, _ := m.records[m.b].Load(simDomain); rec.Took == 0 || rec.Took >= m.session.Status().Generation {
+			m.t.Errorf("B's record is %+v, the session's generation %d", rec, m.session.Status().Generation)
+		}
+	}, "fence", "cas")
 }
 
 // A record that hangs (a dead disk under /var), at a takeover that was won.
@@ -344,6 +373,9 @@ func TestHungReplayOfSharedStorage(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		if m.domain.Runs() {
 			m.t.Error("A runs the domain while B may still write to its disk")
+		}
+		if rec, _ := m.records[m.b].Load(simDomain); rec.Role != xlft.HostFailed {
+			m.t.Errorf("B's record is %+v: an operator who switches it off now would not have freed A", rec)
 		}
 		hang.Store(false)
 		if !m.runs(m.a) || writes.Load() == 0 {

@@ -144,12 +144,26 @@ func (r *Restorer) Ran(domain, _ string) (backup.Ran, error) {
 	return backup.RanUnknown, nil
 }
 
+// predecessor returns the process of the receiver that made a domain's newest replica, if
+// that is another one than this and still there: a process that was killed lasts until
+// its writes to a disk have returned. 0: there is none.
+func (r *Restorer) predecessor(domain string) (pid int, err error) {
+	m, err := r.marked(domain)
+	if err != nil || m.began == "" || m.receiver == os.Getpid() {
+		return 0, err
+	}
+	began, err := beginOf(m.receiver)
+	if err != nil || began != m.began {
+		return 0, err
+	}
+	return m.receiver, nil
+}
+
 // abandonTimeout is how long a worker that was killed may take to be gone.
 const abandonTimeout = 2 * time.Second
 
 // Abandon kills the worker of a domain's replica, unless the receiver that made it is
-// still there: a process that was killed lasts until its writes to a disk have returned.
-// The replica is destroyed by whoever finds it next.
+// still there. The replica is destroyed by whoever finds it next.
 func (r *Restorer) Abandon(domain string) error {
 	m, err := r.marked(domain)
 	if err != nil {
@@ -158,11 +172,8 @@ func (r *Restorer) Abandon(domain string) error {
 	if m.worker <= 0 || m.began == "" {
 		return fmt.Errorf("the worker of %s is not known", domain)
 	}
-	switch began, err := beginOf(m.receiver); {
-	case err != nil:
-		return err
-	case began == m.began && m.receiver != os.Getpid():
-		return fmt.Errorf("the receiver that began the takeover of %s, process %d, has not ended: writes to a disk may be under way", domain, m.receiver)
+	if pid, err := r.predecessor(domain); err != nil || pid != 0 {
+		return errors.Join(err, fmt.Errorf("the receiver that began the takeover of %s, process %d, has not ended: writes to a disk may be under way", domain, pid))
 	}
 	fd, err := unix.PidfdOpen(m.worker, 0)
 	if err != nil {
