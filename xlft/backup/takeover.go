@@ -73,7 +73,7 @@ func (s *session) finishDisksWithin(ctx context.Context, wg *sync.WaitGroup, epo
 	s.mu.Lock()
 	if s.destroying {
 		s.mu.Unlock()
-		return context.Canceled
+		return errFailed
 	}
 	s.replaying = replaying
 	s.mu.Unlock()
