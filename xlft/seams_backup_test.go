@@ -239,6 +239,9 @@ func TestUnreadableRecordOfOwner(t *testing.T) {
 		if a != nil && a.Runs() && b != nil && b.Runs() {
 			m.t.Errorf("both run; the network is whole, and the backup's receiver answers: %v", m.session.Status().State)
 		}
+		if !m.domain.Gone() {
+			m.t.Errorf("A does not know that B runs the domain: %+v", m.session.Status())
+		}
 	}, "none")
 }
 
