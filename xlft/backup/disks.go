@@ -211,6 +211,9 @@ func (d *disk) becomeUsable() error {
 	return nil
 }
 
+// errFailed: the takeover failed while its disks were being finished.
+var errFailed = errors.New("the takeover has failed meanwhile")
+
 // finishDisks brings the copies to an acked epoch, makes them the domain's disks
 // and closes them.
 func (s *session) finishDisks(epoch uint64) error {
@@ -218,6 +221,9 @@ func (s *session) finishDisks(epoch uint64) error {
 		err := d.repl.Finish(epoch)
 		d.mu.Lock()
 		d.ours = true // also if Finish failed half-way
+		if err == nil && s.isDestroying() {
+			err = errFailed
+		}
 		if err == nil {
 			// The domain is won: it is run also if this can't be recorded.
 			if rerr := d.copy.Record(xlft.DiskRecord{State: xlft.UpToDate}); rerr != nil {

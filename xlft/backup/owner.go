@@ -94,8 +94,12 @@ func (r *Receiver) lookWithin(wait context.Context, q wire.OwnerQuery, peer stri
 	}()
 	select {
 	case a := <-done:
+		r.said.Forget("look " + q.Domain)
 		return a.res, a.err
 	case <-wait.Done():
+		if !r.said.New("look "+q.Domain, "hangs") {
+			return undecided, nil
+		}
 		r.Log.Error("who owns a domain is not known in time: its record, or what runs here, can't be read", zap.String("domain", q.Domain), zap.String("peer", peer))
 		return undecided, nil
 	}
@@ -192,6 +196,7 @@ func (r *Receiver) ownership(domain string) (xlft.Ownership, error) {
 		return rec, nil
 	}
 	rec.Pending = false
+	r.said.Forget("pending " + domain)
 	r.Log.Warn("an earlier receiver ended during a takeover", zap.String("domain", domain), zap.Bool("runs", found == FoundDomain), zap.Bool("ran", rec.Role == xlft.HostOwner))
 	if err := r.Store.Save(domain, rec); err != nil {
 		r.Log.Error("record what became of a takeover", zap.String("domain", domain), zap.Error(err))

@@ -73,7 +73,7 @@ func (s *session) finishDisksWithin(ctx context.Context, wg *sync.WaitGroup, epo
 	s.mu.Lock()
 	if s.destroying {
 		s.mu.Unlock()
-		return context.Canceled
+		return errFailed
 	}
 	s.replaying = replaying
 	s.mu.Unlock()
@@ -119,12 +119,13 @@ func (s *session) destroy(wg *sync.WaitGroup, a Destroy) {
 		s.closeDisks()
 		return
 	}
+	failed := s.takeoverFailed(wg)
 	if s.sharesDisks() {
 		// What is still on its way to the storage would overwrite what the domain
-		// writes there, once it runs on the primary again.
+		// writes there, once it runs on the primary again. It is recorded before: if
+		// this host is switched off now, nothing is on its way any more.
 		s.awaitReplay()
 	}
-	failed := s.takeoverFailed(wg)
 	if failed {
 		s.mu.Lock()
 		s.givenUp = true

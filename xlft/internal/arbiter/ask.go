@@ -37,7 +37,6 @@ func (a *Asker) settle(ctx context.Context, c xlft.Claim) (won, decided bool, er
 		var refused *wire.Refusal
 		switch {
 		case errors.As(err, &refused):
-			a.Log.Warn("the other host answers, and does not say whether it runs the domain", zap.String("peer", c.Peer), zap.Error(err))
 			return false, true, fmt.Errorf("%w (%w)", errUndecided, refused)
 		case err != nil && slept > a.Timeout/2 && ctx.Err() == nil:
 			// This process stood still meanwhile: what it saw says nothing about

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -15,25 +16,19 @@ import (
 	"xlft/xlft/backup"
 )
 
-// A replica's lock file says what became of the replica in this boot of the host: the
-// host's boot id, whether the domain came to run, the worker's process, and the
-// receiver's. Whether it ran is one byte that is changed where it stands, which needs no
-// room.
+// A replica's lock file says what became of the replica in this boot of the host:
+// whether the domain came to run, the host's boot id, the worker's process and the
+// receiver's. Whether it ran is the first byte, which is changed where it stands: that
+// needs no room.
 const (
-	bootLength = 36 // of a boot id
-	ranAt      = bootLength + 1
-	waits      = "-"
-	ran        = "r"
+	waits = "-"
+	ran   = "r"
 )
 
 // boot returns the id of this boot of the host. A test has its own.
 var boot = func() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	id := strings.TrimSpace(string(b))
-	if err == nil && len(id) != bootLength {
-		err = fmt.Errorf("the boot id %q has not %d characters", id, bootLength)
-	}
-	return id, err
+	return strings.TrimSpace(string(b)), err
 }
 
 // markWaiting writes to a locked file that its replica has not run.
@@ -45,7 +40,7 @@ func markWaiting(f *os.File) error {
 	if err := f.Truncate(0); err != nil {
 		return err
 	}
-	_, err = f.WriteAt([]byte(id+" "+waits+"\n"), 0)
+	_, err = f.WriteAt([]byte(waits+" "+id+"\n"), 0)
 	return err
 }
 
@@ -59,7 +54,10 @@ func markWorker(f *os.File, pid int) error {
 }
 
 func noteProcesses(f *os.File, worker, receiver int, began string) error {
-	_, err := f.WriteAt(fmt.Appendf(nil, "%d %d %s\n", worker, receiver, began), ranAt+2)
+	if _, err := f.Seek(0, io.SeekEnd); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(f, "%d %d %s\n", worker, receiver, began)
 	return err
 }
 
@@ -85,7 +83,7 @@ func beginOf(pid int) (string, error) {
 // markRan comes before the domain's first step. It takes the file's descriptor: a
 // worker's lock must not become a file that is closed when nobody needs it any more.
 func markRan(fd int) error {
-	_, err := unix.Pwrite(fd, []byte(ran), ranAt)
+	_, err := unix.Pwrite(fd, []byte(ran), 0)
 	return err
 }
 
@@ -120,13 +118,12 @@ func (r *Restorer) marked(domain string) (m mark, err error) {
 	if err != nil {
 		return m, err
 	}
-	text := string(b)
-	if len(text) < ranAt+2 || text[:bootLength] != id {
+	was, processes, whole := strings.Cut(string(b), "\n")
+	if !whole || was != ran+" "+id && was != waits+" "+id {
 		return m, nil
 	}
-	m.ran = text[ranAt:ranAt+1] == ran
-	m.known = m.ran || text[ranAt:ranAt+1] == waits
-	fmt.Sscan(text[ranAt+2:], &m.worker, &m.receiver, &m.began)
+	m.known, m.ran = true, was[:1] == ran
+	fmt.Sscan(processes, &m.worker, &m.receiver, &m.began)
 	return m, nil
 }
 
@@ -144,12 +141,26 @@ func (r *Restorer) Ran(domain, _ string) (backup.Ran, error) {
 	return backup.RanUnknown, nil
 }
 
+// predecessor returns the process of the receiver that made a domain's newest replica, if
+// that is another one than this and still there: a process that was killed lasts until
+// its writes to a disk have returned. 0: there is none.
+func (r *Restorer) predecessor(domain string) (pid int, err error) {
+	m, err := r.marked(domain)
+	if err != nil || m.began == "" || m.receiver == os.Getpid() {
+		return 0, err
+	}
+	began, err := beginOf(m.receiver)
+	if err != nil || began != m.began {
+		return 0, err
+	}
+	return m.receiver, nil
+}
+
 // abandonTimeout is how long a worker that was killed may take to be gone.
 const abandonTimeout = 2 * time.Second
 
 // Abandon kills the worker of a domain's replica, unless the receiver that made it is
-// still there: a process that was killed lasts until its writes to a disk have returned.
-// The replica is destroyed by whoever finds it next.
+// still there. The replica is destroyed by whoever finds it next.
 func (r *Restorer) Abandon(domain string) error {
 	m, err := r.marked(domain)
 	if err != nil {
@@ -158,11 +169,8 @@ func (r *Restorer) Abandon(domain string) error {
 	if m.worker <= 0 || m.began == "" {
 		return fmt.Errorf("the worker of %s is not known", domain)
 	}
-	switch began, err := beginOf(m.receiver); {
-	case err != nil:
-		return err
-	case began == m.began && m.receiver != os.Getpid():
-		return fmt.Errorf("the receiver that began the takeover of %s, process %d, has not ended: writes to a disk may be under way", domain, m.receiver)
+	if pid, err := r.predecessor(domain); err != nil || pid != 0 {
+		return errors.Join(err, fmt.Errorf("the receiver that began the takeover of %s, process %d, has not ended: writes to a disk may be under way", domain, pid))
 	}
 	fd, err := unix.PidfdOpen(m.worker, 0)
 	if err != nil {

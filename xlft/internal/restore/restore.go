@@ -209,7 +209,8 @@ func (r *Restorer) Sweep(takingOver func(domain string) (bool, error)) error {
 }
 
 // Find looks for the replica first: a worker renames it when it runs. A replica
-// whose worker is dead can't come to run, and is destroyed.
+// whose worker is dead can't come to run, and is destroyed. It counts as there for as
+// long as the receiver that made it is: that may write to the domain's disk.
 func (r *Restorer) Find(domain, uuid string) (backup.Found, error) {
 	left, err := r.Host.Lookup(domain + suffix)
 	switch {
@@ -234,6 +235,13 @@ func (r *Restorer) Find(domain, uuid string) (backup.Found, error) {
 		if uuid != "" && xlft.SameUUID(d.UUID, uuid) && d.Name != domain+suffix || uuid == "" && d.Name == domain {
 			return backup.FoundDomain, nil
 		}
+	}
+	switch pid, err := r.predecessor(domain); {
+	case err != nil:
+		return backup.FoundNothing, err
+	case pid != 0:
+		r.Log.Warn("the receiver that made a domain's replica has not ended yet", zap.String("domain", domain), zap.Int("pid", pid))
+		return backup.FoundReplica, nil
 	}
 	return backup.FoundNothing, nil
 }
