@@ -234,6 +234,7 @@ func TestLabGuestFioDamaged(t *testing.T) {
 }
 
 func TestLabGuestWithoutTools(t *testing.T) {
+	lab.Long(t)
 	l := lab.Start(t)
 	d := diskTest{t, l, bootGuest(t, l, l.A, lab.NewGuest("web1", 10))}
 	for what, f := range map[string]func() error{

@@ -142,6 +142,7 @@ func TestLabKillAndRevive(t *testing.T) {
 }
 
 func TestLabBootFromOwnDisk(t *testing.T) {
+	lab.Long(t)
 	l := lab.Start(t)
 	l.A.Must(t, "sh", "-c", "touch /root/mark && sync")
 	l.A.Kill()

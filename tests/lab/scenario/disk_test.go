@@ -116,6 +116,7 @@ vgcreate -q -s 1M "$2" "$dev"; lvcreate -q -y -L "$1M" -n "$3" "$2"`, "sh", fmt.
 // A disk is used by the host, which makes a file system on it, and then by a domain, where it is attached and detached
 // while the domain runs.
 func TestDiskAttach(t *testing.T) {
+	lab.Long(t)
 	fx := diskFixture(t)
 	h := fx.home
 	dev := strings.TrimSpace(h.Must(t, "xlft", "disk", "attach", "web1/xvda"))

@@ -14,6 +14,7 @@ import (
 
 // A host whose certificate is not the pinned one is refused, by either side; nothing changes.
 func TestWrongCertificate(t *testing.T) {
+	lab.Long(t)
 	fx := unprotected(t)
 	a, b := fx.home, fx.backup()
 	t.Run("primary", func(t *testing.T) {
