@@ -158,6 +158,7 @@ func TestTakeoverCounter(t *testing.T) {
 
 // The pause in ft-status agrees with the pause that the guest measures.
 func TestPauseDirty(t *testing.T) {
+	lab.Long(t)
 	l := lab.Start(t)
 	install(t, l)
 	g := xtfguest.Guest{Name: "dirty", Test: "dirty", Options: []string{"rate=500", "pages=1000"}}
