@@ -281,16 +281,16 @@ func (g busyGate) Close() error {
 
 // An operator's stop is one only if the domain's output flows afterwards.
 func TestStopWhileGateIsBusy(t *testing.T) {
-	for _, long := range []bool{false, true} {
+	for _, busyFor := range []time.Duration{time.Second, 7 * time.Second, time.Hour} {
+		long := busyFor == time.Hour
 		seams(t, func(m *seam) {
 			busy := new(atomic.Bool)
 			m.receive(m.b, nil)
 			m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Gates.Net = busyGate{s.Gates.Net, busy} })
 			m.await(m.session, primary.Protected)
 			busy.Store(true)
-			if !long {
-				time.AfterFunc(time.Second, func() { busy.Store(false) })
-			}
+			over := time.AfterFunc(busyFor, func() { busy.Store(false) })
+			defer over.Stop()
 			o, err := m.session.Stop(context.Background())
 			if long && (err == nil || o != primary.Failed || !strings.Contains(err.Error(), "ft-start")) {
 				m.t.Errorf("ft-stop: %q, %v: and the output is held", o, err)

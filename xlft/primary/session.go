@@ -521,8 +521,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case Destroy:
 		s.destroy()
 	case CloseGate:
-		s.undo(once)
-		s.left("take down the gates", s.insist(s.Gates.Close))
+		s.closeGates()
 	case Exit:
 		a = s.exits(a)
 		if s.ownership.Proven {

@@ -74,6 +74,20 @@ func (s *Session) undo(try tries) error {
 	return s.stuck
 }
 
+// closeGates takes the gates down, with which all output is let out.
+func (s *Session) closeGates() {
+	err := s.insist(s.Gates.Close)
+	if err != nil {
+		s.left("take down the gates", err)
+		return
+	}
+	if s.stuck != nil {
+		s.stuck = nil
+		s.left("resume the domain", once(s.resumeLeftover))
+		s.unpause(once)
+	}
+}
+
 // exits is an end of the session as it really is: an operator who stopped a
 // protection has to hear that the domain is not free of it.
 func (s *Session) exits(a Exit) Exit {
