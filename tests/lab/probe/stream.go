@@ -15,11 +15,12 @@ type Reply struct {
 	Says State
 }
 
-// A Stream sends numbers without pause over one connection, so many of them unanswered at any time, and records every
+// A Stream sends numbers over one connection, so many of them unanswered at any time, and records every
 // reply.
 type Stream struct {
 	client *Client
-	first  uint64 // of the numbers it sends
+	first  uint64        // of the numbers it sends
+	pace   time.Duration // between two numbers, at least
 	room   chan struct{}
 	halt   chan struct{} // closed: send no more
 	halted sync.Once
@@ -32,8 +33,11 @@ type Stream struct {
 }
 
 // Stream makes the client send numbers from first on. The client is the stream's until it has stopped.
-func (c *Client) Stream(first uint64, unanswered int) *Stream {
-	s := &Stream{client: c, first: first, room: make(chan struct{}, unanswered), halt: make(chan struct{})}
+func (c *Client) Stream(first uint64, unanswered int) *Stream { return c.Paced(first, unanswered, 0) }
+
+// Paced is Stream with a pause after each number: a guest that is answered at once would do nothing else.
+func (c *Client) Paced(first uint64, unanswered int, pace time.Duration) *Stream {
+	s := &Stream{client: c, first: first, pace: pace, room: make(chan struct{}, unanswered), halt: make(chan struct{})}
 	s.over.Go(s.send)
 	s.over.Go(s.receive)
 	return s
@@ -54,6 +58,14 @@ func (s *Stream) send() {
 		if _, err := fmt.Fprintf(s.client.conn, "add %d\n", n); err != nil {
 			s.fail(fmt.Errorf("probe: send %d: %w", n, err))
 			return
+		}
+		if s.pace == 0 {
+			continue
+		}
+		select {
+		case <-s.halt:
+			return
+		case <-time.After(s.pace):
 		}
 	}
 }

@@ -26,7 +26,7 @@ func (fx *fixture) call() *caller {
 	fx.t.Helper()
 	c := &caller{fx: fx, client: fx.dial(), start: fx.get()}
 	check(fx.t, c.client.SetDeadline(time.Time{}))
-	c.stream = c.client.Stream(0, 1)
+	c.stream = c.client.Paced(0, 1, 500*time.Millisecond)
 	return c
 }
 
@@ -67,11 +67,19 @@ func TestThreeDomains(t *testing.T) {
 	s.EpochMax, s.FailureTimeout = 2*time.Second, 15*time.Second // an emulated processor has much to do
 	fx.install(s)
 	a, b := fx.A, fx.B
+	// With three of them a first copy takes minutes.
+	protect := func(f *fixture) {
+		t.Helper()
+		begun := time.Now()
+		_, err := f.home.Run(within(t, 3*patience), "xl", "ft-start", f.guest.Name)
+		check(t, err)
+		t.Logf("ft-start of %s on %s took %v", f.guest.Name, f.home.Name(), round(time.Since(begun)))
+	}
 	var all []*fixture
 	for i, home := range []*lab.Host{a, a, b} {
 		f := &fixture{Lab: fx.Lab, t: t, guest: lab.NewGuest(fmt.Sprint("web", i+1), 10+i), home: home, saved: fx.saved}
 		f.boot()
-		f.protect()
+		protect(f)
 		all = append(all, f)
 	}
 	var callers []*caller
@@ -124,7 +132,7 @@ func TestThreeDomains(t *testing.T) {
 	on()
 	for _, f := range all {
 		same(f, func() { f.home.Must(t, "xl", "ft-stop", f.guest.Name) })
-		same(f, f.protect)
+		same(f, func() { protect(f) })
 	}
 	for _, f := range all {
 		same(f, func() {
@@ -133,7 +141,7 @@ func TestThreeDomains(t *testing.T) {
 			t.Logf("ft-failover of %s took %v", f.guest.Name, round(time.Since(begun)))
 			f.home = f.backup()
 		})
-		same(f, f.protect)
+		same(f, func() { protect(f) })
 	}
 
 	for _, dies := range []*lab.Host{a, b} {
@@ -160,7 +168,7 @@ func TestThreeDomains(t *testing.T) {
 			}
 		}
 		for _, f := range moved {
-			f.protect()
+			protect(f)
 		}
 		on()
 		t.Log(strings.TrimSpace(b.Must(t, "xl", "ft-list")))
