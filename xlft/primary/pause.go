@@ -10,8 +10,12 @@ import (
 
 // pause stops the domain's vCPUs. Xen counts pauses, xl's among them, so each of
 // ours is undone once, by this protector or its successor: the record comes
-// first. A domain whose pause can't be recorded runs on: its output is held.
+// first. A domain whose pause can't be recorded runs on: its output is held. One whose
+// last pause could not be undone is paused already.
 func (s *Session) pause() {
+	if s.ownership.Paused {
+		return
+	}
 	err := s.recordPaused(true)
 	if err == nil {
 		err = s.insist(s.Guest.Pause)

@@ -413,7 +413,7 @@ func (s *Session) report(before State, ev Event) {
 func (s *Session) do(ctx context.Context, a Action) {
 	switch a := a.(type) {
 	case Connect:
-		if err := s.undo(once); err != nil {
+		if err := s.undo(); err != nil {
 			s.postLater(ctx, ConnectFailed{err})
 			return
 		}

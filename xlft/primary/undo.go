@@ -60,13 +60,13 @@ func (s *Session) left(what string, err error) {
 }
 
 // undo does what is left to do.
-func (s *Session) undo(try tries) error {
+func (s *Session) undo() error {
 	if s.stuck == nil {
 		return nil
 	}
 	s.stuck = nil
-	s.letGo(try)
-	s.unpause(try)
+	s.letGo(once)
+	s.unpause(once)
 	if s.stuck == nil {
 		s.said.Forget("stuck")
 		s.Log.Warn("the domain runs, and its output flows")
