@@ -14,6 +14,7 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/primary"
+	"xlft/xlft/wire"
 )
 
 // What a process leaves behind that died, or that can't write or reach anything.
@@ -229,4 +230,39 @@ func TestMovedOn(t *testing.T) {
 			m.t.Error("C does not run the domain")
 		}
 	}, "none", "fence")
+}
+
+// A question that comes while a takeover is under way is answered with what the
+// takeover came to: the host that asks holds its output, and pays for each answer that
+// is still undecided with a wait.
+func TestAskedWhileTakingOver(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		seams(t, func(m *seam) {
+			began := make(chan struct{}, 1)
+			m.receive(m.b, func(r *backup.Receiver) {
+				r.Restorer = restoring{r.Restorer, func(ctx context.Context, v backup.Replica) error {
+					began <- struct{}{}
+					time.Sleep(time.Second)
+					if fails {
+						return errors.New("hotplug script failed")
+					}
+					return v.Activate(ctx)
+				}}
+			})
+			m.protect(m.a, m.domain, "B", nil)
+			m.await(m.session, primary.Protected)
+			m.a.Crash()
+			m.a.PowerOn()
+			<-began
+			var r wire.OwnerResult
+			q := wire.OwnerQuery{Domain: simDomain, UUID: "u", Generation: m.session.Status().Generation, Reclaim: true}
+			want := wire.RoleRunning
+			if fails {
+				want = wire.RoleNone
+			}
+			if err := wire.Ask(context.Background(), m.spawn(m.a).Dial("B"), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r); err != nil || r.Role != want {
+				m.t.Errorf("takeover fails %v: the answer is %+v, %v", fails, r, err)
+			}
+		}, "cas", "none")
+	}
 }
