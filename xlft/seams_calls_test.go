@@ -12,6 +12,7 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/primary"
+	"xlft/xlft/wire"
 )
 
 // Calls that the kernel, the hypervisor or a disk refuses for a moment, and what is
@@ -307,6 +308,43 @@ func TestStopWhileGateIsBusy(t *testing.T) {
 			m.await(m.session, primary.Protected)
 		}, "cas")
 	}
+}
+
+// A failing is a replica that fails when a test says so.
+type failing struct {
+	backup.Restorer
+	failed chan error
+}
+
+type failingReplica struct {
+	backup.Replica
+	failed chan error
+}
+
+func (f failing) Restore(ctx context.Context, o wire.Offer) (backup.Replica, error) {
+	v, err := f.Restorer.Restore(ctx, o)
+	return failingReplica{v, f.failed}, err
+}
+
+func (f failingReplica) Failed() <-chan error { return f.failed }
+
+// The replica fails, and the record of it hangs: the domain is not called protected
+// meanwhile.
+func TestReplicaFailsAndRecordHangs(t *testing.T) {
+	seams(t, func(m *seam) {
+		hang := new(atomic.Bool)
+		failed := make(chan error, 1)
+		m.receive(m.b, func(r *backup.Receiver) { r.Restorer = failing{r.Restorer, failed} })
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Store = hangStore{s.Store, hang} })
+		m.await(m.session, primary.Protected)
+		hang.Store(true)
+		failed <- errors.New("xc_domain_restore: no memory")
+		time.Sleep(500 * time.Millisecond)
+		if st := m.session.Status(); st.Protected {
+			m.t.Errorf("it says \"protected\": %+v", st)
+		}
+		hang.Store(false)
+	}, "cas")
 }
 
 // The record is lost, the gate holds, and another backup was chosen: the host that

@@ -30,6 +30,12 @@ func (o earlyOutput) Seal(e uint64) error {
 
 func (o earlyOutput) Release(uint64) error { return nil }
 
+// openGate breaks P1: nothing is held.
+type openGate struct{ xlft.Gate }
+
+func (openGate) Seal(uint64) error    { return nil }
+func (openGate) Release(uint64) error { return nil }
+
 // lossyOutput breaks P5: held output is dropped when protection ends.
 type lossyOutput struct{ xlft.Gate }
 
@@ -188,6 +194,10 @@ func TestSimulationCatches(t *testing.T) {
 		broken       variant
 	}{
 		{"P1", "output leaves at the seal", variant{net: func(g xlft.Gate) xlft.Gate { return earlyOutput{g} }}},
+		{"P1", "output leaves at the seal, and nobody takes over", variant{net: func(g xlft.Gate) xlft.Gate { return earlyOutput{g} },
+			faults: []int{receiverStop}}},
+		{"P1", "nothing is held, and nobody takes over", variant{net: func(g xlft.Gate) xlft.Gate { return openGate{g} },
+			faults: []int{receiverStop}}},
 		{"P2", "applied before the commit", variant{leak: true, storage: mirrored}},
 		{"P2", "disk sealed after the resume", variant{disks: late(15 * time.Millisecond), storage: mirrored}},
 		{"P2", "writes out of order", variant{copy: func(c backup.DiskCopy) backup.DiskCopy { return &swappingCopy{DiskCopy: c} },

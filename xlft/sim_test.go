@@ -237,6 +237,7 @@ func (s *sim) protect() {
 		Log: s.log.Named("A"),
 	}
 	s.primary, s.session, s.over = p, session, false
+	s.outside.Protector("A", simDomain, func() bool { return !p.Dead() && session.Protected() })
 	s.wg.Go(func() {
 		err := session.Run(p.Context())
 		s.mu.Lock()

@@ -146,6 +146,7 @@ func (w *world) protect(h *simxen.Host, d *simxen.Domain, peer string) {
 	}
 	x := &protection{h: h, d: d, peer: peer, process: p, session: s, ended: make(chan struct{}), since: time.Now()}
 	w.protections = append(w.protections, x)
+	w.outside.Protector(h.Name, d.Name, func() bool { return !p.Dead() && s.Protected() })
 	w.wg.Go(func() {
 		defer close(x.ended)
 		x.result = s.Run(p.Context())

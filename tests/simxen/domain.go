@@ -160,11 +160,13 @@ func (d *Domain) step() {
 	}
 }
 
-func (d *Domain) state() (count, sum uint64) {
-	if len(d.pages) == 0 || d.pages[0] == nil {
+func (d *Domain) state() (count, sum uint64) { return state(d.pages) }
+
+func state(pages [][]byte) (count, sum uint64) {
+	if len(pages) == 0 || pages[0] == nil {
 		return 0, 0
 	}
-	return binary.LittleEndian.Uint64(d.pages[0]), binary.LittleEndian.Uint64(d.pages[0][8:])
+	return binary.LittleEndian.Uint64(pages[0]), binary.LittleEndian.Uint64(pages[0][8:])
 }
 
 // speaks reports whether the domain runs and its packets leave at once.

@@ -25,6 +25,7 @@ type life struct {
 	sent     uint64            // packets sent into the gate
 	got      uint64            // packets delivered
 	last     uint64            // count of the newest packet delivered
+	held     uint64            // count of the newest state that a backup was given
 	domain   *Domain
 }
 
@@ -41,7 +42,8 @@ type Outside struct {
 	violations []string
 	seen       map[string]bool
 	began      time.Time
-	disks      []*diskHistory // one for each session, oldest first
+	disks      []*diskHistory         // one for each session, oldest first
+	protected  map[string]func() bool // what a host's protector says of a domain
 	Takeovers  int
 	Promoted   int // power cuts tried on a copy that a domain could be run from
 	Delivered  int
@@ -159,11 +161,44 @@ func (o *Outside) sent(l *life) {
 	l.sent++
 }
 
-// deliver takes a packet that left a host, and checks that it is in order and true.
-func (o *Outside) deliver(id int, p Packet) {
+// Protector has what a domain says on a host judged while protected reports true: then a backup has to have been given
+// the state that says it. Protected is called by whatever sends or lets out a packet, and may wait for none of that.
+func (o *Outside) Protector(host, domain string, protected func() bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.protected == nil {
+		o.protected = map[string]func() bool{}
+	}
+	o.protected[host+"/"+domain] = protected
+}
+
+// given records the state of a whole checkpoint that a backup's restore has.
+func (o *Outside) given(name string, count, sum uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if l := o.parent(name, count, sum); l != nil && l.sums[count] == sum {
+		l.held = max(l.held, count)
+	}
+}
+
+// protector returns what Protector was given for a life, or nil.
+func (o *Outside) protector(id int) func() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	l := o.lives[id-1]
+	return o.protected[l.host+"/"+l.domain.Name]
+}
+
+// deliver takes a packet that left a host, and checks that it is in order and true.
+func (o *Outside) deliver(id int, p Packet) {
+	says := o.protector(id)
+	protected := says != nil && says()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l := o.lives[id-1]
+	if protected && p.Count > l.held {
+		o.violate("P1", "life %d is heard at count %d while it is protected, and the backup has %d", l.id, p.Count, l.held)
+	}
 	o.Delivered++
 	l.got++
 	if p.Count <= l.last {

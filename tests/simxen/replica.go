@@ -180,9 +180,13 @@ func (v *replica) Write(b []byte) (int, error) {
 }
 
 func (v *replica) Checkpoint() error {
-	time.Sleep(v.r.Slow)
 	select {
 	case <-v.applied:
+		v.mu.Lock()
+		count, sum := state(v.pages)
+		v.mu.Unlock()
+		v.r.P.h.outside.given(v.name, count, sum)
+		time.Sleep(v.r.Slow)
 		return nil
 	case <-v.ended:
 		return errors.New("simxen: the restore has ended")

@@ -320,6 +320,10 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		s.withdrawn = nil
 	}
 	s.report(before, ev)
+	// An action may take long: a record that hangs, a call that is tried again.
+	if !s.coverable(s.m.State()) {
+		s.status.set(func(v *Status) { v.Protected = false })
+	}
 	for _, a := range acts {
 		s.do(ctx, a)
 	}
@@ -333,11 +337,15 @@ func (s *Session) step(ctx context.Context, ev Event) {
 	}
 	s.status.set(func(v *Status) {
 		v.State, v.Epoch, v.Generation, v.Holding = now, s.m.Acked(), s.ownership.Generation, s.m.Holding()
-		// In a switch-over nobody can take over any more once the backup was told
-		// to run the domain.
-		v.Protected = now == Protected || now == HandingOver && !s.ownership.Handed
+		v.Protected = s.coverable(now)
 	})
 	s.answerFailovers()
+}
+
+// coverable reports whether the backup can take over in a state. In a switch-over
+// nobody can any more once the backup was told to run the domain.
+func (s *Session) coverable(st State) bool {
+	return st == Protected || st == HandingOver && !s.ownership.Handed
 }
 
 // report logs what an operator cares about.

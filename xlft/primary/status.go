@@ -158,6 +158,14 @@ func (s *Session) Status() Status {
 	return v
 }
 
+// Protected is Status's, and waits for nothing.
+func (s *Session) Protected() bool {
+	s.init()
+	s.status.mu.Lock()
+	defer s.status.mu.Unlock()
+	return s.status.v.Protected
+}
+
 // Changed is closed when the state or the newest acked epoch changes after the
 // call.
 func (s *Session) Changed() <-chan struct{} {
