@@ -3,19 +3,31 @@ package backup
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // maxGreeting is how many connections may be greeting at a time. Each costs some
 // 10 KiB and a descriptor.
 const maxGreeting = 256
 
+// maxKnown is how many hosts are remembered from which peers came.
+const maxKnown = 64
+
 // greeters are the connections that have not said HELLO yet: anybody may open
 // those. If there are too many, the oldest of whoever has most of them goes: a peer,
-// which greets within milliseconds, gets through a flood of others.
+// which greets within milliseconds, gets through a flood of others. Hosts from which a
+// peer came before are spared as long as there are others.
 type greeters struct {
-	mu  sync.Mutex
-	all []greeter // oldest first
+	log *zap.Logger // of strangers
+
+	mu    sync.Mutex
+	all   []greeter // oldest first
+	known []string  // origins, the newest last
 }
 
 type greeter struct {
@@ -43,10 +55,35 @@ func (g *greeters) add(c net.Conn) (greeted func()) {
 	})
 }
 
+// know remembers where a peer came from.
+func (g *greeters) know(a net.Addr) {
+	from := origin(a)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if i := slices.Index(g.known, from); i >= 0 {
+		g.known = slices.Delete(g.known, i, i+1)
+	} else if len(g.known) == maxKnown {
+		g.known = slices.Delete(g.known, 0, 1)
+	}
+	g.known = append(g.known, from)
+}
+
+// sparing logs of what is the same ten lines a minute and then one in ten thousand:
+// strangers must not fill a log.
+func sparing(log *zap.Logger) *zap.Logger {
+	return log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(c, time.Minute, 10, 10_000)
+	}))
+}
+
 func (g *greeters) evict() net.Conn {
+	strangers := slices.ContainsFunc(g.all, func(x greeter) bool { return !slices.Contains(g.known, x.from) })
 	count := map[string]int{}
 	most := 0
 	for _, x := range g.all {
+		if strangers && slices.Contains(g.known, x.from) {
+			continue
+		}
 		count[x.from]++
 		most = max(most, count[x.from])
 	}

@@ -20,6 +20,38 @@ type addr string
 func (a addr) Network() string { return "tcp" }
 func (a addr) String() string  { return string(a) }
 
+// Hosts from which peers came are spared, however many others there are; and those that
+// are remembered are few.
+func TestKnownHosts(t *testing.T) {
+	var g greeters
+	for i := range 2 * maxKnown {
+		g.know(addr(fmt.Sprintf("192.0.2.%d:4711", i)))
+		g.know(addr("192.0.2.250:4711"))
+	}
+	if len(g.known) != maxKnown {
+		t.Errorf("%d hosts are remembered", len(g.known))
+	}
+	peer := &from{addr: "192.0.2.250:4712"}
+	g.add(peer)
+	for i := range 10 * maxGreeting {
+		g.add(&from{addr: fmt.Sprintf("10.%d.%d.%d:99", i>>16, i>>8&255, i&255)})
+	}
+	if peer.closed || len(g.all) > maxGreeting {
+		t.Errorf("the peer was turned away: %v; %d connections greet", peer.closed, len(g.all))
+	}
+	// A host of peers that opens too many pays for it itself.
+	for range 2 * maxGreeting {
+		g.add(&from{addr: "192.0.2.251:99"})
+	}
+	g.know(addr("192.0.2.251:99"))
+	for range 2 * maxGreeting {
+		g.add(&from{addr: "192.0.2.251:99"})
+	}
+	if peer.closed || len(g.all) > maxGreeting {
+		t.Errorf("the peer was turned away: %v; %d connections greet", peer.closed, len(g.all))
+	}
+}
+
 // Strangers that say nothing, from one host or many, do not keep a peer out; and
 // cost no more than maxGreeting connections.
 func TestFlood(t *testing.T) {

@@ -81,7 +81,7 @@ func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer r.stop()
-	var greeting greeters
+	greeting := &greeters{log: sparing(r.Log)}
 	for failures := 0; ; {
 		c, err := l.Accept()
 		switch {
@@ -104,19 +104,19 @@ func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 			continue
 		}
 		greeted := greeting.add(c)
-		wg.Go(func() { r.serve(ctx, c, greeted) })
+		wg.Go(func() { r.serve(ctx, c, greeting, greeted) })
 	}
 }
 
 // serve handles one connection to its end.
-func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeted func()) {
+func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeting *greeters, greeted func()) {
 	defer raw.Close()
 	defer greeted()
 	unwatch := context.AfterFunc(ctx, func() { raw.Close() })
 	c := wire.NewConn(raw)
 	h, err := wire.Welcome(c, r.Software, wire.GreetTimeout)
 	if err != nil {
-		r.Log.Warn("peer turned away", zap.Stringer("from", raw.RemoteAddr()), zap.Error(err))
+		greeting.log.Warn("peer turned away", zap.Stringer("from", raw.RemoteAddr()), zap.Error(err))
 		return
 	}
 	greeted()
@@ -126,6 +126,7 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeted func()) {
 		refuse(c, wire.CodeProtocol, nil, errRevoked)
 		return
 	}
+	greeting.know(raw.RemoteAddr())
 	log := r.Log.With(zap.String("peer", peer))
 	switch h.Kind {
 	case wire.KindQuery:
