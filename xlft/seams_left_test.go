@@ -266,3 +266,26 @@ func TestAskedWhileTakingOver(t *testing.T) {
 		}, "cas", "none")
 	}
 }
+
+// A backup whose arbiter does not answer says why the domain runs nowhere yet, as long as
+// that is so.
+func TestClaimSaysWhy(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.begin()
+		m.cas.Cut("B", true)
+		m.a.Crash()
+		time.Sleep(5 * time.Second)
+		if all := m.receiver.Replicas(); len(all) != 1 || all[0].State != backup.Claiming || !strings.Contains(all[0].LastError, "arbiter") {
+			m.t.Errorf("the backup says %+v", all)
+		}
+		m.cas.Cut("B", false)
+		if !m.runs(m.b) {
+			m.t.Error("the domain runs nowhere")
+		}
+		for _, r := range m.receiver.Replicas() {
+			if r.LastError != "" {
+				m.t.Errorf("it runs the domain, and says %q", r.LastError)
+			}
+		}
+	}, "cas")
+}

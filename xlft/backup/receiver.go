@@ -379,6 +379,7 @@ type Status struct {
 	LastAck    time.Time `json:"last_ack"`
 	Generation uint64    `json:"generation"`
 	Bytes      uint64    `json:"bytes_received"`
+	LastError  string    `json:"last_error,omitempty"` // why the domain is still claimed
 }
 
 // Replicas returns the replicas held, by name.

@@ -59,6 +59,7 @@ type session struct {
 	acked      uint64
 	lastAck    time.Time
 	bytes      uint64
+	lastError  string // of the newest claim
 }
 
 // newSession returns the session of an admitted offer. Known is what this host's
@@ -340,6 +341,7 @@ func (s *session) status() Status {
 	return Status{
 		Domain: s.offer.Domain, Peer: s.peer, Arbiter: s.r.Arbiter.String(), State: s.state,
 		Epoch: s.acked, LastAck: s.lastAck, Generation: s.offer.Generation, Bytes: s.bytes,
+		LastError: s.lastError,
 	}
 }
 
@@ -368,5 +370,11 @@ func (s *session) claim(ctx context.Context, handed bool, withdrawn <-chan struc
 	if s.said.New("arbiter", fmt.Sprint(v, err)) {
 		s.log.Warn("arbiter asked", zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", c.Generation), zap.Stringer("verdict", v), zap.Error(err))
 	}
+	s.mu.Lock()
+	s.lastError = ""
+	if err != nil {
+		s.lastError = fmt.Sprintf("ask the arbiter (%v): %v", s.r.Arbiter, err)
+	}
+	s.mu.Unlock()
 	s.post(ctx, Arbitrated{v})
 }

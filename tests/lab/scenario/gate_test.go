@@ -109,3 +109,41 @@ func TestRedirectRemoved(t *testing.T) {
 	}
 	fx.get()
 }
+
+// A domain is destroyed while the gate holds what it sent, and nobody is there to let that out. The packets in the gate
+// are copies, and refer to none of the domain's pages: the kernel takes the domain's devices down without them.
+func TestDestroyedWhileHeld(t *testing.T) {
+	lab.Long(t)
+	fx := protected(t)
+	from, to, vif := fx.home, fx.backup(), fx.vif()
+	c := fx.dial()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		c.Bulk(patience, patience)
+	}()
+	fx.stop(from, fx.protectorUnit())
+	fx.awaitTakeover(to)
+	held := from.Must(t, "sh", "-c", "tc -s qdisc show | grep -A2 'qdisc plug' | grep -o 'backlog .*'")
+	t.Logf("held in the gate of %s: %q", vif, strings.Fields(held))
+	if strings.Count(held, "b 0p") == strings.Count(held, "backlog") {
+		t.Error("the gate holds nothing")
+	}
+	begun := time.Now()
+	from.Must(t, "xl", "destroy", fx.guest.Name)
+	t.Logf("xl destroy took %v", round(time.Since(begun)))
+	fx.until(soon, func() error {
+		out, err := from.Run(within(t, soon), "sh", "-c", "ip -o link show dev "+vif+" 2>/dev/null; ps -o stat= -C xenwatch; true")
+		if err == nil && (strings.Contains(out, vif) || strings.HasPrefix(strings.TrimSpace(out), "D")) {
+			err = fmt.Errorf("%v after the domain was destroyed: %q", round(time.Since(begun)), out)
+		}
+		return err
+	})
+	t.Logf("its device was gone %v after that", round(time.Since(begun)))
+	fx.cont(from, fx.protectorUnit())
+	fx.awaitClean(from)
+	c.Close()
+	<-sent
+	fx.awaitDomains(to, fx.guest.Name)
+	fx.get()
+}

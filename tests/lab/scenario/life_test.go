@@ -100,3 +100,60 @@ func TestLife(t *testing.T) {
 		return fmt.Errorf("the keeper of a domain that is gone is %s", out)
 	})
 }
+
+// Each other word of on_crash, for a domain that is protected: those that start it again protect it again too, and those
+// that do not end the protection with it.
+func TestLifeWords(t *testing.T) {
+	lab.Long(t)
+	fx := fresh(t)
+	fx.guest.Kernel = "sysrq_always_enabled" // for crash
+	fx.install(ft.Usual)
+	name := fx.guest.Name
+	dumps := func() int {
+		out := fx.home.Must(t, "sh", "-c", "ls /var/lib/xen/dump/"+name+" 2>/dev/null | wc -l")
+		var n int
+		fmt.Sscan(out, &n)
+		return n
+	}
+	for _, c := range []struct {
+		word          string
+		again, dumped bool
+	}{
+		{"destroy", false, false},
+		{"coredump-destroy", false, true},
+		{"preserve", false, false},
+		{"coredump-restart", true, true},
+		{"rename-restart", true, true},
+	} {
+		t.Log("on_crash = ", c.word)
+		fx.guest.Config = fmt.Sprintf("on_crash = %q\n", c.word)
+		fx.boot()
+		fx.protect()
+		had, before := dumps(), fx.domid()
+		fx.crash()
+		switch {
+		case c.again:
+			fx.restarted(before)
+			fx.await(fx.home, "protected after its crash", isProtected)
+			fx.home.Must(t, "xl", "destroy", name)
+		case c.word == "preserve":
+			fx.until(soon, func() error {
+				all, err := fx.home.Domains(within(t, soon))
+				for _, d := range all {
+					if d.ID == before && strings.Contains(d.State, "c") {
+						return err
+					}
+				}
+				return fmt.Errorf("no crashed domain %d is preserved: %+v, %v", before, all, err)
+			})
+			fx.await(fx.home, "unprotected", func(r ft.Row) bool { return !r.Protected })
+			fx.home.Must(t, "xl", "destroy", name)
+		}
+		fx.awaitDomains(fx.home)
+		fx.awaitDomains(fx.backup())
+		fx.awaitClean(fx.home)
+		if n := dumps() - had; (n == 1) != c.dumped {
+			t.Errorf("on_crash = %q left %d core dumps", c.word, n)
+		}
+	}
+}

@@ -82,6 +82,9 @@ func printRow(out io.Writer, r overview.Row) error {
 		line("Arbiter", "%s", s.Arbiter)
 		line("Newest epoch", "%d, acked %s", s.Epoch, ago(s.LastAck))
 		line("Received", "%d MiB", s.Bytes>>20)
+		if s.LastError != "" {
+			line("Last error", "%s", s.LastError)
+		}
 	}
 	return w.Flush()
 }

@@ -7,6 +7,7 @@ import (
 
 	"xlft/diskrepl"
 	"xlft/xlft"
+	"xlft/xlft/backup"
 	"xlft/xlft/internal/overview"
 	"xlft/xlft/primary"
 )
@@ -47,6 +48,29 @@ Disk xvdb:         sending what was written since, 10 of 40 MiB
 Disk xvdc:         copying, 10 of 40 MiB compared, 3 MiB differed
 First copy:        64 of about 128 MiB
 Last error:        silent for 1s
+`
+	if got := b.String(); squeeze(got) != squeeze(want) {
+		t.Errorf("printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A backup that waits for its arbiter says why.
+func TestPrintBackup(t *testing.T) {
+	st := backup.Status{State: backup.Claiming, Arbiter: "fence", Epoch: 7, Bytes: 3 << 20, LastError: "ask the arbiter (fence): no route to host"}
+	var b strings.Builder
+	if err := printRow(&b, overview.Row{Domain: "web1", Role: overview.Backup, Peer: "alpha", State: "claiming", Generation: 3, Backup: &st}); err != nil {
+		t.Fatal(err)
+	}
+	const want = `Domain:            web1
+Role of this host:  backup
+Peer:              alpha
+Protected:         no
+State:             claiming
+Generation:        3
+Arbiter:           fence
+Newest epoch:      7, acked never
+Received:          3 MiB
+Last error:        ask the arbiter (fence): no route to host
 `
 	if got := b.String(); squeeze(got) != squeeze(want) {
 		t.Errorf("printed\n%s\nwant\n%s", got, want)
