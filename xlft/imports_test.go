@@ -29,7 +29,7 @@ func goList(t *testing.T, args ...string) []string {
 func floor(pkg string) int {
 	pkg = strings.TrimPrefix(pkg, module)
 	for i, prefixes := range [][]string{
-		{"savestream", "netbuffer", "diskrepl", "xlft/wire"}, // the leaves
+		{"evtchn", "savestream", "netbuffer", "diskrepl", "xlft/wire"}, // the leaves
 		{"xlft/config", "xlft"},
 		{"xlft/primary", "xlft/backup"},
 		{"xlft/internal/"},
@@ -91,7 +91,7 @@ func TestImportsRunOneWay(t *testing.T) {
 func TestLeaves(t *testing.T) {
 	// The standard library's net has cgo for names; these three use net.
 	netCgo := map[string]bool{"netbuffer": true, "diskrepl/nbd": true, "xlft/wire": true}
-	for _, leaf := range []string{"savestream", "netbuffer", "diskrepl", "diskrepl/nbd", "diskrepl/blockfile", "xlft/wire"} {
+	for _, leaf := range []string{"evtchn", "savestream", "netbuffer", "diskrepl", "diskrepl/nbd", "diskrepl/blockfile", "xlft/wire"} {
 		for _, dep := range goList(t, "-deps", module+leaf) {
 			top, _, _ := strings.Cut(leaf, "/")
 			if top == "xlft" {
@@ -118,7 +118,7 @@ func TestDoors(t *testing.T) {
 			t.Errorf("%s has cgo", p)
 		}
 	}
-	unix := []string{"netbuffer", "diskrepl", "diskrepl/blockfile", "diskrepl/nbd", "xlft/internal/"}
+	unix := []string{"evtchn", "netbuffer", "diskrepl", "diskrepl/blockfile", "diskrepl/nbd", "xlft/internal/"}
 	for _, line := range goList(t, "-f", `{{.ImportPath}}:{{join .Imports " "}}`, "./...") {
 		pkg, imports, _ := strings.Cut(strings.TrimPrefix(line, module), ":")
 		if !strings.Contains(imports+" ", "golang.org/x/sys/unix ") || strings.HasPrefix(pkg, "tests/") {

@@ -13,24 +13,31 @@ import (
 	"testing"
 
 	"xlft/savestream"
+	"xlft/tests/lab"
 	"xlft/tests/lab/ft"
 )
 
 // netbuffer's own tests in a dom0, with the kernel's real plug.
 func TestNetbufferInDom0(t *testing.T) {
 	fx := unprotected(t)
+	fx.inDom0(fx.backup(), "netbuffer")
+}
+
+// inDom0 runs a package's tests for the lab on a host.
+func (fx *fixture) inDom0(h *lab.Host, pkg string) {
+	t := fx.t
+	t.Helper()
 	tree, err := ft.Tree()
 	check(t, err)
-	binary := filepath.Join(t.TempDir(), "netbuffer.test")
-	build := exec.CommandContext(within(t, patience), "go", "test", "-c", "-tags", "lab", "-o", binary, "./netbuffer")
+	binary := filepath.Join(t.TempDir(), pkg+".test")
+	build := exec.CommandContext(within(t, patience), "go", "test", "-c", "-tags", "lab", "-o", binary, "./"+pkg)
 	build.Dir = tree
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	h := fx.backup()
-	check(t, h.Copy(within(t, soon), binary, "/root/netbuffer.test", 0o755))
-	out, err := h.Run(within(t, patience), "/root/netbuffer.test", "-test.run", "Lab", "-test.v")
+	check(t, h.Copy(within(t, soon), binary, "/root/"+pkg+".test", 0o755))
+	out, err := h.Run(within(t, patience), "/root/"+pkg+".test", "-test.run", "Lab", "-test.v")
 	for line := range strings.Lines(out) {
 		if !strings.HasPrefix(line, "=== ") {
 			t.Log(strings.TrimRight(line, "\n"))

@@ -164,7 +164,10 @@ func TestThreeDomains(t *testing.T) {
 		fx.revive(dies)
 		for _, f := range all {
 			if !slices.Contains(moved, f) {
-				f.await(f.home, "protected again by itself", isProtected)
+				begun := time.Now()
+				_, err := ft.Await(within(t, 3*patience), f.home, f.guest.Name, "protected again by itself", isProtected)
+				check(t, err)
+				t.Logf("%s is protected again by itself after %v", f.guest.Name, round(time.Since(begun)))
 			}
 		}
 		for _, f := range moved {

@@ -20,13 +20,16 @@ type bar struct {
 }
 
 func newBar(w io.Writer, domain string) *bar {
-	b := &bar{w: w, domain: domain}
-	if f, ok := w.(*os.File); ok {
-		if st, err := f.Stat(); err == nil {
-			b.tty = st.Mode()&os.ModeCharDevice != 0
-		}
+	return &bar{w: w, domain: domain, tty: isTerminal(w)}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
 	}
-	return b
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }
 
 func (b *bar) show(st primary.Status) {

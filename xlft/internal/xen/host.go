@@ -237,10 +237,29 @@ func (h *Host) state(domid uint32) (state C.int, reason int, err error) {
 	return state, int(r), nil
 }
 
-// xsRead returns what a xenstore node holds; "" if there is none.
-func (h *Host) xsRead(path string) string {
+// XenstoreRead returns what a xenstore node holds; "" if there is none.
+func (h *Host) XenstoreRead(path string) string {
 	s, _ := h.xsGet(path)
 	return s
+}
+
+// XenstoreList returns the names of a xenstore node's children.
+func (h *Host) XenstoreList(path string) []string {
+	cp := C.CString(path)
+	defer C.free(unsafe.Pointer(cp))
+	h.xsmu.Lock()
+	defer h.xsmu.Unlock()
+	var n C.uint
+	list := C.xs_directory(h.xs, C.XBT_NULL, cp, &n)
+	if list == nil {
+		return nil
+	}
+	defer C.free(unsafe.Pointer(list)) // the names are in the same piece
+	var names []string
+	for _, s := range unsafe.Slice(list, int(n)) {
+		names = append(names, C.GoString(s))
+	}
+	return names
 }
 
 // xsGet returns what a xenstore node holds; "" if there is none.
@@ -254,8 +273,17 @@ func (h *Host) xsGet(path string) (string, error) {
 	if p == nil && !errors.Is(err, syscall.ENOENT) {
 		return "", fmt.Errorf("read xenstore %s: %w", path, err)
 	}
+	return take(p, n), nil
+}
+
+// take frees what xs_read returned. Of a node that does not exist that is NULL, with the
+// length of the answer that says so.
+func take(p unsafe.Pointer, n C.uint) string {
+	if p == nil {
+		return ""
+	}
 	defer C.free(p)
-	return C.GoStringN((*C.char)(p), C.int(n)), nil
+	return C.GoStringN((*C.char)(p), C.int(n))
 }
 
 // xsSwap writes value to a xenstore node if the node holds old. It returns what
@@ -272,9 +300,7 @@ func (h *Host) xsSwap(path, old, value string) (was string, err error) {
 			return "", fmt.Errorf("begin xenstore transaction: %w", err)
 		}
 		var n C.uint
-		p := C.xs_read(h.xs, t, cp, &n)
-		was = C.GoStringN((*C.char)(p), C.int(n))
-		C.free(p)
+		was = take(C.xs_read(h.xs, t, cp, &n), n)
 		if was != old {
 			C.xs_transaction_end(h.xs, t, true)
 			return was, nil

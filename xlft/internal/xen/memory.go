@@ -80,7 +80,7 @@ func (g *Guest) Unpopulated() (uint64, error) {
 // usualLimit is what libxl sets for the domain's present target.
 func (g *Guest) usualLimit() (uint64, error) {
 	path := fmt.Sprintf("/local/domain/%d/memory/target", g.d.ID)
-	target, err := strconv.ParseUint(g.h.xsRead(path), 10, 64)
+	target, err := strconv.ParseUint(g.h.XenstoreRead(path), 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("read xenstore %s: %w", path, err)
 	}

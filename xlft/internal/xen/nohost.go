@@ -40,6 +40,8 @@ func (*Host) Create(json.RawMessage) (uint32, error)                    { return
 func (*Host) CoreDump(uint32, string) error                             { return ErrNoXen }
 func (*Host) Unfinished(uint32) (bool, error)                           { return false, ErrNoXen }
 func (*Host) SoftReset(uint32, json.RawMessage) error                   { return ErrNoXen }
+func (*Host) XenstoreRead(string) string                                { return "" }
+func (*Host) XenstoreList(string) []string                              { return nil }
 
 // Guest is an xlft.Guest.
 type Guest struct{}

@@ -245,3 +245,9 @@ func (h *Host) Unfinished(uint32) (bool, error)                   { return false
 func (h *Host) Create(json.RawMessage) (uint32, error)            { return 0, errNoLife }
 func (h *Host) CoreDump(uint32, string) error                     { return errNoLife }
 func (h *Host) SoftReset(uint32, json.RawMessage) error           { return errNoLife }
+
+// XenstoreRead finds nothing: there is no xenstore.
+func (*Host) XenstoreRead(string) string { return "" }
+
+// XenstoreList finds nothing.
+func (*Host) XenstoreList(string) []string { return nil }
