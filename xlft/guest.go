@@ -69,6 +69,9 @@ type SaveHooks struct {
 	Captured func() error
 	// Next waits until the next checkpoint is due; false ends the save.
 	Next func() bool
+	// Polled, if it is not nil, is told why the end of a suspend has to be asked for
+	// again and again, which takes longer than to be told of it.
+	Polled func(error)
 }
 
 // Errors of a Guest.

@@ -54,7 +54,13 @@ func (s *Session) beginSave(ctx context.Context) {
 func (v *save) run() error {
 	err := v.hold()
 	if err == nil {
-		err = v.s.Guest.Save(v.ctx, v.spool, xlft.SaveHooks{Suspend: v.suspend, Captured: v.captured, Next: v.wait})
+		err = v.s.Guest.Save(v.ctx, v.spool, xlft.SaveHooks{Suspend: v.suspend, Captured: v.captured, Next: v.wait,
+			Polled: func(err error) {
+				if v.s.said.New("polled", err.Error()) {
+					v.s.Log.Warn("each checkpoint takes longer: Xen does not tell when the domain has suspended", zap.Error(err))
+				}
+			},
+		})
 	}
 	v.spool.fail(errSpoolClosed)
 	if _, overflows := v.spool.usage(); overflows > 0 {

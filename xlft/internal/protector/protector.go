@@ -173,6 +173,8 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 		client := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, p.Domain), peer.Name, o.Disks)
 		gates.Disks = &disks{client, func() error { return outdate(records, p.Domain, o.Disks) }}
 	}
+	guest := h.Guest(d)
+	guest.Unsubscribe()
 	s := &primary.Session{
 		Domain: p.Domain, Software: p.Software, Offer: o, Instance: instance(d), Describe: offer, Same: same,
 		Settings: primary.Settings{
@@ -180,7 +182,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
 			SpoolLimit: int64(c.CheckpointMemory), Compress: dc.Compress,
 		},
-		Guest: h.Guest(d), Gates: gates, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
+		Guest: guest, Gates: gates, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
 		Dial: check.Dial(peer), Peer: peer.Name, Store: records, Log: log, FoundHolding: found,
 		Peers: slices.Sorted(maps.Keys(c.Peers)),
 		DialPeer: func(name string) wire.Dialer {

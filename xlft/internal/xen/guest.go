@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"runtime/cgo"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,10 +35,6 @@ const (
 	precopyDirty  = 1024
 )
 
-// ackGrace is what a domain that has acknowledged a suspend request gets to
-// finish it, beyond the caller's patience: cancelling is no longer possible.
-const ackGrace = 30 * time.Second
-
 // Guest is a domain of this host as an xlft.Guest.
 type Guest struct {
 	h *Host
@@ -46,77 +43,16 @@ type Guest struct {
 	// Of HoldMemory, in pages: the domain's own limit, and the one set instead; 0
 	// if the memory is not held.
 	limit, held uint64
+
+	mu       sync.Mutex
+	told     *suspension // nil: the domain is asked again and again whether it has suspended
+	reminded time.Time   // when xenstored was told last that the domain runs
 }
 
 // Guest returns a domain as an xlft.Guest.
 func (h *Host) Guest(d Domain) *Guest { return &Guest{h: h, d: d} }
 
 func (g *Guest) id() C.uint32_t { return C.uint32_t(g.d.ID) }
-
-// Suspend asks by xenstore's control/shutdown, as xl does, and polls the
-// hypervisor for the answer. A request that is there already, such as that of
-// xl shutdown, is the domain's to take first: it is not overwritten.
-func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
-	const request = "suspend"
-	path := fmt.Sprintf("/local/domain/%d/control/shutdown", g.d.ID)
-	var grace time.Time
-	for {
-		if asked.IsZero() {
-			pending, err := g.h.xsSwap(path, "", request)
-			if err != nil {
-				return asked, err
-			}
-			if pending == "" || pending == request {
-				asked = time.Now()
-			} else if ctx.Err() != nil {
-				return asked, fmt.Errorf("%w: it has not taken the request before, %q, yet", xlft.ErrSuspendTimeout, pending)
-			}
-		}
-		var reason C.int
-		switch st := C.xlft_wait_stopped(g.h.xch, g.id(), &reason, 20000); {
-		case st == C.XLFT_SUSPENDED:
-			return asked, nil
-		case st == C.XLFT_OVER || st == C.XLFT_GONE:
-			return asked, fmt.Errorf("%w: %s", xlft.ErrGuestEnded, endReason(st, int(reason)))
-		case st < 0:
-			return asked, fmt.Errorf("wait for the suspend of domain %d: errno %d", g.d.ID, -st)
-		}
-		if asked.IsZero() || ctx.Err() == nil {
-			continue
-		}
-		if grace.IsZero() {
-			was, err := g.h.xsSwap(path, request, "")
-			if err != nil {
-				return asked, err
-			}
-			if was == request {
-				return asked, xlft.ErrSuspendTimeout
-			}
-			grace = time.Now().Add(ackGrace)
-		}
-		if time.Now().After(grace) {
-			return asked, xlft.ErrSuspendTimeout
-		}
-	}
-}
-
-// Resume lets the domain return from its suspend hypercall as cancelled, so
-// that it keeps its devices.
-func (g *Guest) Resume() error {
-	if r, err := C.xc_domain_resume(g.h.xch, g.id(), 1); r != 0 {
-		return fmt.Errorf("resume domain %d: %w%s", g.d.ID, err, g.h.lastErrors())
-	}
-	// xenstored forgets that the domain was shut down, so that its next
-	// shutdown is told again. The domain runs already, and nobody waits.
-	go func() {
-		g.h.xsmu.Lock()
-		defer g.h.xsmu.Unlock()
-		if g.h.xs != nil {
-			C.xs_resume_domain(g.h.xs, C.uint(g.d.ID))
-		}
-	}()
-	return nil
-}
 
 func (g *Guest) Pause() error   { return g.h.Pause(g.d.ID) }
 func (g *Guest) Destroy() error { return g.h.Destroy(g.d.ID) }
@@ -194,6 +130,11 @@ func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHook
 		io.Copy(io.Discard, r)
 		drained <- err
 	}()
+
+	if err := g.subscribe(); err != nil && hooks.Polled != nil {
+		hooks.Polled(err)
+	}
+	defer g.Unsubscribe()
 
 	s := &saving{g: g, ctx: ctx, hooks: hooks}
 	handle := cgo.NewHandle(s)

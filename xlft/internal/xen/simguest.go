@@ -92,6 +92,9 @@ func (g *Guest) State() (xlft.GuestState, string, error) {
 	return xlft.GuestState(a.State), a.Why, err
 }
 
+// Unsubscribe has nothing to undo: a simulated suspend tells nobody but its caller.
+func (g *Guest) Unsubscribe() {}
+
 // Save writes what xc_domain_save writes: all pages while the domain runs, then at
 // each checkpoint the pages written since.
 func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {

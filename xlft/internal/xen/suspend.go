@@ -1,0 +1,224 @@
+//go:build xen
+
+package xen
+
+// #include "shim.h"
+import "C"
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"xlft/evtchn"
+	"xlft/xlft"
+)
+
+// ackGrace is what a domain that has acknowledged a suspend request gets to
+// finish it, beyond the caller's patience: cancelling is no longer possible.
+const ackGrace = 30 * time.Second
+
+// stepSuspended is how long a wait for the suspend lasts until the domain is looked at,
+// whatever was heard.
+const stepSuspended = 20 * time.Millisecond
+
+// Suspend asks by xenstore's control/shutdown, as xl does, and waits for Xen's
+// answer. A request that is there already, such as that of xl shutdown, is the
+// domain's to take first: it is not overwritten.
+func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
+	const request = "suspend"
+	path := fmt.Sprintf("/local/domain/%d/control/shutdown", g.d.ID)
+	var grace time.Time
+	for {
+		if asked.IsZero() {
+			pending, err := g.h.xsSwap(path, "", request)
+			if err != nil {
+				return asked, err
+			}
+			if pending == "" || pending == request {
+				asked = time.Now()
+			} else if ctx.Err() != nil {
+				return asked, fmt.Errorf("%w: it has not taken the request before, %q, yet", xlft.ErrSuspendTimeout, pending)
+			}
+		}
+		switch st, reason := g.awaitStopped(); {
+		case st == C.XLFT_SUSPENDED:
+			return asked, nil
+		case st == C.XLFT_OVER || st == C.XLFT_GONE:
+			return asked, fmt.Errorf("%w: %s", xlft.ErrGuestEnded, endReason(st, reason))
+		case st < 0:
+			return asked, fmt.Errorf("wait for the suspend of domain %d: errno %d", g.d.ID, -st)
+		}
+		if asked.IsZero() || ctx.Err() == nil {
+			continue
+		}
+		if grace.IsZero() {
+			was, err := g.h.xsSwap(path, request, "")
+			if err != nil {
+				return asked, err
+			}
+			if was == request {
+				return asked, xlft.ErrSuspendTimeout
+			}
+			grace = time.Now().Add(ackGrace)
+		}
+		if time.Now().After(grace) {
+			return asked, xlft.ErrSuspendTimeout
+		}
+	}
+}
+
+// awaitStopped waits until the domain does not run, at most stepSuspended, and returns
+// its state. Without an event to wait for it asks again and again.
+func (g *Guest) awaitStopped() (C.int, int) {
+	var reason C.int
+	told := g.teller()
+	if told == nil {
+		st := C.xlft_wait_stopped(g.h.xch, g.id(), &reason, C.unsigned(stepSuspended.Microseconds()))
+		return st, int(reason)
+	}
+	for limit := time.Now().Add(stepSuspended); ; {
+		st := C.xlft_domain_state(g.h.xch, g.id(), &reason)
+		if st != C.XLFT_RUNS || !time.Now().Before(limit) {
+			return st, int(reason)
+		}
+		if err := told.wait(limit); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			g.Unsubscribe() // it is broken; the other way works too
+			return st, int(reason)
+		}
+	}
+}
+
+// A suspension tells when a domain has suspended: Xen sends an event then, to whoever
+// subscribed last (XEN_DOMCTL_subscribe; __domain_finalise_shutdown in Xen's
+// common/domain.c). Nobody else hears of that suspend: xenstored, and by it xl and the
+// console daemon, are not woken for each checkpoint.
+type suspension struct {
+	dev  *evtchn.Device
+	port evtchn.Port
+	buf  [1]evtchn.Port
+}
+
+func (s *suspension) wait(limit time.Time) error {
+	if err := s.dev.SetDeadline(limit); err != nil {
+		return err
+	}
+	ports, err := s.dev.Wait(s.buf[:])
+	if err != nil {
+		return err
+	}
+	return s.dev.Unmask(ports...)
+}
+
+// subscribe has Xen tell of the domain's suspends. The event's channel needs a port in
+// the domain, which only the domain could free: its number is kept in xenstore, for the
+// next subscriber.
+func (g *Guest) subscribe() error {
+	hv, err := evtchn.OpenHypervisor()
+	if err != nil {
+		return err
+	}
+	defer hv.Close()
+	dev, err := evtchn.Open()
+	if err != nil {
+		return err
+	}
+	s := &suspension{dev: dev}
+	theirs, err := g.suspendPort(hv)
+	if err == nil {
+		s.port, err = dev.BindInterdomain(g.d.ID, theirs)
+	}
+	if err == nil {
+		if r, errno := C.xc_domain_subscribe_for_suspend(g.h.xch, g.id(), C.evtchn_port_t(theirs)); r != 0 {
+			err = fmt.Errorf("subscribe for the suspends of domain %d: %w%s", g.d.ID, errno, g.h.lastErrors())
+		}
+	}
+	if err != nil {
+		dev.Close()
+		return err
+	}
+	g.mu.Lock()
+	g.told = s
+	g.mu.Unlock()
+	return nil
+}
+
+// teller returns what tells of the domain's suspends, or nil.
+func (g *Guest) teller() *suspension {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.told
+}
+
+// suspendPort returns a port of the domain that dom0 can bind.
+func (g *Guest) suspendPort(hv *evtchn.Hypervisor) (evtchn.Port, error) {
+	path := fmt.Sprintf("/local/domain/%d/xlft/suspend-port", g.d.ID)
+	was, err := g.h.xsGet(path)
+	if err != nil {
+		return 0, err
+	}
+	if n, err := strconv.ParseUint(was, 10, 32); err == nil && n > 0 {
+		s, err := hv.Port(g.d.ID, evtchn.Port(n))
+		if err != nil {
+			return 0, err
+		}
+		if s.Kind == evtchn.Unbound && s.Domain == 0 {
+			return s.Port, nil
+		}
+	}
+	p, err := hv.AllocUnbound(g.d.ID, 0)
+	if err != nil {
+		return 0, err
+	}
+	_, err = g.h.xsSwap(path, was, strconv.FormatUint(uint64(p), 10))
+	return p, err
+}
+
+// Unsubscribe has the domain's suspends told to xenstored again, as xl save needs it.
+// It is for protectors that begin, too: one that was killed leaves that undone.
+func (g *Guest) Unsubscribe() {
+	C.xc_domain_subscribe_for_suspend(g.h.xch, g.id(), 0)
+	g.mu.Lock()
+	told := g.told
+	g.told = nil
+	g.mu.Unlock()
+	if told != nil {
+		told.dev.Close()
+	}
+	g.tellXenstore()
+}
+
+// remind is how often xenstored is told that the domain runs, while no event tells it
+// that the domain is suspended: it may have seen that when it looked at all domains.
+const remind = time.Second
+
+// Resume lets the domain return from its suspend hypercall as cancelled, so
+// that it keeps its devices.
+func (g *Guest) Resume() error {
+	if r, err := C.xc_domain_resume(g.h.xch, g.id(), 1); r != 0 {
+		return fmt.Errorf("resume domain %d: %w%s", g.d.ID, err, g.h.lastErrors())
+	}
+	g.mu.Lock()
+	due := g.told == nil || time.Since(g.reminded) > remind
+	if due {
+		g.reminded = time.Now()
+	}
+	g.mu.Unlock()
+	if due {
+		go g.tellXenstore() // the domain runs already, and nobody waits
+	}
+	return nil
+}
+
+// tellXenstore has xenstored forget that the domain was shut down, so that its next
+// shutdown is told again.
+func (g *Guest) tellXenstore() {
+	g.h.xsmu.Lock()
+	defer g.h.xsmu.Unlock()
+	if g.h.xs != nil {
+		C.xs_resume_domain(g.h.xs, C.uint(g.d.ID))
+	}
+}
