@@ -61,7 +61,12 @@ once. With --json each report is one object.`,
 				return fail(err)
 			}
 			defer hv.Close()
-			w := eventWatcher{domain: d, ports: hv.Ports, tree: xenstore{h}, count: func() (evtchn.Counts, error) { return evtchn.Count(os.DirFS("/"), d.ID) }}
+			w := eventWatcher{
+				domain: d,
+				ports:  hv.Ports,
+				uses:   func(domid uint32) map[evtchn.Port]evtchn.Use { return evtchn.Uses(xenstore{h}, domid) },
+				count:  func(domid uint32) (evtchn.Counts, error) { return evtchn.Count(os.DirFS("/"), domid) },
+			}
 			if err := w.begin(); err != nil {
 				return fail(err)
 			}
@@ -101,8 +106,8 @@ func (x xenstore) List(path string) []string { return x.h.XenstoreList(path) }
 type eventWatcher struct {
 	domain xen.Domain
 	ports  func(domid uint32) ([]evtchn.State, error)
-	tree   evtchn.Tree
-	count  func() (evtchn.Counts, error)
+	uses   func(domid uint32) map[evtchn.Port]evtchn.Use
+	count  func(domid uint32) (evtchn.Counts, error)
 
 	last evtchn.Counts
 	at   time.Time
@@ -138,7 +143,7 @@ type deviceRate struct {
 }
 
 func (w *eventWatcher) begin() (err error) {
-	w.last, err = w.count()
+	w.last, err = w.count(w.domain.ID)
 	w.at = time.Now()
 	return err
 }
@@ -151,7 +156,7 @@ func (w *eventWatcher) next(ctx context.Context, interval time.Duration) (eventR
 	case <-ctx.Done():
 		return eventReport{}, context.Canceled
 	}
-	now, err := w.count()
+	now, err := w.count(w.domain.ID)
 	if err != nil {
 		return eventReport{}, err
 	}
@@ -164,7 +169,7 @@ func (w *eventWatcher) next(ctx context.Context, interval time.Duration) (eventR
 	}
 	last, at := w.last, w.at
 	w.last, w.at = now, time.Now()
-	return newEventReport(w.domain, ports, evtchn.Uses(w.tree, w.domain.ID), last, now, w.at.Sub(at)), nil
+	return newEventReport(w.domain, ports, w.uses(w.domain.ID), last, now, w.at.Sub(at)), nil
 }
 
 func newEventReport(d xen.Domain, ports []evtchn.State, uses map[evtchn.Port]evtchn.Use, last, now evtchn.Counts, took time.Duration) eventReport {

@@ -13,28 +13,8 @@ import (
 	"xlft/xlft/internal/xen"
 )
 
-// nodes is a xenstore.
-type nodes map[string]string
-
-func (n nodes) Read(path string) string { return n[path] }
-
-func (n nodes) List(path string) (names []string) {
-	seen := map[string]bool{}
-	for p := range n {
-		if rest, ok := strings.CutPrefix(p, path+"/"); ok {
-			name, _, _ := strings.Cut(rest, "/")
-			if !seen[name] {
-				seen[name] = true
-				names = append(names, name)
-			}
-		}
-	}
-	return names
-}
-
 func TestEventReport(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const at = "/local/domain/7/"
 		counts := []evtchn.Counts{
 			{Devices: map[string]uint32{"vif/0": 1<<32 - 10, "vif/1": 5, "vbd/51712": 40, "vbd/51728": 1000}, Queues: map[evtchn.Use]uint32{{Device: "vif/1", Role: "tx"}: 5}},
 			{Devices: map[string]uint32{"vif/0": 10, "vif/1": 9, "vbd/51712": 44, "vbd/51728": 6}, Queues: map[evtchn.Use]uint32{{Device: "vif/1", Role: "tx"}: 8}},
@@ -58,11 +38,13 @@ func TestEventReport(t *testing.T) {
 					{Port: 17, Kind: evtchn.Unbound, Domain: 2},
 				}, nil
 			},
-			tree: nodes{
-				at + "store/port": "1", at + "device/vif/0/event-channel": "9", at + "device/vif/1/queue-0/event-channel-tx": "10",
-				at + "device/vif/1/queue-0/event-channel-rx": "11", at + "device/vbd/51712/event-channel": "15", at + "device/vbd/51728/event-channel": "16",
+			uses: func(uint32) map[evtchn.Port]evtchn.Use {
+				return map[evtchn.Port]evtchn.Use{
+					1: {Device: "xenstore", Queue: -1}, 9: {Device: "vif/0", Queue: -1}, 10: {Device: "vif/1", Role: "tx"},
+					11: {Device: "vif/1", Role: "rx"}, 15: {Device: "vbd/51712", Queue: -1}, 16: {Device: "vbd/51728", Queue: -1},
+				}
 			},
-			count: func() (evtchn.Counts, error) { c := counts[0]; counts = counts[1:]; return c, nil },
+			count: func(uint32) (evtchn.Counts, error) { c := counts[0]; counts = counts[1:]; return c, nil },
 		}
 		if err := w.begin(); err != nil {
 			t.Fatal(err)
