@@ -44,6 +44,7 @@ type Outside struct {
 	began      time.Time
 	disks      []*diskHistory         // one for each session, oldest first
 	protected  map[string]func() bool // what a host's protector says of a domain
+	destroyed  map[string]time.Time   // when a replica of a domain was destroyed last
 	Takeovers  int
 	Promoted   int // power cuts tried on a copy that a domain could be run from
 	Delivered  int
@@ -51,7 +52,10 @@ type Outside struct {
 
 // NewOutside returns an outside whose random numbers come from seed.
 func NewOutside(seed uint64) *Outside {
-	return &Outside{rng: rand.New(rand.NewPCG(seed, 1)), seen: map[string]bool{}, began: time.Now()}
+	return &Outside{
+		rng: rand.New(rand.NewPCG(seed, 1)), seen: map[string]bool{}, began: time.Now(),
+		protected: map[string]func() bool{}, destroyed: map[string]time.Time{},
+	}
 }
 
 // Rand returns a random number. A domain takes its inputs from here, so that a domain that resumes from a checkpoint
@@ -166,9 +170,6 @@ func (o *Outside) sent(l *life) {
 func (o *Outside) Protector(host, domain string, protected func() bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.protected == nil {
-		o.protected = map[string]func() bool{}
-	}
 	o.protected[host+"/"+domain] = protected
 }
 
@@ -180,6 +181,17 @@ func (o *Outside) given(name string, count, sum uint64) {
 		l.held = max(l.held, count)
 	}
 }
+
+// lostReplica records that a domain's replica is destroyed: an epoch that it had acknowledged, and had not been given yet,
+// goes with it.
+func (o *Outside) lostReplica(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.destroyed[name] = time.Now()
+}
+
+// hearsay is how long a primary may go by an ack of a replica that has failed since.
+const hearsay = time.Second
 
 // protector returns what Protector was given for a life, or nil.
 func (o *Outside) protector(id int) func() bool {
@@ -196,7 +208,7 @@ func (o *Outside) deliver(id int, p Packet) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	l := o.lives[id-1]
-	if protected && p.Count > l.held {
+	if protected && p.Count > l.held && time.Since(o.destroyed[l.domain.Name]) > hearsay {
 		o.violate("P1", "life %d is heard at count %d while it is protected, and the backup has %d", l.id, p.Count, l.held)
 	}
 	o.Delivered++

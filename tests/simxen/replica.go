@@ -247,6 +247,7 @@ func (o *Outside) parent(name string, count, sum uint64) (newest *life) {
 }
 
 func (v *replica) Destroy() error {
+	v.r.P.h.outside.lostReplica(v.name)
 	v.mu.Lock()
 	v.discard = true
 	v.mu.Unlock()
