@@ -18,7 +18,7 @@ const Path = "/dev/xen/evtchn"
 
 // ioctls of the driver: _IOC(_IOC_NONE, 'E', number, size of the argument).
 const (
-	ioctlBindVIRQ        = 4<<16 | 'E'<<8 | 0
+	ioctlBindVIRQ        = 4<<16 | 'E'<<8
 	ioctlBindInterdomain = 8<<16 | 'E'<<8 | 1
 	ioctlBindUnbound     = 4<<16 | 'E'<<8 | 2
 	ioctlUnbind          = 4<<16 | 'E'<<8 | 3

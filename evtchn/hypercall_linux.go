@@ -17,7 +17,7 @@ import (
 const (
 	privcmdPath    = "/dev/xen/privcmd"
 	bufferPath     = "/dev/xen/hypercall" // memory that the kernel leaves where it is; since Linux 4.18
-	ioctlHypercall = 48<<16 | 'P'<<8 | 0
+	ioctlHypercall = 48<<16 | 'P'<<8      // _IOC(_IOC_NONE, 'P', 0, size)
 
 	hypercallEventChannel = 32 // __HYPERVISOR_event_channel_op of public/xen.h
 	opStatus              = 5  // EVTCHNOP_status
