@@ -5,6 +5,8 @@ package scenario
 import (
 	"encoding/json"
 	"testing"
+
+	"xlft/tests/lab"
 )
 
 // evtchn's own tests in a dom0 with a guest, on real event channels.
@@ -58,4 +60,24 @@ func TestEvents(t *testing.T) {
 		t.Errorf("the guest sends 20 packets a second, and its ports count %v, its devices %v", rates, r.Devices)
 	}
 	fx.refused(fx.home, "no such domain", "xlft", "events", "nobody")
+}
+
+// Protections, one after the other, use the same port of the domain: it does not run out of ports.
+func TestSuspendPort(t *testing.T) {
+	lab.Long(t)
+	fx := unprotected(t)
+	ports := func() int {
+		var r struct{ Ports []struct{} }
+		check(t, json.Unmarshal([]byte(fx.home.Must(t, "xlft", "events", "--json", "--interval", "100ms", fx.guest.Name)), &r))
+		return len(r.Ports)
+	}
+	fx.protect()
+	n := ports()
+	fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)
+	fx.protect()
+	if now := ports(); now != n {
+		t.Errorf("the domain has %d ports, it had %d", now, n)
+	}
+	fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)
+	fx.get()
 }

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"xlft/evtchn"
 	"xlft/xlft"
 )
 
@@ -43,6 +44,8 @@ type Guest struct {
 	// Of HoldMemory, in pages: the domain's own limit, and the one set instead; 0
 	// if the memory is not held.
 	limit, held uint64
+
+	port evtchn.Port // made in the domain, for its suspends; 0: none yet
 
 	mu       sync.Mutex
 	told     *suspension // nil: the domain is asked again and again whether it has suspended

@@ -97,9 +97,8 @@ func (g *Guest) awaitStopped() (C.int, int) {
 // common/domain.c). Nobody else hears of that suspend: xenstored, and by it xl and the
 // console daemon, are not woken for each checkpoint.
 type suspension struct {
-	dev  *evtchn.Device
-	port evtchn.Port
-	buf  [1]evtchn.Port
+	dev *evtchn.Device
+	buf [1]evtchn.Port
 }
 
 func (s *suspension) wait(limit time.Time) error {
@@ -126,10 +125,9 @@ func (g *Guest) subscribe() error {
 	if err != nil {
 		return err
 	}
-	s := &suspension{dev: dev}
 	theirs, err := g.suspendPort(hv)
 	if err == nil {
-		s.port, err = dev.BindInterdomain(g.d.ID, theirs)
+		_, err = dev.BindInterdomain(g.d.ID, theirs)
 	}
 	if err == nil {
 		if r, errno := C.xc_domain_subscribe_for_suspend(g.h.xch, g.id(), C.evtchn_port_t(theirs)); r != 0 {
@@ -141,7 +139,7 @@ func (g *Guest) subscribe() error {
 		return err
 	}
 	g.mu.Lock()
-	g.told = s
+	g.told = &suspension{dev: dev}
 	g.mu.Unlock()
 	return nil
 }
@@ -153,8 +151,14 @@ func (g *Guest) teller() *suspension {
 	return g.told
 }
 
-// suspendPort returns a port of the domain that dom0 can bind.
+// suspendPort returns a port of the domain that dom0 can bind. A domain has not many
+// ports: this process makes one at most, also if its number can't be written.
 func (g *Guest) suspendPort(hv *evtchn.Hypervisor) (evtchn.Port, error) {
+	if g.port != 0 {
+		if s, err := hv.Port(g.d.ID, g.port); err != nil || s.Kind == evtchn.Unbound && s.Domain == 0 {
+			return g.port, err
+		}
+	}
 	path := fmt.Sprintf("/local/domain/%d/xlft/suspend-port", g.d.ID)
 	was, err := g.h.xsGet(path)
 	if err != nil {
@@ -173,11 +177,12 @@ func (g *Guest) suspendPort(hv *evtchn.Hypervisor) (evtchn.Port, error) {
 	if err != nil {
 		return 0, err
 	}
+	g.port = p
 	_, err = g.h.xsSwap(path, was, strconv.FormatUint(uint64(p), 10))
 	return p, err
 }
 
-// Unsubscribe has the domain's suspends told to xenstored again, as xl save needs it.
+// Unsubscribe has the domain's suspends told to xenstored again, whose word libxl waits for.
 // It is for protectors that begin, too: one that was killed leaves that undone.
 func (g *Guest) Unsubscribe() {
 	C.xc_domain_subscribe_for_suspend(g.h.xch, g.id(), 0)
