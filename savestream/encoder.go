@@ -83,6 +83,11 @@ func (e *Encoder) WritePages(entries []PageEntry, data []byte) error {
 	return e.Encode(Record{Type: PageDataType, Body: body})
 }
 
+// AppendRecord appends a libxc record to b: header, body and padding. Nothing is checked.
+func AppendRecord(b []byte, typ RecordType, body []byte) []byte {
+	return appendRecord(b, uint32(typ), body)
+}
+
 func appendRecord(b []byte, typ uint32, body []byte) []byte {
 	b = binary.LittleEndian.AppendUint32(b, typ)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(body)))

@@ -58,6 +58,14 @@ type PageEntry struct {
 	Type PageType
 }
 
+// Encode returns the entry as the table has it. The parts are not checked.
+func (e PageEntry) Encode() uint64 { return uint64(e.Type)<<entryTypeShift | e.PFN }
+
+// ParsePageEntry undoes Encode. The parts are not checked.
+func ParsePageEntry(e uint64) PageEntry {
+	return PageEntry{e & entryPFNMask, PageType(e >> entryTypeShift)}
+}
+
 // checkEntry returns the error of a bad pfn table entry.
 func checkEntry(i int, e uint64) error {
 	if t := PageType(e >> entryTypeShift); !t.known() {
@@ -109,8 +117,7 @@ func (p PageData) Count() int { return len(p.table) / pageEntryLen }
 
 // Entry returns entry i of the pfn table.
 func (p PageData) Entry(i int) PageEntry {
-	e := binary.LittleEndian.Uint64(p.table[i*pageEntryLen:])
-	return PageEntry{e & entryPFNMask, PageType(e >> entryTypeShift)}
+	return ParsePageEntry(binary.LittleEndian.Uint64(p.table[i*pageEntryLen:]))
 }
 
 // Data returns the content of all pages that have any, one after the other in
@@ -161,7 +168,7 @@ func AppendPageData(b []byte, entries []PageEntry, data []byte) ([]byte, error) 
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(entries)))
 	b = append(b, 0, 0, 0, 0)
 	for _, e := range entries {
-		b = binary.LittleEndian.AppendUint64(b, uint64(e.Type)<<entryTypeShift|e.PFN)
+		b = binary.LittleEndian.AppendUint64(b, e.Encode())
 	}
 	return append(b, data...), nil
 }

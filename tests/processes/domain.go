@@ -2,6 +2,7 @@ package processes
 
 import (
 	"encoding/binary"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -110,20 +111,22 @@ func (d *domain) goOn() {
 	}
 }
 
-// takePages returns pages as a save reads them, and begins a new log of written
-// pages.
-func (d *domain) takePages(all bool) (pfns []uint64, data []byte) {
-	if all {
-		for i := range d.mem {
-			d.dirty[uint64(i)] = true
-		}
-	}
-	pfns = slices.Sorted(maps.Keys(d.dirty))
+// takeLog returns the pages written since the last call.
+func (d *domain) takeLog() []uint64 {
+	pfns := slices.Sorted(maps.Keys(d.dirty))
+	clear(d.dirty)
+	return pfns
+}
+
+// read returns pages as they are now.
+func (d *domain) read(pfns []uint64) (data []byte, err error) {
 	for _, p := range pfns {
+		if p >= uint64(len(d.mem)) {
+			return nil, fmt.Errorf("page %d is not the domain's", p)
+		}
 		data = append(data, d.mem[p]...)
 	}
-	clear(d.dirty)
-	return pfns, data
+	return data, nil
 }
 
 func (a reply) pack() []byte {

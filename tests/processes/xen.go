@@ -110,7 +110,7 @@ var errOff = errors.New("the host has no power")
 
 const uuid = "3b2f7a5e-4c1d-4a8e-9a57-0c6d2f1b8e11"
 
-func (h *host) call(c Call, a *Answer) error {
+func (h *host) call(c Call, a *Answer) (err error) {
 	w := h.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -180,13 +180,16 @@ func (h *host) call(c Call, a *Answer) error {
 		if d.asleep {
 			a.State = int(xlft.GuestSuspended)
 		}
-	case "all-pages":
-		a.PFNs, a.Data = d.takePages(true)
-	case "written-pages":
-		if !d.asleep {
+	case "take-log":
+		if last := c.N > 0; last && !d.asleep {
 			w.violate("P4", "a checkpoint is taken of a domain that runs")
 		}
-		a.PFNs, a.Data = d.takePages(false)
+		a.PFNs = d.takeLog()
+	case "mark":
+		d.dirty[c.N] = true
+	case "read":
+		a.Data, err = d.read(c.PFNs)
+		return err
 	case "write":
 		for i, p := range c.PFNs {
 			if p >= uint64(len(d.mem)) || len(c.Data) < (i+1)*pageSize {

@@ -6,12 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/fnv"
-	"io"
-	"slices"
 	"sync"
 	"time"
 
-	"xlft/savestream"
 	"xlft/xlft"
 )
 
@@ -253,10 +250,6 @@ type guest struct {
 	d *Domain
 
 	limit, held int // of HoldMemory
-
-	// Buffers of Save, reused.
-	entries []savestream.PageEntry
-	data    []byte
 }
 
 var zeroPage [PageSize]byte
@@ -348,105 +341,4 @@ func (g *guest) State() (xlft.GuestState, string, error) {
 		return xlft.GuestSuspended, "", nil
 	}
 	return xlft.GuestRuns, "", nil
-}
-
-// header is what a real PVH domain's stream starts with.
-var header = savestream.Header{Version: 3, Type: savestream.HVM, XenMajor: 4, XenMinor: 17}
-
-// Save writes what xc_domain_save writes: all pages while the domain runs, then at each checkpoint the pages written
-// since.
-func (g *guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {
-	pr, pw := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		_, err := dst.ReadFrom(pr)
-		io.Copy(io.Discard, pr)
-		done <- err
-	}()
-	err := g.save(ctx, pw, hooks)
-	pw.Close()
-	if derr := <-done; err == nil {
-		err = derr
-	}
-	return err
-}
-
-func (g *guest) save(ctx context.Context, w io.Writer, hooks xlft.SaveHooks) error {
-	enc := savestream.NewEncoder(w, header)
-	if err := enc.Encode(savestream.Record{Type: savestream.StaticDataEnd}); err != nil {
-		return err
-	}
-	g.d.mu.Lock()
-	all := make([]int, len(g.d.pages))
-	for i := range all {
-		all[i] = i
-	}
-	for i := range g.d.lacks {
-		all = slices.DeleteFunc(all, func(p int) bool { return p == i })
-	}
-	g.d.clean()
-	size := len(g.d.pages) // libxc asks once
-	g.d.mu.Unlock()
-	const batch = 256
-	for len(all) > 0 {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		n := min(batch, len(all))
-		if err := g.writePages(enc, all[:n]); err != nil {
-			return err
-		}
-		all = all[n:]
-	}
-	for {
-		if err := hooks.Suspend(); err != nil {
-			return err
-		}
-		g.d.mu.Lock()
-		var dirty []int
-		for i := range size {
-			if g.d.dirty[i] && !g.d.lacks[i] {
-				dirty = append(dirty, i)
-			}
-		}
-		g.d.clean()
-		g.d.mu.Unlock()
-		for len(dirty) > 0 {
-			n := min(batch, len(dirty))
-			if err := g.writePages(enc, dirty[:n]); err != nil {
-				return err
-			}
-			dirty = dirty[n:]
-		}
-		for _, r := range []savestream.Record{
-			{Type: savestream.HVMContext, Body: []byte("vcpu context")}, {Type: savestream.Checkpoint},
-		} {
-			if err := enc.Encode(r); err != nil {
-				return err
-			}
-		}
-		if err := hooks.Captured(); err != nil {
-			return err
-		}
-		if !hooks.Next() {
-			return nil
-		}
-	}
-}
-
-func (g *guest) writePages(enc *savestream.Encoder, pfns []int) error {
-	g.entries = append(g.entries[:0], make([]savestream.PageEntry, len(pfns))...)
-	entries, data := g.entries, g.data[:0]
-	g.d.mu.Lock()
-	for i, pfn := range pfns {
-		entries[i] = savestream.PageEntry{PFN: uint64(pfn)}
-		if p := g.d.pages[pfn]; p != nil {
-			data = append(data, p...)
-		} else {
-			data = append(data, zeroPage[:]...)
-		}
-	}
-	g.d.mu.Unlock()
-	g.data = data
-	return enc.WritePages(entries, data)
 }

@@ -11,7 +11,7 @@ import (
 	"xlft/xlft/wire"
 )
 
-// A spool stands between libxc's pipe and the wire, so that a suspended domain
+// A spool stands between the capture and the wire, so that a suspended domain
 // never waits for the network. It follows the stream and knows where a
 // checkpoint ends.
 //

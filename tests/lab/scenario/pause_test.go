@@ -38,6 +38,18 @@ func (fx *fixture) stalls(more func(n int) bool) []time.Duration {
 
 func middle(sorted []time.Duration) time.Duration { return sorted[len(sorted)/2] }
 
+// Our capture of a domain that writes is the same as libxc's, page for page.
+func TestCaptureInDom0(t *testing.T) {
+	fx := unprotected(t)
+	check(t, fx.ask().Dirty(dirtyRate, workingSet))
+	// A frame that arrives after the capture is in the domain's memory by the time libxc looks.
+	fx.home.Must(t, "ip", "link", "set", fx.vif(), "down")
+	fx.inDom0(fx.home, "xlft/internal/xen")
+	fx.home.Must(t, "ip", "link", "set", fx.vif(), "up")
+	check(t, fx.ask().Dirty(0, 0))
+	fx.get()
+}
+
 // A checkpoint's pause is short compared with the pause of stock "xl remus" with the same guest on the same hosts,
 // and does not wait for the network.
 func TestPause(t *testing.T) {

@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,15 +31,20 @@ func (fx *fixture) inDom0(h *lab.Host, pkg string) {
 	t.Helper()
 	tree, err := ft.Tree()
 	check(t, err)
-	binary := filepath.Join(t.TempDir(), pkg+".test")
+	name := path.Base(pkg) + ".test"
+	binary := filepath.Join(t.TempDir(), name)
 	build := exec.CommandContext(within(t, patience), "go", "test", "-c", "-tags", "lab", "-o", binary, "./"+pkg)
 	build.Dir = tree
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if path.Base(pkg) == "xen" { // Xen's libraries
+		build.Args = slices.Replace(build.Args, 4, 5, "lab,xen")
+		build.Env = os.Environ()
+	}
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	check(t, h.Copy(within(t, soon), binary, "/root/"+pkg+".test", 0o755))
-	out, err := h.Run(within(t, patience), "/root/"+pkg+".test", "-test.run", "Lab", "-test.v")
+	check(t, h.Copy(within(t, soon), binary, "/root/"+name, 0o755))
+	out, err := h.Run(within(t, patience), "/root/"+name, "-test.run", "Lab", "-test.v")
 	for line := range strings.Lines(out) {
 		if !strings.HasPrefix(line, "=== ") {
 			t.Log(strings.TrimRight(line, "\n"))

@@ -2,6 +2,7 @@
 
 #define XC_WANT_COMPAT_DEVICEMODEL_API /* xc_hvm_modified_memory */
 #include "shim.h"
+#include "capture.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -141,6 +142,18 @@ int xlft_domain_memory(xc_interface *xch, uint32_t domid, uint64_t *pages,
     return 0;
 }
 
+int xlft_domain_is_hvm(xc_interface *xch, uint32_t domid)
+{
+    xc_domaininfo_t info;
+    int n = xc_domain_getinfolist(xch, domid, 1, &info);
+
+    if (n < 0)
+        return -errno;
+    if (n == 0 || info.domain != domid)
+        return -ESRCH;
+    return !!(info.flags & XEN_DOMINF_hvm_guest);
+}
+
 int xlft_domain_pod(xc_interface *xch, uint32_t domid, uint64_t *entries)
 {
     uint64_t total, cache;
@@ -151,39 +164,16 @@ int xlft_domain_pod(xc_interface *xch, uint32_t domid, uint64_t *entries)
 
 xen_cpuid_leaf_t *xlft_cpuid(xc_interface *xch, int64_t of, uint32_t *n)
 {
-    xen_cpuid_leaf_t *leaves = NULL;
-    xen_msr_entry_t *msrs = NULL;
-    uint32_t nr_leaves, nr_msrs;
-    xc_cpu_policy_t *policy = xc_cpu_policy_init();
-    int rc = -1, saved;
+    xen_cpuid_leaf_t *leaves;
+    xen_msr_entry_t *msrs;
+    uint32_t nr_msrs;
+    int rc = xlft_policies(xch, of, &leaves, n, &msrs, &nr_msrs);
 
-    if (!policy || xc_cpu_policy_get_size(xch, &nr_leaves, &nr_msrs))
-        goto out;
-    leaves = calloc(nr_leaves, sizeof *leaves);
-    msrs = calloc(nr_msrs, sizeof *msrs);
-    if (!leaves || !msrs)
-        goto out;
-    if (of >= 0)
-        rc = xc_cpu_policy_get_domain(xch, of, policy);
-    else
-        rc = xc_cpu_policy_get_system(xch,
-                                      of == XLFT_MOST_PV
-                                          ? XEN_SYSCTL_cpu_policy_pv_max
-                                          : XEN_SYSCTL_cpu_policy_hvm_max,
-                                      policy);
-    if (!rc)
-        rc = xc_cpu_policy_serialise(xch, policy, leaves, &nr_leaves, msrs,
-                                     &nr_msrs);
-out:
-    saved = errno;
-    xc_cpu_policy_destroy(policy);
-    free(msrs);
     if (rc) {
-        free(leaves);
-        errno = saved;
+        errno = -rc;
         return NULL;
     }
-    *n = nr_leaves;
+    free(msrs);
     return leaves;
 }
 

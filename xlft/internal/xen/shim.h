@@ -27,6 +27,9 @@ xc_domaininfo_t *xlft_domains(xc_interface *xch, uint32_t *n);
 /* Pages that a domain has, and may have. < 0: errno. */
 int xlft_domain_memory(xc_interface *xch, uint32_t domid, uint64_t *pages, uint64_t *limit);
 
+/* Whether a domain is an HVM or PVH one, not PV. < 0: errno. */
+int xlft_domain_is_hvm(xc_interface *xch, uint32_t domid);
+
 /* Pages of an HVM or PVH domain that it may use and that no memory stands behind
  * yet (populate on demand). < 0: errno. */
 int xlft_domain_pod(xc_interface *xch, uint32_t domid, uint64_t *entries);

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"xlft/savestream"
+	"xlft/savestream/capture"
 	"xlft/xlft"
 )
 
@@ -95,65 +96,58 @@ func (g *Guest) State() (xlft.GuestState, string, error) {
 // Unsubscribe has nothing to undo: a simulated suspend tells nobody but its caller.
 func (g *Guest) Unsubscribe() {}
 
-// Save writes what xc_domain_save writes: all pages while the domain runs, then at
-// each checkpoint the pages written since.
+// Save runs the capture that ships.
 func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {
-	pr, pw := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		_, err := dst.ReadFrom(pr)
-		io.Copy(io.Discard, pr)
-		done <- err
-	}()
-	err := g.save(ctx, pw, hooks)
-	pw.Close()
-	if derr := <-done; err == nil {
-		err = derr
+	m, err := g.Memory()
+	if err != nil {
+		return err
 	}
-	return err
+	return capture.Save(ctx, dst, simSource{g, m.Pages}, capture.Hooks{Suspend: hooks.Suspend, Captured: hooks.Captured, Next: hooks.Next})
 }
 
-func (g *Guest) save(ctx context.Context, w io.Writer, hooks xlft.SaveHooks) error {
-	enc := savestream.NewEncoder(w, savestream.Header{Version: 3, Type: savestream.HVM, XenMajor: 4, XenMinor: 17})
-	if err := enc.Encode(savestream.Record{Type: savestream.StaticDataEnd}); err != nil {
-		return err
+// simSource is a domain as a capture.Source. It has all its pages, from 0 on.
+type simSource struct {
+	g     *Guest
+	pages uint64
+}
+
+func (s simSource) Head() (savestream.Header, []savestream.Record, error) {
+	return savestream.Header{Version: 3, Type: savestream.HVM, XenMajor: 4, XenMinor: 17}, nil, nil
+}
+
+func (s simSource) Span() (uint64, error) { return s.pages, nil }
+func (s simSource) StartLog() error       { return s.g.h.do(SimCall{Op: "take-log", ID: s.g.id}) }
+func (s simSource) StopLog() error        { return nil }
+
+func (s simSource) TakeLog(span uint64, suspended bool) ([]uint64, error) {
+	c := SimCall{Op: "take-log", ID: s.g.id}
+	if suspended {
+		c.N = 1
 	}
-	pages := func(op string) error {
-		a, err := g.h.call(SimCall{Op: op, ID: g.id})
-		if err != nil || len(a.PFNs) == 0 {
-			return err
-		}
-		entries := make([]savestream.PageEntry, len(a.PFNs))
-		for i, pfn := range a.PFNs {
-			entries[i] = savestream.PageEntry{PFN: pfn}
-		}
-		return enc.WritePages(entries, a.Data)
+	a, err := s.g.h.call(c)
+	log := make([]uint64, (span+63)/64)
+	for _, p := range a.PFNs {
+		log[p/64] |= 1 << (p % 64)
 	}
-	if err := pages("all-pages"); err != nil { // begins the log of written pages
-		return err
-	}
-	for {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err := hooks.Suspend(); err != nil {
-			return err
-		}
-		if err := pages("written-pages"); err != nil {
-			return err
-		}
-		for _, r := range []savestream.Record{
-			{Type: savestream.HVMContext, Body: []byte("vcpu context")}, {Type: savestream.Checkpoint},
-		} {
-			if err := enc.Encode(r); err != nil {
-				return err
-			}
-		}
-		if err := hooks.Captured(); err != nil {
-			return err
-		}
-		if !hooks.Next() {
-			return nil
-		}
-	}
+	return log, err
+}
+
+func (s simSource) Mark() error {
+	return s.g.h.do(SimCall{Op: "mark", ID: s.g.id, N: capture.MarkPage})
+}
+
+func (s simSource) Types(_ []uint64, types []savestream.PageType) error {
+	clear(types)
+	return nil
+}
+
+func (s simSource) Map(pfns []uint64) ([]byte, error) {
+	a, err := s.g.h.call(SimCall{Op: "read", ID: s.g.id, PFNs: pfns})
+	return a.Data, err
+}
+
+func (s simSource) Unmap([]byte) {}
+
+func (s simSource) State() ([]savestream.Record, error) {
+	return []savestream.Record{{Type: savestream.HVMContext, Body: []byte("vcpu context")}}, nil
 }

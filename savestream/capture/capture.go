@@ -1,0 +1,332 @@
+package capture
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/bits"
+
+	"xlft/savestream"
+)
+
+// Batch is how many pages a Source is asked for at once at most. It is Xen's limit for
+// XEN_DOMCTL_getpageframeinfo3.
+const Batch = 1024
+
+// MarkPage is the page that Source.Mark logs: firmware's, which a running domain does not
+// write.
+const MarkPage = 0
+
+// The live pass ends after liveRounds rounds; when at most liveDirty pages are dirty; or
+// when a round cut the dirty pages by less than a quarter: then further rounds would not
+// help.
+const (
+	liveRounds = 5
+	liveDirty  = 1024
+)
+
+// keptMapped is how many pages stay mapped until the domain runs again. The pages of a
+// larger checkpoint are unmapped as it goes on.
+const keptMapped = 64 << 10
+
+// ErrLogTaken: another program emptied the log of written pages, or switched it off, as xl
+// save does. Pages would be missing from the next checkpoint.
+var ErrLogTaken = errors.New("another program took the domain's log of written pages")
+
+// A Source is a domain whose stream is written. One goroutine calls its methods.
+type Source interface {
+	// Head returns the stream's header and the records before STATIC_DATA_END.
+	Head() (savestream.Header, []savestream.Record, error)
+	// Span is one more than the highest number (gfn) of a page that the domain has.
+	Span() (uint64, error)
+	// StartLog has the hypervisor log which pages are written; the log begins empty.
+	StartLog() error
+	StopLog() error
+	// TakeLog returns the log and empties it: page n is bit n%64 of word n/64, and words
+	// cover span pages. They are valid until the next call. Suspended: the domain writes
+	// nothing, and pages that others hold for writing count as written.
+	TakeLog(span uint64, suspended bool) ([]uint64, error)
+	// Mark logs MarkPage as written.
+	Mark() error
+	// Types sets types[i] to the type of page pfns[i].
+	Types(pfns []uint64, types []savestream.PageType) error
+	// Map makes pages readable, in this order. Unmap undoes it.
+	Map(pfns []uint64) ([]byte, error)
+	Unmap(pages []byte)
+	// State returns the records of a suspended domain besides its pages: registers and
+	// parameters. They are valid until the next call.
+	State() ([]savestream.Record, error)
+}
+
+// Hooks are called in this order for each checkpoint, on Save's goroutine.
+type Hooks struct {
+	// Suspend suspends the domain.
+	Suspend func() error
+	// Captured is called when the checkpoint is written. The domain may be resumed.
+	Captured func() error
+	// Next waits until the next checkpoint is due; false ends the save.
+	Next func() bool
+}
+
+// Save gives dst the stream of a domain, on a goroutine of its own, whose Reads end with
+// each checkpoint's CHECKPOINT record. It returns nil when Next returned false, and leaves
+// the domain as the hooks left it. ctx ends the live pass.
+func Save(ctx context.Context, dst io.ReaderFrom, src Source, h Hooks) error {
+	r, w := io.Pipe()
+	read := make(chan error, 1)
+	go func() {
+		_, err := dst.ReadFrom(r)
+		r.CloseWithError(cmp.Or(err, io.ErrClosedPipe)) // nobody reads on
+		read <- err
+	}()
+	err := save(ctx, w, src, h)
+	w.Close()
+	if rerr := <-read; rerr != nil && (err == nil || errors.Is(err, rerr)) {
+		return rerr
+	}
+	return err
+}
+
+func save(ctx context.Context, w io.Writer, src Source, h Hooks) (err error) {
+	s := &saver{w: w, src: src}
+	defer s.unmap()
+	if err := s.begin(); err != nil {
+		return err
+	}
+	if err := src.StartLog(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.StopLog()) }()
+	if err := s.live(ctx); err != nil {
+		return err
+	}
+	for {
+		if err := h.Suspend(); err != nil {
+			return err
+		}
+		if err := s.checkpoint(); err != nil {
+			return err
+		}
+		if err := h.Captured(); err != nil {
+			return err
+		}
+		s.unmap()
+		if !h.Next() {
+			return nil
+		}
+	}
+}
+
+type saver struct {
+	w    io.Writer
+	src  Source
+	span uint64
+
+	pfns    []uint64 // collected, not written
+	types   []savestream.PageType
+	full    []uint64 // those of pfns whose pages have content
+	buf     []byte   // headers and tables
+	running bool     // the domain runs: this is the live pass
+	mapped  [][]byte
+	kept    int // pages in mapped
+}
+
+// begin writes what comes before memory.
+func (s *saver) begin() error {
+	head, static, err := s.src.Head()
+	if err != nil {
+		return err
+	}
+	if s.span, err = s.src.Span(); err != nil {
+		return err
+	}
+	s.pfns = make([]uint64, 0, Batch)
+	s.full = make([]uint64, 0, Batch)
+	s.types = make([]savestream.PageType, Batch)
+	s.buf = head.AppendTo(nil)
+	for _, r := range static {
+		s.buf = savestream.AppendRecord(s.buf, r.Type, r.Body)
+	}
+	s.buf = savestream.AppendRecord(s.buf, savestream.StaticDataEnd, nil)
+	_, err = s.w.Write(s.buf)
+	return err
+}
+
+// live writes all pages, and then some times those that were written meanwhile.
+func (s *saver) live(ctx context.Context) error {
+	s.running = true
+	defer func() { s.running = false }()
+	if err := s.src.Mark(); err != nil {
+		return err
+	}
+	sent := uint64(0)
+	for pfn := range s.span {
+		if err := s.add(pfn); err != nil {
+			return err
+		}
+		if pfn%Batch == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	sent = s.span
+	for range liveRounds - 1 {
+		log, n, err := s.take(false)
+		if err != nil {
+			return err
+		}
+		if err := s.pages(ctx, log); err != nil {
+			return err
+		}
+		if n <= liveDirty || n > sent-sent/4 {
+			break
+		}
+		sent = n
+	}
+	return nil
+}
+
+// checkpoint writes what a suspended domain has that the stream has not.
+func (s *saver) checkpoint() error {
+	log, _, err := s.take(true)
+	if err != nil {
+		return err
+	}
+	if err := s.pages(context.Background(), log); err != nil {
+		return err
+	}
+	state, err := s.src.State()
+	if err != nil {
+		return err
+	}
+	s.buf = s.buf[:0]
+	for _, r := range state {
+		s.buf = savestream.AppendRecord(s.buf, r.Type, r.Body)
+	}
+	s.buf = savestream.AppendRecord(s.buf, savestream.Checkpoint, nil)
+	_, err = s.w.Write(s.buf)
+	return err
+}
+
+// take takes the log, sees whether anybody else has, and counts its pages.
+func (s *saver) take(suspended bool) ([]uint64, uint64, error) {
+	span, err := s.src.Span()
+	if err != nil {
+		return nil, 0, err
+	}
+	had := s.span
+	s.span = max(s.span, span)
+	log, err := s.src.TakeLog(s.span, suspended)
+	if err != nil {
+		return nil, 0, err
+	}
+	if rest := s.span % 64; rest != 0 {
+		log[s.span/64] &= 1<<rest - 1 // Xen writes whole bytes
+	}
+	if log[MarkPage/64]>>(MarkPage%64)&1 == 0 {
+		return nil, 0, ErrLogTaken
+	}
+	if err := s.src.Mark(); err != nil {
+		return nil, 0, err
+	}
+	// Pages above those that the domain had are new to the backup, whatever the log says.
+	for p := had; p < s.span; p++ {
+		log[p/64] |= 1 << (p % 64)
+	}
+	n := 0
+	for _, word := range log {
+		n += bits.OnesCount64(word)
+	}
+	return log, uint64(n), nil
+}
+
+// pages writes the pages of a log.
+func (s *saver) pages(ctx context.Context, log []uint64) error {
+	for i, word := range log {
+		for ; word != 0; word &= word - 1 {
+			if err := s.add(uint64(i)*64 + uint64(bits.TrailingZeros64(word))); err != nil {
+				return err
+			}
+		}
+		if i%Batch == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return s.flush()
+}
+
+func (s *saver) add(pfn uint64) error {
+	s.pfns = append(s.pfns, pfn)
+	if len(s.pfns) < Batch {
+		return nil
+	}
+	return s.flush()
+}
+
+// recordHead is the length of a record's header, and of that of PAGE_DATA's body.
+const recordHead, pageDataHead = 8, 8
+
+// flush writes the pages that were collected as one PAGE_DATA record.
+func (s *saver) flush() error {
+	if len(s.pfns) == 0 {
+		return nil
+	}
+	types := s.types[:len(s.pfns)]
+	if err := s.src.Types(s.pfns, types); err != nil {
+		return err
+	}
+	b := append(s.buf[:0], make([]byte, recordHead+pageDataHead)...)
+	s.full = s.full[:0]
+	n := 0
+	for i, pfn := range s.pfns {
+		t := types[i]
+		if t == savestream.PageXTab && s.running {
+			continue // the domain has no such page, and the backup none either
+		}
+		b = binary.LittleEndian.AppendUint64(b, savestream.PageEntry{PFN: pfn, Type: t}.Encode())
+		n++
+		if t.HasData() {
+			s.full = append(s.full, pfn)
+		}
+	}
+	s.buf, s.pfns = b, s.pfns[:0]
+	if n == 0 {
+		return nil
+	}
+	binary.LittleEndian.PutUint32(b, uint32(savestream.PageDataType))
+	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-recordHead+len(s.full)*savestream.PageSize))
+	binary.LittleEndian.PutUint32(b[recordHead:], uint32(n))
+	var pages []byte
+	if len(s.full) > 0 {
+		var err error
+		if pages, err = s.src.Map(s.full); err != nil {
+			return err
+		}
+		s.mapped = append(s.mapped, pages)
+		s.kept += len(s.full)
+	}
+	if _, err := s.w.Write(b); err != nil {
+		return err
+	}
+	if pages == nil {
+		return nil
+	}
+	if _, err := s.w.Write(pages); err != nil {
+		return err
+	}
+	if s.running || s.kept >= keptMapped {
+		s.unmap()
+	}
+	return nil
+}
+
+func (s *saver) unmap() {
+	for _, m := range s.mapped {
+		s.src.Unmap(m)
+	}
+	s.mapped, s.kept = s.mapped[:0], 0
+}
