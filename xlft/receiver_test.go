@@ -100,7 +100,7 @@ func (r *rig) epoch(n uint64, stream []byte, sum wire.EpochEnd) {
 	r.data.WriteFrame(wire.TypeEpochBegin, n, nil)
 	for len(stream) > 0 {
 		k := min(len(stream), 1000)
-		r.data.WriteData(n, stream[:k], false)
+		r.data.WriteData(n, stream[:k], false, false)
 		stream = stream[k:]
 	}
 	r.data.WriteFrame(wire.TypeEpochEnd, n, sum.Append(nil))
@@ -192,7 +192,7 @@ func TestLostWhileSyncing(t *testing.T) {
 	s := smallStream(t)
 	inBubble(t, func(r *rig) {
 		r.data.WriteFrame(wire.TypeEpochBegin, 1, nil)
-		r.data.WriteData(1, s[:len(s)-8], false)
+		r.data.WriteData(1, s[:len(s)-8], false, false)
 		r.a.Kill()
 		time.Sleep(10 * time.Second)
 		if r.hostB.Domain("web1") != nil {
@@ -211,7 +211,7 @@ func TestTakeoverIgnoresUnfinishedEpoch(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.data.WriteFrame(wire.TypeEpochBegin, 2, nil)
-		r.data.WriteData(2, s[40:100], false)
+		r.data.WriteData(2, s[40:100], false, false)
 		r.a.Kill()
 		time.Sleep(10 * time.Second)
 		if r.hostB.Domain("web1") == nil {
@@ -228,7 +228,7 @@ func TestProtocolErrors(t *testing.T) {
 		want string
 	}{
 		{"epoch out of order", func(r *rig) { r.epoch(2, s, sumOf(s)) }, "epoch 1: EPOCH_BEGIN of epoch 2 instead of its begin"},
-		{"data before its begin", func(r *rig) { r.data.WriteData(1, s, false) }, "epoch 1: DATA of epoch 1 instead of its begin"},
+		{"data before its begin", func(r *rig) { r.data.WriteData(1, s, false, false) }, "epoch 1: DATA of epoch 1 instead of its begin"},
 		{"two checkpoints in one epoch", func(r *rig) { r.epoch(1, append(bytes.Clone(s), s[40:]...), wire.EpochEnd{}) },
 			"epoch 1: data after its checkpoint"},
 		{"heartbeat on the data connection", func(r *rig) { r.data.WriteFrame(wire.TypeHeartbeat, 0, nil) }, "instead of its begin"},
@@ -241,7 +241,7 @@ func TestProtocolErrors(t *testing.T) {
 			for range 2 {
 				for p := page; len(p) > 0; {
 					k := min(len(p), wire.DataBody)
-					r.data.WriteData(2, p[:k], false)
+					r.data.WriteData(2, p[:k], false, false)
 					p = p[k:]
 				}
 			}

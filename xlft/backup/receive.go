@@ -23,7 +23,7 @@ type arrived struct {
 // it. It returns the event that ends the receiving; nil if the connection broke,
 // which only the control connection can judge.
 func (s *session) receive(ctx context.Context) Event {
-	var c *wire.Conn
+	var c *input
 	select {
 	case c = <-s.data:
 	case <-time.After(joinTimeout):
@@ -70,7 +70,7 @@ func (s *session) diskEnded(err error) Event {
 
 // receiveEpoch returns epoch number, whole and verified. The first epoch goes to
 // the restore as it arrives.
-func (s *session) receiveEpoch(c *wire.Conn, scan *savestream.Scanner, number uint64) (*epoch, Event) {
+func (s *session) receiveEpoch(c *input, scan *savestream.Scanner, number uint64) (*epoch, Event) {
 	bad := func(format string, args ...any) (*epoch, Event) {
 		return nil, ReplicaFailed{fmt.Errorf("epoch %d: "+format, append([]any{number}, args...)...)}
 	}
@@ -101,18 +101,23 @@ func (s *session) receiveEpoch(c *wire.Conn, scan *savestream.Scanner, number ui
 		}
 		switch f.Type {
 		case wire.TypeData:
-			sum.Add(f.Body)
-			s.mu.Lock()
-			s.bytes += uint64(len(f.Body))
-			s.mu.Unlock()
-			if ended && len(f.Body) > 0 {
-				return bad("data after its checkpoint")
-			}
-			n, mark, err := scan.Scan(f.Body)
+			piece, err := c.stream(f)
 			if err != nil {
 				return bad("%w", err)
 			}
-			if n < len(f.Body) {
+			sum.Add(piece)
+			s.mu.Lock()
+			s.bytes += uint64(len(piece))
+			s.pageCache = c.memory()
+			s.mu.Unlock()
+			if ended && len(piece) > 0 {
+				return bad("data after its checkpoint")
+			}
+			n, mark, err := scan.Scan(piece)
+			if err != nil {
+				return bad("%w", err)
+			}
+			if n < len(piece) {
 				return bad("data after its checkpoint")
 			}
 			ended = mark == savestream.MarkCheckpoint
@@ -120,7 +125,7 @@ func (s *session) receiveEpoch(c *wire.Conn, scan *savestream.Scanner, number ui
 				return bad("the stream ended")
 			}
 			if number == 1 {
-				if err := s.feeder.stream(f.Body); err != nil {
+				if err := s.feeder.stream(piece); err != nil {
 					return bad("%w", err)
 				}
 				break
@@ -128,8 +133,8 @@ func (s *session) receiveEpoch(c *wire.Conn, scan *savestream.Scanner, number ui
 			if sum.Length > s.r.EpochLimit {
 				return bad("larger than %d bytes: see checkpoint_memory in the config", s.r.EpochLimit)
 			}
-			if e.add(f.Body, &s.feeder.free) {
-				c.TakeBody(s.feeder.free.Get())
+			if e.add(piece, &s.feeder.free) {
+				c.take(s.feeder.free.Get())
 			}
 		case wire.TypeEpochEnd:
 			want, err := f.EpochEnd()

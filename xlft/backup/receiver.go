@@ -41,6 +41,9 @@ type Receiver struct {
 	Disks DiskHost
 	// EpochLimit is the largest checkpoint taken into memory here, in bytes.
 	EpochLimit uint64
+	// PageCache is how many bytes of pages each session keeps at most, for what changes of
+	// them to be sent; 0: whole pages are sent.
+	PageCache int64
 	// TakeoverLimit bounds a takeover, from the arbiter's word until the domain
 	// runs; then the takeover has failed. 0: two minutes.
 	TakeoverLimit time.Duration
@@ -114,7 +117,7 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeting *greeters, 
 	defer greeted()
 	unwatch := context.AfterFunc(ctx, func() { raw.Close() })
 	c := wire.NewConn(raw)
-	h, err := wire.Welcome(c, r.Software, wire.GreetTimeout)
+	h, err := wire.Welcome(c, r.Software, r.PageCache, wire.GreetTimeout)
 	if err != nil {
 		greeting.log.Warn("peer turned away", zap.Stringer("from", raw.RemoteAddr()), zap.Error(err))
 		return
@@ -134,7 +137,7 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeting *greeters, 
 	case wire.KindControl:
 		err = r.control(ctx, c, h.Session, peer)
 	case wire.KindData:
-		err = r.join(c, h.Session, peer)
+		err = r.join(c, h, peer)
 	case wire.KindDisk:
 		err = r.joinDisk(ctx, c, h.Session, peer)
 	}
@@ -244,12 +247,12 @@ func (r *Receiver) sessionByID(id, peer string) *session {
 var errNoSession = errors.New("no such session")
 
 // join hands a data connection to its session, and keeps it until the end.
-func (r *Receiver) join(c *wire.Conn, session, peer string) error {
-	s := r.sessionByID(session, peer)
+func (r *Receiver) join(c *wire.Conn, h wire.Hello, peer string) error {
+	s := r.sessionByID(h.Session, peer)
 	if s == nil || !s.hasData.CompareAndSwap(false, true) {
 		return refuse(c, wire.CodeProtocol, nil, errNoSession)
 	}
-	s.data <- c
+	s.data <- newInput(c, h)
 	<-s.done
 	return nil
 }
@@ -379,6 +382,7 @@ type Status struct {
 	LastAck    time.Time `json:"last_ack"`
 	Generation uint64    `json:"generation"`
 	Bytes      uint64    `json:"bytes_received"`
+	PageCache  int64     `json:"page_cache_bytes"`     // kept of pages that were received
 	LastError  string    `json:"last_error,omitempty"` // why the domain is still claimed
 }
 

@@ -24,7 +24,7 @@ type session struct {
 	id       string        // joins the session's connections
 	conn     *wire.Conn    // the control connection, before ACCEPT
 	control  *wire.Control // and from ACCEPT on
-	data     chan *wire.Conn
+	data     chan *input
 	hasData  atomic.Bool
 	accepted chan struct{} // closed when the disks are open
 	done     chan struct{} // closed at the end of run
@@ -59,6 +59,7 @@ type session struct {
 	acked      uint64
 	lastAck    time.Time
 	bytes      uint64
+	pageCache  int64  // bytes
 	lastError  string // of the newest claim
 }
 
@@ -67,7 +68,7 @@ type session struct {
 func newSession(r *Receiver, o wire.Offer, peer string, known xlft.Ownership) *session {
 	s := &session{
 		r: r, offer: o, peer: peer, ownership: known,
-		data: make(chan *wire.Conn, 1), done: make(chan struct{}), accepted: make(chan struct{}),
+		data: make(chan *input, 1), done: make(chan struct{}), accepted: make(chan struct{}),
 		events: make(chan Event),
 		log:    r.Log.With(zap.String("domain", o.Domain), zap.String("peer", peer)),
 	}
@@ -340,7 +341,7 @@ func (s *session) status() Status {
 	defer s.mu.Unlock()
 	return Status{
 		Domain: s.offer.Domain, Peer: s.peer, Arbiter: s.r.Arbiter.String(), State: s.state,
-		Epoch: s.acked, LastAck: s.lastAck, Generation: s.offer.Generation, Bytes: s.bytes,
+		Epoch: s.acked, LastAck: s.lastAck, Generation: s.offer.Generation, Bytes: s.bytes, PageCache: s.pageCache,
 		LastError: s.lastError,
 	}
 }

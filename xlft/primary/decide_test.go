@@ -102,7 +102,7 @@ func TestOlderOwner(t *testing.T) {
 				defer there.Close()
 				c := wire.NewConn(there)
 				var q wire.OwnerQuery
-				if _, err := wire.Welcome(c, "test", time.Second); err != nil {
+				if _, err := wire.Welcome(c, "test", 0, time.Second); err != nil {
 					t.Error(err)
 				} else if err := c.Expect(wire.TypeOwner, &q); err != nil || q.Generation != 4 || !q.Reclaim {
 					t.Errorf("asked %+v, %v", q, err)

@@ -26,7 +26,7 @@ type link struct {
 	silence time.Duration
 	offer   wire.Offer // as the backup accepted it
 	pages   uint64     // that the backup was told the domain has; 0: not told
-	pack    bool       // compress data
+	out     *output
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -47,11 +47,11 @@ func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Off
 	stop := context.AfterFunc(ctx, func() { l.control.Close() })
 	defer stop()
 	var h wire.Hello
-	if l.data, h, err = wire.Open(ctx, dial, wire.KindData, l.session, software); err != nil {
+	if l.data, h, err = wire.OpenData(ctx, dial, l.session, software, set.PageCache); err != nil {
 		l.control.Close()
 		return nil, err
 	}
-	l.pack = set.Compress && slices.Contains(h.Features, wire.FeatureS2)
+	l.out = newOutput(set.Compress && slices.Contains(h.Features, wire.FeatureS2), h.PageCache)
 	// The session's life is the link's own, not that of the call that made it.
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return l, nil
@@ -160,7 +160,7 @@ func (l *link) send(ctx context.Context, sent func(uint64, piece)) error {
 				}
 			}
 			sum.Add(p.data)
-			if err := l.data.WriteData(e, p.data, l.pack); err != nil {
+			if err := l.out.write(l.data, e, p.data); err != nil {
 				return fmt.Errorf("send epoch %d: %w", e, err)
 			}
 			l.spool.recycle(p.data)

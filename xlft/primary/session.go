@@ -25,6 +25,7 @@ type Settings struct {
 	RetryMax       time.Duration // to which that time grows while it fails; 0: 12 times RetryDelay
 	Compress       bool          // compress checkpoints, if the backup can read that
 	SpoolLimit     int64         // bytes of a checkpoint held in memory here
+	PageCache      int64         // bytes of pages kept, of which only changes are sent; 0: none
 }
 
 // A Session protects one domain from this host, the primary.

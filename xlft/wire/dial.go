@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -24,17 +25,32 @@ const (
 
 // Open dials a peer and greets it. The answer says what both sides can do.
 func Open(ctx context.Context, dial Dialer, kind ConnKind, session, software string) (*Conn, Hello, error) {
+	return open(ctx, dial, Hello{Kind: kind, Session: session, Software: software})
+}
+
+// OpenData opens the connection that carries the epochs of a session, whose pages this side
+// keeps pageCache bytes of at most. How many both sides keep is in the answer: 0 if the peer
+// has no FeatureLines.
+func OpenData(ctx context.Context, dial Dialer, session, software string, pageCache int64) (*Conn, Hello, error) {
+	c, h, err := open(ctx, dial, Hello{Kind: KindData, Session: session, Software: software, PageCache: pageCache})
+	if !slices.Contains(h.Features, FeatureLines) {
+		h.PageCache = 0
+	}
+	return c, h, err
+}
+
+func open(ctx context.Context, dial Dialer, hello Hello) (*Conn, Hello, error) {
 	raw, err := dial(ctx)
 	if err != nil {
-		return nil, Hello{}, fmt.Errorf("open %s connection: %w", kind, err)
+		return nil, Hello{}, fmt.Errorf("open %s connection: %w", hello.Kind, err)
 	}
 	c := NewConn(raw)
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	h, err := Greet(c, kind, session, software, GreetTimeout)
+	h, err := greet(c, hello, GreetTimeout)
 	if err != nil {
 		c.Close()
-		return nil, h, fmt.Errorf("open %s connection: %w", kind, err)
+		return nil, h, fmt.Errorf("open %s connection: %w", hello.Kind, err)
 	}
 	return c, h, nil
 }

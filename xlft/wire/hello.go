@@ -10,19 +10,26 @@ import (
 const magic = "xlft"
 
 // features are what this side can do beyond the version's minimum.
-var features = []string{FeatureS2}
+var features = []string{FeatureS2, FeatureLines}
 
 // Greet opens a connection from the primary's side: it sends Hello and waits
 // for the answer, at most timeout. The answer has the version and the features
 // that both sides have.
-func Greet(c *Conn, kind ConnKind, session, software string, timeout time.Duration) (r Hello, err error) {
+func Greet(c *Conn, kind ConnKind, session, software string, timeout time.Duration) (Hello, error) {
+	return greet(c, Hello{Kind: kind, Session: session, Software: software}, timeout)
+}
+
+func greet(c *Conn, h Hello, timeout time.Duration) (r Hello, err error) {
 	defer within(c, timeout)()
-	h := Hello{Magic: magic, VersionMin: VersionMin, VersionMax: VersionMax, Features: features, Software: software, Kind: kind, Session: session}
+	h.Magic, h.VersionMin, h.VersionMax, h.Features = magic, VersionMin, VersionMax, features
 	if err := c.WriteJSON(TypeHello, 0, h); err != nil {
 		return r, fmt.Errorf("greet peer: %w", err)
 	}
 	if err := c.Expect(TypeHello, &r); err != nil {
 		return r, fmt.Errorf("greet peer: %w", err)
+	}
+	if r.PageCache < 0 || r.PageCache > h.PageCache {
+		return r, fmt.Errorf("greet peer: it keeps %d bytes of pages, asked for %d", r.PageCache, h.PageCache)
 	}
 	if r.Magic != magic || r.VersionMin != r.VersionMax || r.VersionMin < VersionMin || r.VersionMax > VersionMax {
 		return r, fmt.Errorf("greet peer: bad answer %+v", r)
@@ -30,9 +37,10 @@ func Greet(c *Conn, kind ConnKind, session, software string, timeout time.Durati
 	return r, nil
 }
 
-// Welcome is the backup's half of Greet. On an error the peer has been told why;
-// the caller closes the connection and logs.
-func Welcome(c *Conn, software string, timeout time.Duration) (Hello, error) {
+// Welcome is the backup's half of Greet; of pages it keeps pageCache bytes at most. The
+// result has what the answer has of features and pages. On an error the peer has been told
+// why; the caller closes the connection and logs.
+func Welcome(c *Conn, software string, pageCache int64, timeout time.Duration) (Hello, error) {
 	defer within(c, timeout)()
 	var h Hello
 	if err := c.Expect(TypeHello, &h); err != nil {
@@ -63,8 +71,12 @@ func Welcome(c *Conn, software string, timeout time.Duration) (Hello, error) {
 		return refuse(CodeProtocol, fmt.Sprintf("unknown connection kind %.20q", h.Kind))
 	}
 	v := min(h.VersionMax, VersionMax)
-	common := slices.DeleteFunc(slices.Clone(h.Features), func(f string) bool { return !slices.Contains(features, f) })
-	if err := c.WriteJSON(TypeHello, 0, Hello{Magic: magic, VersionMin: v, VersionMax: v, Features: common, Software: software, Kind: h.Kind, Session: h.Session}); err != nil {
+	h.Features = slices.DeleteFunc(slices.Clone(h.Features), func(f string) bool { return !slices.Contains(features, f) })
+	h.PageCache = max(0, min(h.PageCache, pageCache))
+	if err := c.WriteJSON(TypeHello, 0, Hello{
+		Magic: magic, VersionMin: v, VersionMax: v, Features: h.Features, Software: software,
+		Kind: h.Kind, Session: h.Session, PageCache: h.PageCache,
+	}); err != nil {
 		return h, fmt.Errorf("welcome peer: %w", err)
 	}
 	return h, nil

@@ -28,6 +28,9 @@ type Hello struct {
 	// Session joins the connections of one session: 128 random bits in hex,
 	// chosen by the primary.
 	Session string `json:"session,omitempty"`
+	// PageCache, on data connections: how many bytes of pages that were sent the side
+	// keeps for FeatureLines. The answer has the smaller number; both sides keep that.
+	PageCache int64 `json:"page_cache,omitempty"`
 }
 
 // Offer describes a domain that the primary wants to have protected.

@@ -39,12 +39,28 @@ const DataBody = 256 << 10
 // (zero), body length u32, epoch u64; little endian.
 const headerLen = 16
 
-// flagS2 marks a DATA body that is compressed as an S2 block, which starts
-// with its decoded length. Only sent if both sides have FeatureS2.
-const flagS2 = 1
+// Flags of DATA frames.
+const (
+	// flagS2: the body is compressed as an S2 block, which starts with its decoded
+	// length. Only sent if both sides have FeatureS2.
+	flagS2 = 1
+	// flagLines: the body, once it is decompressed, is coded by what changed (package
+	// savestream/lines). Only sent if both sides have FeatureLines.
+	flagLines = 2
+)
 
-// FeatureS2 is the name of that feature in HELLO.
-const FeatureS2 = "s2"
+// Names of features in HELLO.
+const (
+	FeatureS2    = "s2"
+	FeatureLines = "lines"
+)
+
+// CodedBody is the longest body of a DATA frame that is coded by what changed, in bytes
+// before compression. It stands for LinesBody bytes of the stream at most.
+const (
+	CodedBody = DataBody + 16<<10
+	LinesBody = DataBody + 4<<10
+)
 
 // Type says what a frame carries.
 type Type uint8
@@ -146,6 +162,7 @@ type Frame struct {
 	Type  Type
 	Epoch uint64
 	Body  []byte
+	Coded bool // DATA: by what changed
 }
 
 // Conn reads and writes frames. One goroutine may read while another writes.
@@ -180,9 +197,13 @@ func (c *Conn) ReadFrame() (Frame, error) {
 	if _, ok := typeNames[t]; !ok {
 		return fail(ErrType)
 	}
-	packed := h[1] == flagS2 && t == TypeData
-	if h[1] != 0 && !packed || h[2] != 0 || h[3] != 0 {
+	packed, coded := h[1]&flagS2 != 0, h[1]&flagLines != 0
+	if h[1]&^(flagS2|flagLines) != 0 || h[1] != 0 && t != TypeData || h[2] != 0 || h[3] != 0 {
 		return fail(ErrReserved)
+	}
+	limit := DataBody
+	if coded {
+		limit = CodedBody
 	}
 	if n > t.maxBody() {
 		return fail(ErrTooLong)
@@ -190,7 +211,7 @@ func (c *Conn) ReadFrame() (Frame, error) {
 	var err error
 	if packed {
 		if c.packed, err = c.read(c.packed, int(n)); err == nil {
-			err = c.unpack()
+			err = c.unpack(limit)
 		}
 	} else {
 		c.body, err = c.read(c.body, int(n))
@@ -199,7 +220,7 @@ func (c *Conn) ReadFrame() (Frame, error) {
 		return fail(err)
 	}
 	c.off += headerLen + int64(n)
-	return Frame{t, binary.LittleEndian.Uint64(h[8:]), c.body}, nil
+	return Frame{t, binary.LittleEndian.Uint64(h[8:]), c.body, coded}, nil
 }
 
 // read reads n bytes into buf, which grows by what arrives and not by what a
@@ -222,17 +243,17 @@ func (c *Conn) read(buf []byte, n int) ([]byte, error) {
 	return buf, nil
 }
 
-// unpack decompresses packed into body.
-func (c *Conn) unpack() error {
+// unpack decompresses packed into body, at most limit bytes.
+func (c *Conn) unpack(limit int) error {
 	n, err := s2.DecodedLen(c.packed)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrPacked, err)
 	}
-	if n > DataBody {
+	if n > limit {
 		return ErrTooLong
 	}
 	if cap(c.body) < n {
-		c.body = make([]byte, 0, DataBody)
+		c.body = make([]byte, 0, limit)
 	}
 	c.body, err = s2.Decode(c.body[:cap(c.body)], c.packed)
 	if err != nil {
@@ -261,21 +282,26 @@ func (c *Conn) WriteFrame(t Type, epoch uint64, body []byte) error {
 	return c.write(t, 0, epoch, body)
 }
 
-// WriteData sends a DATA frame of at most DataBody bytes, compressed if that
-// is asked for and worth it.
-func (c *Conn) WriteData(epoch uint64, body []byte, pack bool) error {
-	if len(body) > DataBody {
-		return fmt.Errorf("wire: write %v: %w (%d bytes)", TypeData, ErrTooLong, len(body))
+// WriteData sends a DATA frame of at most DataBody bytes, or of CodedBody bytes if they are
+// coded by what changed. With pack they are compressed, if that is worth it. It returns how
+// many bytes the body has on the wire.
+func (c *Conn) WriteData(epoch uint64, body []byte, coded, pack bool) (int, error) {
+	limit, flags := DataBody, byte(0)
+	if coded {
+		limit, flags = CodedBody, flagLines
+	}
+	if len(body) > limit {
+		return 0, fmt.Errorf("wire: write %v: %w (%d bytes)", TypeData, ErrTooLong, len(body))
 	}
 	if pack {
 		if c.packer == nil {
-			c.packer = make([]byte, s2.MaxEncodedLen(DataBody))
+			c.packer = make([]byte, s2.MaxEncodedLen(CodedBody))
 		}
 		if p := s2.Encode(c.packer, body); len(p) < len(body)-len(body)/8 {
-			return c.write(TypeData, flagS2, epoch, p)
+			body, flags = p, flags|flagS2
 		}
 	}
-	return c.write(TypeData, 0, epoch, body)
+	return len(body), c.write(TypeData, flags, epoch, body)
 }
 
 func (c *Conn) write(t Type, flags byte, epoch uint64, body []byte) error {

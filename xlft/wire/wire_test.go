@@ -2,6 +2,7 @@ package wire_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -97,7 +98,7 @@ func TestRefused(t *testing.T) {
 func TestCutAtEveryByte(t *testing.T) {
 	p := new(pipe)
 	c := wire.NewConn(p)
-	if err := c.WriteData(3, bytes.Repeat([]byte("xlft"), 100), true); err != nil {
+	if _, err := c.WriteData(3, bytes.Repeat([]byte("xlft"), 100), false, true); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.WriteFrame(wire.TypeAck, 3, nil); err != nil {
@@ -122,7 +123,7 @@ func TestDataCompressed(t *testing.T) {
 		for _, pack := range []bool{false, true} {
 			body := bytes.Repeat([]byte{7}, size)
 			p := new(pipe)
-			if err := wire.NewConn(p).WriteData(1, body, pack); err != nil {
+			if _, err := wire.NewConn(p).WriteData(1, body, false, pack); err != nil {
 				t.Fatal(err)
 			}
 			if pack && size >= 4096 && p.out.Len() > size/4 {
@@ -213,7 +214,7 @@ func meet(t *testing.T, client, server *wire.Identity, clientKnows, serverKnows 
 			return
 		}
 		defer c.Close()
-		_, err = wire.Welcome(wire.NewConn(c), "server", 5*time.Second)
+		_, err = wire.Welcome(wire.NewConn(c), "server", 0, 5*time.Second)
 		done <- err
 	}()
 	c, err := client.Dialer(l.Addr().String(), clientKnows)(t.Context())
@@ -251,7 +252,7 @@ func TestVersionRefused(t *testing.T) {
 		}
 		theirs.Close()
 	}()
-	_, err := wire.Welcome(wire.NewConn(ours), "xlft 1", time.Second)
+	_, err := wire.Welcome(wire.NewConn(ours), "xlft 1", 0, time.Second)
 	if want := `welcome peer: peer ("xlft 9") speaks protocol 7 to 9, this host 2 to 2: update the older one`; err == nil || err.Error() != want {
 		t.Errorf("error %q, want %q", err, want)
 	}
@@ -262,11 +263,59 @@ func TestSilentPeer(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
 	begun := time.Now()
-	if _, err := wire.Welcome(wire.NewConn(ours), "x", 50*time.Millisecond); err == nil {
+	if _, err := wire.Welcome(wire.NewConn(ours), "x", 0, 50*time.Millisecond); err == nil {
 		t.Error("a silent peer was welcome")
 	}
 	if took := time.Since(begun); took > 5*time.Second {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// A body that is coded by what changed is told apart, compressed or not, and may be longer.
+func TestDataCoded(t *testing.T) {
+	for _, pack := range []bool{false, true} {
+		body := bytes.Repeat([]byte{7}, wire.CodedBody)
+		p := new(pipe)
+		n, err := wire.NewConn(p).WriteData(1, body, true, pack)
+		if err != nil || pack == (n == len(body)) {
+			t.Fatalf("packed %v: %d bytes, %v", pack, n, err)
+		}
+		f, err := reader(p.out.Bytes()).ReadFrame()
+		if err != nil || !f.Coded || !bytes.Equal(f.Body, body) {
+			t.Errorf("packed %v: coded %v, %d bytes, %v", pack, f.Coded, len(f.Body), err)
+		}
+	}
+	if _, err := wire.NewConn(new(pipe)).WriteData(1, make([]byte, wire.CodedBody), false, false); !errors.Is(err, wire.ErrTooLong) {
+		t.Errorf("not coded: %v", err)
+	}
+	// More than a coded body may have, compressed to little.
+	p := new(pipe)
+	if _, err := wire.NewConn(p).WriteData(1, make([]byte, wire.CodedBody), true, true); err != nil {
+		t.Fatal(err)
+	}
+	b := p.out.Bytes()
+	b[1] = 1 // as if it were not coded
+	if _, err := reader(b).ReadFrame(); !errors.Is(err, wire.ErrTooLong) {
+		t.Errorf("too long for a body that is not coded: %v", err)
+	}
+}
+
+// How many pages both sides keep is the smaller number.
+func TestGreetPageCache(t *testing.T) {
+	for _, c := range []struct{ primary, backup, want int64 }{{100, 40, 40}, {40, 100, 40}, {0, 100, 0}, {100, 0, 0}, {100, -1, 0}} {
+		theirs, ours := net.Pipe()
+		go func() {
+			h, err := wire.Welcome(wire.NewConn(theirs), "backup", c.backup, time.Second)
+			if err != nil || h.PageCache != c.want {
+				t.Errorf("the backup keeps %d, want %d; %v", h.PageCache, c.want, err)
+			}
+		}()
+		dial := func(context.Context) (net.Conn, error) { return ours, nil }
+		_, h, err := wire.OpenData(t.Context(), dial, strings.Repeat("0", 32), "primary", c.primary)
+		if err != nil || h.PageCache != c.want {
+			t.Errorf("the primary keeps %d, want %d; %v", h.PageCache, c.want, err)
+		}
+		ours.Close()
 	}
 }
 
@@ -275,7 +324,7 @@ func BenchmarkReadData(b *testing.B) {
 	c := wire.NewConn(p)
 	body := make([]byte, wire.DataBody)
 	for range 16 {
-		c.WriteData(1, body, false)
+		c.WriteData(1, body, false, false)
 	}
 	b.SetBytes(16 * wire.DataBody)
 	b.ReportAllocs()

@@ -1,0 +1,54 @@
+package primary
+
+import (
+	"testing"
+	"time"
+)
+
+// A packing compresses while that takes less time, and notices when the network changes.
+func TestPacking(t *testing.T) {
+	const size = 256 << 10
+	// What a body takes: packed at 500 MB/s to half its size; the wire's rate is in bytes a
+	// second.
+	took := func(packed bool, rate float64) time.Duration {
+		if packed {
+			return time.Duration(size/500e6*1e9) + time.Duration(size/2/rate*1e9)
+		}
+		return time.Duration(size / rate * 1e9)
+	}
+	p := packing{allowed: true}
+	share := func(rate float64) float64 {
+		n := 0
+		for range 1000 {
+			packed := p.next(size)
+			p.took(packed, size, took(packed, rate))
+			if packed {
+				n++
+			}
+		}
+		return float64(n) / 1000
+	}
+	for i, c := range []struct {
+		rate      float64
+		low, high float64
+	}{
+		{125e6, 0.85, 1}, // 1 GbE: the network is what waits
+		{2e9, 0, 0.15},   // faster than a processor compresses
+		{125e6, 0.85, 1},
+		{1.7e9, 0, 0.15},
+	} {
+		if got := share(c.rate); got < c.low || got > c.high {
+			t.Errorf("turn %d, %.0f MB/s: %.3f of the bodies are compressed, want %v to %v", i, c.rate/1e6, got, c.low, c.high)
+		}
+	}
+	off := packing{}
+	for range 100 {
+		if off.next(size) {
+			t.Fatal("compressed though that is not allowed")
+		}
+		off.took(false, size, time.Millisecond)
+	}
+	if p.next(100) {
+		t.Error("a small body is compressed")
+	}
+}
