@@ -25,8 +25,9 @@ type Vif struct {
 //
 // Its methods may be called from several goroutines.
 type Gate struct {
-	opts Options
-	host host // nil behind New and Adopt
+	opts   Options
+	host   host // nil behind New and Adopt
+	events *signal
 
 	mu      lock
 	vifs    []*vif
@@ -115,7 +116,7 @@ func Adopt(opts Options, vifs ...Vif) *Gate {
 }
 
 func newGate(opts Options, h host) *Gate {
-	return &Gate{opts: opts, host: h, mu: make(lock, 1)}
+	return &Gate{opts: opts, host: h, events: newSignal(), mu: make(lock, 1)}
 }
 
 func newVif(v Vif, opts Options) *vif { return &vif{Vif: v, nap: opts.nap} }
@@ -171,8 +172,9 @@ func (g *Gate) Seal(epoch uint64) error {
 			return g.errorf("seal epoch %d: %w", epoch, err)
 		}
 	}
+	first := g.events.next()
 	for _, v := range g.vifs {
-		if err := v.switchQueue(); err != nil {
+		if err := v.switchQueue(first); err != nil {
 			return g.fail("seal epoch %d: %s: %w", epoch, v.Name, err)
 		}
 	}
@@ -183,7 +185,7 @@ func (g *Gate) Seal(epoch uint64) error {
 // begin prepares for the first seal.
 func (g *Gate) begin() error {
 	for _, v := range g.vifs {
-		st, err := v.stats(g.opts.limit())
+		st, _, err := v.stats(g.opts.limit())
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.Name, err)
 		}
@@ -215,8 +217,11 @@ func (v *vif) prepare(deadline time.Time) error {
 	return nil
 }
 
-// switchQueue sends arriving packets to the other queue from now on.
-func (v *vif) switchQueue() error {
+// switchQueue sends arriving packets to the other queue from now on, and has
+// first called for the first of them. It watches the queue beforehand: of a
+// packet that came in between nobody would hear.
+func (v *vif) switchQueue(first func()) error {
+	v.watch(1-v.Current, first)
 	if err := v.Path.Steer(1 - v.Current); err != nil {
 		return err
 	}
@@ -270,6 +275,7 @@ func (g *Gate) Release(epoch uint64) error {
 			break // Seal tries again, and returns the error
 		}
 	}
+	g.look()
 	return nil
 }
 
@@ -300,6 +306,11 @@ func (g *Gate) Drain(ctx context.Context) error {
 	if !ok {
 		deadline = time.Now().Add(g.opts.timeout())
 	}
+	// If the domain is resumed here after all, its first packet has an event.
+	first := g.events.next()
+	for _, v := range g.vifs {
+		v.watch(v.Current, first)
+	}
 	for since := time.Now(); time.Since(since) < quiet; g.opts.nap() {
 		for _, v := range g.vifs {
 			if err := v.prepare(deadline); err != nil {
@@ -318,7 +329,7 @@ func (g *Gate) Drain(ctx context.Context) error {
 			}
 			// The domain has sent nothing since the seal, so these packets are
 			// an epoch without a number.
-			if err := v.switchQueue(); err != nil {
+			if err := v.switchQueue(first); err != nil {
 				return g.fail("drain: %s: %w", v.Name, err)
 			}
 			if err := v.Path.Change(1-v.Current, Pass); err != nil {
@@ -357,6 +368,7 @@ func (g *Gate) releaseAll() error {
 	if errs == nil {
 		g.holding, g.sealed, g.adopted, g.broken = false, false, false, nil
 		g.epoch = 0 // the next protection counts from 1
+		g.events.end()
 	}
 	return errs
 }
@@ -491,6 +503,7 @@ func (g *Gate) Discard() error {
 	}
 	if errs == nil {
 		g.closed = true
+		g.events.end()
 		if g.host != nil {
 			errs = g.host.close()
 		}

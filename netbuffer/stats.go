@@ -51,12 +51,15 @@ func (g *Gate) Stats() (Stats, error) {
 		}
 	}
 	for _, v := range g.vifs {
-		stats, err := v.stats(g.opts.limit())
+		stats, running, err := v.stats(g.opts.limit())
 		if err != nil {
 			errs = errors.Join(errs, g.errorf("stats: %s: %w", v.Name, err))
 		}
 		if n := v.dropped(stats.Drops); n > 0 && g.holding && !g.adopted {
 			errs = errors.Join(errs, g.errorf("stats: %s: %d %w", v.Name, n, ErrDropped))
+		}
+		if running > 0 && g.holding && !g.adopted {
+			g.events.first()()
 		}
 		s.Vifs = append(s.Vifs, stats)
 		s.Packets += stats.Packets
@@ -77,16 +80,19 @@ func (v *vif) dropped(drops uint64) uint64 {
 	return max(drops-min(v.drops, drops), v.lost-v.lostBefore)
 }
 
-// stats adds up the two queues of a vif. A queue that can't be read counts as
-// empty, and its error comes back.
-func (v *vif) stats(limit uint64) (VifStats, error) {
-	s := VifStats{Name: v.Name, Limit: limit, Gone: v.gone}
-	var errs error
+// stats adds up the two queues of a vif, and returns how many packets the
+// current one has. A queue that can't be read counts as empty, and its error
+// comes back.
+func (v *vif) stats(limit uint64) (s VifStats, running uint64, errs error) {
+	s = VifStats{Name: v.Name, Limit: limit, Gone: v.gone}
 	for q := range 2 {
 		st, err := v.Path.State(q)
 		if err != nil {
 			errs = errors.Join(errs, err)
 			continue
+		}
+		if q == v.Current {
+			running = st.Packets
 		}
 		s.Packets += st.Packets
 		s.Bytes += st.Bytes
@@ -94,7 +100,7 @@ func (v *vif) stats(limit uint64) (VifStats, error) {
 		s.Drops += st.Drops
 		s.Memory += st.Memory()
 	}
-	return s, errs
+	return s, running, errs
 }
 
 // Held returns how much memory the packets take that wait behind the vif that is

@@ -23,7 +23,9 @@ func (g *Gate) AddVifs() ([]string, error) {
 	for _, v := range vifs {
 		g.vifs = append(g.vifs, v)
 		names = append(names, v.Name)
+		v.watch(v.Current, g.events.first())
 	}
+	g.look() // packets may have come before the watch
 	return names, err
 }
 

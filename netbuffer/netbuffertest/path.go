@@ -17,7 +17,7 @@ import (
 	"xlft/netbuffer"
 )
 
-// A Path is a netbuffer.Path whose two queues behave like plug qdiscs on ifbs.
+// A Path is a netbuffer.Watcher whose two queues behave like plug qdiscs on ifbs.
 // A packet of an open queue leaves at once. If Slow is set it stays until Step,
 // or until a gate that waits asks whether the queue is Empty. The methods may
 // be called from several goroutines.
@@ -38,6 +38,7 @@ type queue struct {
 	packets [][]byte
 	open    bool
 	state   netbuffer.QueueState
+	first   func() // called for the next packet
 }
 
 // errDestroyed is what the methods of netbuffer.Path return after Destroy.
@@ -88,6 +89,10 @@ func (p *Path) Send(packet []byte) {
 	q.packets = append(q.packets, packet)
 	q.state.Packets++
 	q.state.Bytes += n
+	if q.first != nil {
+		q.first()
+		q.first = nil
+	}
 	p.run()
 }
 
@@ -170,6 +175,16 @@ func (p *Path) State(queue int) (netbuffer.QueueState, error) {
 	}
 	return p.q[queue].state, p.fail
 }
+
+// Watch is for netbuffer.Watcher.
+func (p *Path) Watch(queue int, first func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.q[queue].first = first
+}
+
+// Watching is for netbuffer.Watcher.
+func (p *Path) Watching() (netbuffer.Way, error) { return "memory", nil }
 
 // Fail makes every later call of netbuffer.Path fail with err, or work again
 // if err is nil.

@@ -94,6 +94,14 @@ func (h processPath) State(queue int) (st netbuffer.QueueState, err error) {
 	return st, err
 }
 
+// Watch is for netbuffer.Watcher.
+func (h processPath) Watch(queue int, first func()) {
+	_ = h.do(func() error { h.v.path.Watch(queue, first); return nil })
+}
+
+// Watching is for netbuffer.Watcher.
+func (h processPath) Watching() (netbuffer.Way, error) { return h.v.path.Watching() }
+
 // gate is a domain's network gate in a process: a netbuffer.Gate whose calls take the host's time.
 type gate struct {
 	*netbuffer.Gate
