@@ -19,6 +19,7 @@ type kernel struct {
 	domid uint32
 	opts  Options
 	all   map[*vif]*device
+	taps  *taps
 
 	watch int            // socket on which the kernel reports changes of links
 	fresh map[int]string // interfaces of the domain without a gate, by index
@@ -34,10 +35,14 @@ func newKernel(domid uint32, opts Options) (*kernel, error) {
 		t.close()
 		return nil, fmt.Errorf("netbuffer: watch links: %w", err)
 	}
-	return &kernel{tc: t, domid: domid, opts: opts, all: map[*vif]*device{}, watch: watch, fresh: map[int]string{}}, nil
+	return &kernel{tc: t, domid: domid, opts: opts, all: map[*vif]*device{}, taps: newTaps(opts.Watch), watch: watch, fresh: map[int]string{}}, nil
 }
 
 func (k *kernel) close() error {
+	for _, d := range k.all {
+		d.unlisten()
+	}
+	k.taps.close()
 	k.tc.close()
 	return unix.Close(k.watch)
 }
@@ -67,6 +72,9 @@ func open(domid uint32, opts Options, onlyFound bool) (*Gate, error) {
 	k, err := newKernel(domid, opts)
 	if err != nil {
 		return nil, err
+	}
+	if onlyFound {
+		k.taps.best = Polling // it ends at once
 	}
 	g := newGate(opts, k)
 	if err := k.adoptOrBuild(g, onlyFound); err != nil {
@@ -290,6 +298,7 @@ func (k *kernel) build(link netlink.Link, found [2]netlink.Link, name string, ho
 	if err := d.addFilter(filters, v.Current); err != nil {
 		return fail("redirect", err)
 	}
+	d.listen(k.taps)
 	return v, nil
 }
 
@@ -449,6 +458,7 @@ func (k *kernel) bypass(v *vif) error {
 
 func (k *kernel) destroy(v *vif) error {
 	var errs error
+	k.all[v].unlisten()
 	for _, ifb := range k.all[v].ifb {
 		if ifb == nil {
 			continue

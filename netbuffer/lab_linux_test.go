@@ -285,13 +285,6 @@ func inOrder(t *testing.T, what string, got []seen, from, to uint32) {
 	}
 }
 
-func must(t *testing.T, what string, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
-}
-
 // own is how many frames the sender's kernel may add, such as neighbour
 // solicitations.
 const own = 4
@@ -315,13 +308,4 @@ func nothingLeft(t *testing.T) {
 			t.Errorf("%s left on the vif", q.Type())
 		}
 	}
-}
-
-func mustLink(t *testing.T, name string) netlink.Link {
-	t.Helper()
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
 }

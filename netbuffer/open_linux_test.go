@@ -12,7 +12,7 @@ import (
 
 // inNamespace moves the test into a network namespace of its own. The thread
 // is not unlocked, so it and the namespace end with the test.
-func inNamespace(t *testing.T) {
+func inNamespace(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for a network namespace")
@@ -24,7 +24,7 @@ func inNamespace(t *testing.T) {
 }
 
 // pair makes a veth pair, both ends up.
-func pair(t *testing.T, name, peer string) {
+func pair(t testing.TB, name, peer string) {
 	t.Helper()
 	la := netlink.NewLinkAttrs()
 	la.Name = name

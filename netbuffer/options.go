@@ -31,6 +31,11 @@ type Options struct {
 	// DefaultTimeout.
 	Timeout time.Duration
 
+	// Watch is the best way in which the gate may notice that the domain sends:
+	// see Gate.Events. "" means EBPF. If the kernel or the process's rights don't
+	// allow it, the gate takes the next best: see Gate.Watching.
+	Watch Way
+
 	// Nap sleeps between two looks at a queue; the domain may be suspended
 	// meanwhile. nil means nanosleep(2), which keeps to the 50 microseconds it
 	// is asked for. A simulation with a clock of its own, such as a bubble of

@@ -65,6 +65,10 @@ type device struct {
 	ownQdisc bool            // we made the clsact
 	made     bool            // the ifbs are new
 
+	taps  *taps
+	tap   tap   // nil while polling
+	noTap error // why it is none, or not the best
+
 	looked time.Time // for programs and chains at the vif
 	beside error     // that were found then
 }
