@@ -23,13 +23,18 @@
 // after its checkpoint is acknowledged. There are two queues, so a second epoch
 // can't be sealed before the first is released; Seal refuses it.
 //
+// Events says when the domain has sent into the running epoch, for a checkpoint
+// that starts at once: a BPF program at each ifb sees the packet that the gate
+// takes in, or else a packet socket at the vif sees it come, or else whoever reads
+// the queues. Watching says which. What is held does not depend on it.
+//
 // A gate lives in the kernel, not in this process. If the process dies while
 // the gate holds, the packets stay held. Open adopts the gate, and the caller
 // chooses between ReleaseAll, which lets the packets out, and Discard, which
 // drops them.
 //
 // The kernel must have ifb, sch_plug, sch_ingress, cls_matchall, act_mirred and
-// act_gact; Check tries them. Open and Cleanup need CAP_NET_ADMIN in the network
+// act_gact; Check tries them. It should have cls_bpf. Open and Cleanup need CAP_NET_ADMIN in the network
 // namespace of the vifs, Check in any. On other systems than Linux the package
 // builds, and only New and Adopt make gates.
 package netbuffer

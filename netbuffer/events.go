@@ -122,7 +122,10 @@ func (s *signal) first() func() {
 		defer s.mu.Unlock()
 		if watch == s.watch && !s.told {
 			s.told = true
-			s.c <- struct{}{} // there is room: begin made it
+			select {
+			case s.c <- struct{}{}:
+			default: // never: begin made room
+			}
 		}
 	}
 }

@@ -244,62 +244,64 @@ func TestProgramSeesOneQueue(t *testing.T) {
 func TestTapMissesNothing(t *testing.T) {
 	for _, way := range []Way{EBPF, PacketSocket, Polling} {
 		t.Run(string(way), func(t *testing.T) {
-			const vifs = 2
-			g, bs := benchOf(t, way, vifs)
-			epochs := map[Way]uint64{EBPF: 3000, PacketSocket: 1000, Polling: 200}[way]
-			if testing.Short() {
-				epochs /= 10
-			}
-			ctx, cancel := context.WithCancel(t.Context())
-			var wg sync.WaitGroup
-			for i := range 2 * vifs {
-				out := newSender(t, fmt.Sprintf("guest%d", i%vifs))
-				wg.Go(func() {
-					rng := rand.New(rand.NewPCG(uint64(i), 1))
-					for ctx.Err() == nil {
-						out.send()
-						time.Sleep(time.Duration(rng.IntN(400)) * time.Microsecond)
-					}
-				})
-			}
-			withPackets, missed, late := 0, 0, 0
-			rng := rand.New(rand.NewPCG(9, 9))
-			for e := uint64(1); e <= epochs; e++ {
-				must(t, "seal", g.Seal(e))
-				time.Sleep(time.Duration(rng.IntN(300)) * time.Microsecond)
-				var packets uint64
-				for i, b := range bs {
-					st, err := b.State(g.vifs[i].Current)
-					must(t, "state", err)
-					packets += st.Packets
-				}
-				wait := patience
-				if way != EBPF {
-					wait = 2 * time.Millisecond
-				}
-				got := packets > 0 && within(t, g, wait)
-				if packets > 0 && !got {
-					late++
-				}
-				must(t, "release", g.Release(e))
-				if packets > 0 {
-					withPackets++
-					if !got && (way == EBPF || !within(t, g, 0)) {
-						missed++
-					}
-				}
-			}
-			cancel()
-			wg.Wait()
-			if missed > 0 {
-				t.Errorf("%d epochs of %d with packets had no event", missed, withPackets)
-			}
-			if withPackets < int(epochs)/10 {
-				t.Errorf("only %d epochs of %d had packets", withPackets, epochs)
-			}
-			t.Logf("%d of %d epochs had packets; %d events only at the release", withPackets, epochs, late)
+			g, _ := benchOf(t, way, 2)
+			missesNothing(t, g, way, map[Way]uint64{EBPF: 3000, PacketSocket: 1000, Polling: 200}[way])
 		})
 	}
+}
+
+// missesNothing runs epochs of a gate with two vifs.
+func missesNothing(t *testing.T, g *Gate, way Way, epochs uint64) {
+	t.Helper()
+	if testing.Short() {
+		epochs /= 10
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for i := range 4 {
+		out := newSender(t, fmt.Sprintf("guest%d", i%2))
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(i), 1))
+			for ctx.Err() == nil {
+				out.send()
+				time.Sleep(time.Duration(rng.IntN(400)) * time.Microsecond)
+			}
+		})
+	}
+	with, missed, late := 0, 0, 0
+	rng := rand.New(rand.NewPCG(9, 9))
+	for e := uint64(1); e <= epochs; e++ {
+		must(t, "seal", g.Seal(e))
+		time.Sleep(time.Duration(rng.IntN(300)) * time.Microsecond)
+		var packets uint64
+		for _, v := range g.vifs {
+			st, err := v.Path.State(v.Current)
+			must(t, "state", err)
+			packets += st.Packets
+		}
+		wait := patience
+		if way != EBPF {
+			wait = 2 * time.Millisecond
+		}
+		got := packets > 0 && within(t, g, wait)
+		must(t, "release", g.Release(e))
+		if packets == 0 {
+			continue
+		}
+		with++
+		if !got {
+			late++
+			if way == EBPF || !within(t, g, 0) {
+				missed++
+			}
+		}
+	}
+	if missed > 0 || with < int(epochs)/10 {
+		t.Errorf("%d of %d epochs had packets, and %d no event", with, epochs, missed)
+	}
+	t.Logf("%d of %d epochs had packets; %d events only at the release", with, epochs, late)
 }
 
 // TestTapFallsBack: what does not work is replaced by the next best, and said.
@@ -339,6 +341,43 @@ func TestTapFallsBack(t *testing.T) {
 	if way, why := g.Watching(); way != Polling || why == nil || !strings.Contains(why.Error(), "no packet socket") {
 		t.Errorf("watching by %s: %v", way, why)
 	}
+}
+
+// TestTapWithoutRights: what the process may not do is replaced, and said.
+func TestTapWithoutRights(t *testing.T) {
+	_, bs := benchOf(t, "", 1)
+	for _, c := range []struct {
+		drop []uintptr
+		want Way
+	}{
+		{[]uintptr{unix.CAP_SYS_ADMIN, unix.CAP_BPF}, PacketSocket},
+		{[]uintptr{unix.CAP_NET_RAW}, Polling},
+	} {
+		dropRights(t, c.drop...)
+		d := *bs[0].device
+		ts := newTaps(EBPF)
+		d.listen(ts)
+		way, why := d.Watching()
+		if way != c.want || !errors.Is(why, unix.EPERM) {
+			t.Errorf("watching by %s: %v, want %s", way, why, c.want)
+		}
+		t.Log(why)
+		d.Watch(0, func() {})
+		d.unlisten()
+		ts.close()
+	}
+}
+
+// dropRights takes capabilities from the test's thread, which ends with the test.
+func dropRights(t *testing.T, caps ...uintptr) {
+	t.Helper()
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	must(t, "capget", unix.Capget(&hdr, &data[0]))
+	for _, c := range caps {
+		data[c/32].Effective &^= 1 << (c % 32)
+	}
+	must(t, "capset", unix.Capset(&hdr, &data[0]))
 }
 
 // TestTapOfEarlierProcess: a program that a killed process left is replaced.
