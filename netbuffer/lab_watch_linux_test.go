@@ -130,6 +130,36 @@ func TestLabWatch(t *testing.T) {
 	}
 }
 
+// TestLabWatchEarlierGate: of a gate that holds and has no place for a program,
+// made by an earlier version, nothing is lost for one.
+func TestLabWatchEarlierGate(t *testing.T) {
+	w, g := watched(t, EBPF, 1)
+	for _, ifb := range g.host.(*kernel).all[g.vifs[0]].ifb {
+		must(t, "remove clsact", netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: ifb.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		}}))
+	}
+	u := newGuest(t, 0, 1)
+	must(t, "seal 1", g.Seal(1))
+	u.burst(2, 20)
+	flush()
+	must(t, "release 1", g.Release(1))
+	must(t, "seal 2", g.Seal(2))
+	u.burst(3, 20)
+	flush()
+	crash(g)
+	g = w.open(Options{})
+	if way, why := g.Watching(); way != PacketSocket || why == nil {
+		t.Errorf("watching by %s: %v", way, why)
+	} else {
+		t.Log(why)
+	}
+	must(t, "release all", g.ReleaseAll())
+	inOrder(t, "released", w.wait(40), 0, 40)
+	must(t, "close", g.Close())
+	nothingLeft(t)
+}
+
 // TestLabWatchMissesNothing is TestTapMissesNothing with a plug.
 func TestLabWatchMissesNothing(t *testing.T) {
 	for _, way := range []Way{EBPF, PacketSocket, Polling} {

@@ -186,8 +186,8 @@ func (t *programTap) attach(c *tc, queue int, ifb netlink.Link) error {
 		return fmt.Errorf("load program: %w", err)
 	}
 	defer p.Close() // the filter has it
-	if err := c.clsact(ifb); err != nil {
-		return unsupported("clsact qdisc", "sch_ingress", err)
+	if !c.hasQdisc(ifb) {
+		return fmt.Errorf("%s was made without a clsact qdisc", ifb.Attrs().Name)
 	}
 	err = c.h.FilterReplace(&netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{

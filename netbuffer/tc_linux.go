@@ -73,7 +73,7 @@ type device struct {
 	beside error     // that were found then
 }
 
-// makeIfb makes an ifb without a qdisc of ours, down.
+// makeIfb makes an ifb, down, with a place for a program and without a plug.
 func (t *tc) makeIfb(name string, mtu int) (netlink.Link, error) {
 	la := netlink.NewLinkAttrs()
 	la.Name, la.MTU, la.TxQLen = name, mtu, ifbQueueLen
@@ -87,6 +87,14 @@ func (t *tc) makeIfb(name string, mtu int) (netlink.Link, error) {
 	// Without an address of its own the ifb sends nothing. If it gets one,
 	// packets that the host sends on the ifb wait in the queue and end there.
 	_ = t.h.LinkSetIP6AddrGenMode(ifb, nl.IN6_ADDR_GEN_MODE_NONE)
+	// Now or never: if the ifb is up, a new clsact makes the kernel reset its
+	// other qdiscs (qdisc_graft in net/sched/sch_api.c), and a plug drops what it
+	// holds. That the place is missing shows when it is needed.
+	_ = t.h.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: ifb.Attrs().Index,
+		Handle:    netlink.MakeHandle(0xffff, 0),
+		Parent:    netlink.HANDLE_CLSACT,
+	}})
 	return ifb, nil
 }
 
@@ -126,9 +134,10 @@ func (d *device) addQdisc() error {
 	return nil
 }
 
-// hasQdisc reports whether the vif has a place for ingress filters.
-func (t *tc) hasQdisc(vif netlink.Link) bool {
-	qs, err := t.h.QdiscList(vif)
+// hasQdisc reports whether a vif has a place for ingress filters, or an ifb one
+// for a program.
+func (t *tc) hasQdisc(link netlink.Link) bool {
+	qs, err := t.h.QdiscList(link)
 	return err == nil && slices.ContainsFunc(qs, func(q netlink.Qdisc) bool {
 		return q.Attrs().Parent == netlink.HANDLE_INGRESS
 	})

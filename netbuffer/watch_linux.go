@@ -3,8 +3,6 @@ package netbuffer
 import (
 	"errors"
 	"fmt"
-
-	"github.com/vishvananda/netlink"
 )
 
 // A tap says when packets arrive at a device.
@@ -99,17 +97,4 @@ func (d *device) unlisten() {
 		d.tap.close()
 		d.tap = nil
 	}
-}
-
-// clsact makes the place for a program at the egress of an ifb. A tap of an
-// earlier process may have made it.
-func (t *tc) clsact(ifb netlink.Link) error {
-	if t.hasQdisc(ifb) {
-		return nil
-	}
-	return t.h.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: ifb.Attrs().Index,
-		Handle:    netlink.MakeHandle(0xffff, 0),
-		Parent:    netlink.HANDLE_CLSACT,
-	}})
 }
