@@ -67,7 +67,7 @@ func newBench(tb testing.TB, pages int, compress bool) *bench {
 	b.session = &primary.Session{
 		Domain: "web1", Software: "bench", Instance: "1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: uint64(pages) * 4},
-		Settings: primary.Settings{EpochMax: time.Hour, FailureTimeout: 30 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second,
+		Settings: primary.Settings{Pacing: xlft.Pacing{Mode: xlft.ModeEvent, EpochMax: time.Hour}, FailureTimeout: 30 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second,
 			RetryDelay: time.Second, SpoolLimit: 256 << 20, Compress: compress},
 		Guest: pa.Guest(b.domain), Gates: xlft.Gates{Net: pa.Gate(b.domain)}, Arbiter: arbiter.None{}, Store: pa.Store(records(tb)), Peer: "B",
 		Dial:   ida.Dialer(l.Addr().String(), idb.Fingerprint),

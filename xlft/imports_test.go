@@ -30,7 +30,8 @@ func floor(pkg string) int {
 	pkg = strings.TrimPrefix(pkg, module)
 	for i, prefixes := range [][]string{
 		{"evtchn", "savestream", "netbuffer", "diskrepl", "xlft/wire"}, // the leaves
-		{"xlft/config", "xlft"},
+		{"xlft"},
+		{"xlft/config"},
 		{"xlft/primary", "xlft/backup"},
 		{"xlft/internal/"},
 		{"xlft/cmd/"},

@@ -38,7 +38,7 @@ func TestPauseWithoutNetwork(t *testing.T) {
 				Guest: pa.Guest(d), Gates: xlft.Gates{Net: pa.Gate(d)}, Arbiter: arbiter.None{},
 				Dial: pa.Dial("B"), Peer: "B", Store: pa.Store(records(t)), Log: zap.NewNop(),
 				Settings: primary.Settings{
-					EpochMax: 50 * time.Millisecond, FailureTimeout: 10 * time.Second, AckTimeout: time.Minute,
+					Pacing: xlft.Pacing{EpochMax: 50 * time.Millisecond}, FailureTimeout: 10 * time.Second, AckTimeout: time.Minute,
 					SuspendTimeout: time.Second, RetryDelay: time.Second, SpoolLimit: 1 << 24,
 				},
 			}

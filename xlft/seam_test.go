@@ -103,7 +103,7 @@ func (m *seam) protect(h *simxen.Host, d *simxen.Domain, peer string, change fun
 		Guest: p.Guest(d), Gates: xlft.Gates{Net: p.Gate(d)}, Arbiter: m.arbiter(p), Dial: p.Dial(peer), Peer: peer,
 		DialPeer: func(name string) wire.Dialer { return p.Dial(name) }, Store: p.Store(m.records[h]), Log: zap.NewNop(),
 		Settings: primary.Settings{
-			EpochMax: simEpoch, FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
+			Pacing: xlft.Pacing{EpochMax: simEpoch}, FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
 			RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: 1 << 20,
 		},
 		Hung: func(error) { p.Kill() },

@@ -230,7 +230,7 @@ func (s *sim) protect() {
 		Domain: simDomain, Software: "sim", Instance: "A/1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48, Disks: s.domain.OfferedDisks()},
 		Settings: primary.Settings{
-			EpochMax: simEpoch, DirtyMax: 9, FailureTimeout: silence, AckTimeout: ack,
+			Pacing: xlft.Pacing{EpochMax: simEpoch, DirtyMax: 9}, FailureTimeout: silence, AckTimeout: ack,
 			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: s.v.memory,
 		},
 		Guest: guest, Gates: gates, Arbiter: s.arb(p, "B"), Dial: dial, Peer: "B", Store: kept,

@@ -139,7 +139,7 @@ func (w *world) protect(h *simxen.Host, d *simxen.Domain, peer string) {
 		Guest: refusingGuest{p.Guest(d), w.refuses[h]}, Gates: xlft.Gates{Net: refusingGate{p.Gate(d), w.refuses[h]}}, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Dial: p.Dial(peer), Peer: peer,
 		DialPeer: func(name string) wire.Dialer { return p.Dial(name) }, Store: &roomStore{p.Store(w.records[h]), w.full[h]}, Log: w.log.Named(h.Name + "/" + d.Name),
 		Settings: primary.Settings{
-			EpochMax: simEpoch, FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
+			Pacing: xlft.Pacing{EpochMax: simEpoch}, FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
 			RetryDelay: 100 * time.Millisecond, RetryMax: time.Second, SpoolLimit: 1 << 20,
 		},
 		Hung: func(error) { p.Kill() },

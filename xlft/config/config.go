@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"xlft/xlft"
 	"xlft/xlft/wire"
 )
 
@@ -62,10 +63,9 @@ type Fence struct {
 
 // Domain is how a domain is protected.
 type Domain struct {
-	Name           string
-	Backup         string // a peer's name
-	EpochMax       time.Duration
-	DirtyMax       uint64 // pages; 0: no limit
+	Name   string
+	Backup string // a peer's name
+	xlft.Pacing
 	FailureTimeout time.Duration
 	AckTimeout     time.Duration
 	SuspendTimeout time.Duration

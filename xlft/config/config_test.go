@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"xlft/xlft"
 	"xlft/xlft/config"
 )
 
@@ -31,7 +32,7 @@ func TestMinimal(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := c.For("web1")
-	if d.Name != "web1" || d.Backup != "beta" || d.EpochMax != 200*time.Millisecond || !d.Compress {
+	if d.Name != "web1" || d.Backup != "beta" || d.Mode != xlft.ModeEvent || d.EpochMax != time.Second || !d.Compress {
 		t.Errorf("web1 is protected as %+v", d)
 	}
 }
@@ -72,7 +73,7 @@ func TestReference(t *testing.T) {
 	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck {
 		t.Errorf("reference %+v, defaults %+v", c, m)
 	}
-	if d := c.For("web1"); d.EpochMax != 50*time.Millisecond || d.FailureTimeout != time.Second {
+	if d := c.For("web1"); d.RunShare != 0.8 || d.EpochMax != time.Second || d.FailureTimeout != time.Second {
 		t.Errorf("web1 is protected as %+v", d)
 	}
 	text, err := os.ReadFile(path)
@@ -80,7 +81,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "type", "accept_split_brain",
-		"address", "fingerprint", "backup", "epoch_max", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
+		"address", "fingerprint", "backup", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
 		if !strings.Contains(string(text), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}
@@ -94,6 +95,11 @@ func TestErrors(t *testing.T) {
 		{"unknown key of a domain", minimal + "[domain.\"web 1\"]\nfoo = 1\n", "x.toml:13: domain.\"web 1\".foo: unknown key"},
 		{"syntax", "[host\n", "x.toml:2: expected '.' or ']' to end table name, but got '\\n' instead"},
 		{"too short", minimal + "[domain.web1]\nepoch_max = \"2ms\"\n", "x.toml:13: domain.web1.epoch_max: 2ms is not between 5ms and 1m0s"},
+		{"unknown mode", minimal + "[default]\nmode = \"remus\"\n", `x.toml:13: default.mode: "remus" is none of "event", "strict" and "interval"`},
+		{"shortest above longest", minimal + "[default]\nepoch_max = \"50ms\"\nepoch_min = \"60ms\"\n", "x.toml:14: default.epoch_min: 60ms is more than epoch_max, 50ms"},
+		{"shortest above the window", minimal + "[default]\nevent_window_max = \"50ms\"\nepoch_min = \"60ms\"\n", "default.epoch_min: 60ms is more than event_window_max, 50ms"},
+		{"no time for checkpoints", minimal + "[default]\nrun_share = 1.0\n", "x.toml:13: default.run_share: 1 is not between 0 and 0.95"},
+		{"no share", minimal + "[domain.web1]\nrun_share = nan\n", "domain.web1.run_share: NaN is not between"},
 		{"no duration", minimal + "[default]\nepoch_max = \"fast\"\n", "\"fast\" is no duration such as \"200ms\" or \"1s\""},
 		{"no size", minimal + "[receive]\ncheckpoint_memory = \"1 TB\"\n", "\"1 TB\" is no size such as \"64MiB\""},
 		{"too small", minimal + "[receive]\ncheckpoint_memory = \"1MiB\"\n", "x.toml:13: receive.checkpoint_memory: 1048576 bytes is under the 16MiB minimum"},
@@ -154,5 +160,65 @@ func TestNetBuffer(t *testing.T) {
 		if err != nil || c.Default.NetBuffer != want || c.For("web1").NetBuffer != want {
 			t.Errorf("%q: %v, %v, want %d", set, c, err, want)
 		}
+	}
+}
+
+// Where only the mode is changed epoch_max follows, unless it was set to something
+// else.
+func TestEpochMaxFollowsMode(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want time.Duration // of web1
+	}{
+		{"", time.Second},
+		{"[default]\nmode = \"interval\"\n", 200 * time.Millisecond},
+		{"[default]\nmode = \"strict\"\n", time.Second},
+		{"[default]\nmode = \"interval\"\nepoch_max = \"1s\"\n", time.Second},
+		{"[default]\nmode = \"event\"\nepoch_max = \"1s\"\n[domain.web1]\nmode = \"interval\"\n", 200 * time.Millisecond},
+		{"[default]\nmode = \"interval\"\n[domain.web1]\nmode = \"event\"\n", time.Second},
+		{"[default]\nepoch_max = \"400ms\"\n[domain.web1]\nmode = \"interval\"\n", 400 * time.Millisecond},
+		{"[domain.web1]\nmode = \"interval\"\nepoch_max = \"2s\"\n", 2 * time.Second},
+	} {
+		cfg, err := config.Parse("x.toml", strings.NewReader(minimal+c.text))
+		if err != nil || cfg.For("web1").EpochMax != c.want {
+			t.Errorf("%s: %v, %v, want %v", c.text, cfg, err, c.want)
+		}
+	}
+}
+
+// What can be set while a domain is protected means what it means in the file.
+func TestRepace(t *testing.T) {
+	cfg, err := config.Parse("minimal", strings.NewReader(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := cfg.For("web1").Pacing
+	for _, key := range config.PacingKeys {
+		if _, err := config.Repace(is, []string{key + "=?"}); err == nil || !strings.HasPrefix(err.Error(), key+": ") {
+			t.Errorf("%s=?: %v", key, err)
+		}
+	}
+	for words, want := range map[string]string{
+		"epoch_max":                 `"epoch_max" is not of the form KEY=VALUE`,
+		"failure_timeout=1s":        "failure_timeout: no setting that can change while a domain is protected; mode, epoch_min,",
+		"epoch_max=2ms":             "epoch_max: 2ms is not between 5ms and 1m0s",
+		"epoch_max=8ms epoch_min=9": `epoch_min: "9" is no duration`,
+		"epoch_min=900ms":           "epoch_min: 900ms is more than event_window_max, 500ms",
+		"run_share=1":               "run_share: 1 is not between",
+		"dirty_max=-1":              `dirty_max: "-1" is no number of pages`,
+	} {
+		if now, err := config.Repace(is, strings.Fields(words)); err == nil || !strings.Contains(err.Error(), want) || now != is {
+			t.Errorf("%s: %+v, %v\n want %s", words, now, err, want)
+		}
+	}
+	now, err := config.Repace(is, strings.Fields("mode=strict epoch_min=2ms event_window_max=80ms run_share=0.8 dirty_max=0"))
+	if want := (xlft.Pacing{Mode: xlft.ModeStrict, EpochMin: 2 * time.Millisecond, EpochMax: time.Second, WindowMax: 80 * time.Millisecond, RunShare: 0.8}); err != nil || now != want {
+		t.Errorf("%+v, %v", now, err)
+	}
+	if now, err := config.Repace(now, []string{"mode=interval"}); err != nil || now.EpochMax != 200*time.Millisecond {
+		t.Errorf("interval: %+v, %v", now, err)
+	}
+	if now, err := config.Repace(is, nil); err != nil || now != is {
+		t.Errorf("nothing: %+v, %v", now, err)
 	}
 }

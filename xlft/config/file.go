@@ -49,9 +49,8 @@ type rawFence struct {
 }
 
 type rawDomain struct {
-	Backup         *string      `toml:"backup"`
-	EpochMax       *rawDuration `toml:"epoch_max"`
-	DirtyMax       *uint64      `toml:"dirty_max"`
+	Backup *string `toml:"backup"`
+	rawPacing
 	FailureTimeout *rawDuration `toml:"failure_timeout"`
 	AckTimeout     *rawDuration `toml:"ack_timeout"`
 	SuspendTimeout *rawDuration `toml:"suspend_timeout"`

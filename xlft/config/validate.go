@@ -126,7 +126,7 @@ const defaultNetBuffer = 64 << 20
 // domains reads [default] and every [domain.NAME].
 func (raw *rawConfig) domains(c *Config) (toml.Key, error) {
 	builtin := Domain{
-		EpochMax: 200 * time.Millisecond, DirtyMax: 16384, FailureTimeout: time.Second,
+		Pacing: defaultPacing, FailureTimeout: time.Second,
 		AckTimeout: 30 * time.Second, SuspendTimeout: 10 * time.Second, RetryDelay: 5 * time.Second,
 		NetBuffer: defaultNetBuffer, Compress: true,
 	}
@@ -213,7 +213,6 @@ func checkAddress(a string, listen bool) error {
 
 func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain, toml.Key, error) {
 	set(&d.Backup, raw.Backup)
-	set(&d.DirtyMax, raw.DirtyMax)
 	if raw.NetBuffer != nil {
 		d.NetBuffer = uint64(*raw.NetBuffer)
 	}
@@ -258,23 +257,19 @@ func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain
 			return d, sub("backup"), fmt.Errorf("no [peer.%s] is in this file", d.Backup)
 		}
 	}
-	for _, v := range []struct {
-		key      string
-		dst      *time.Duration
-		src      *rawDuration
-		min, max time.Duration
-	}{
-		{"epoch_max", &d.EpochMax, raw.EpochMax, 5 * time.Millisecond, time.Minute},
+	var key string
+	var err error
+	if d.Pacing, key, err = raw.rawPacing.apply(d.Pacing); err != nil {
+		return d, sub(key), err
+	}
+	for _, v := range []limits{
 		{"failure_timeout", &d.FailureTimeout, raw.FailureTimeout, 100 * time.Millisecond, 5 * time.Minute},
 		{"ack_timeout", &d.AckTimeout, raw.AckTimeout, time.Second, time.Hour},
 		{"suspend_timeout", &d.SuspendTimeout, raw.SuspendTimeout, 100 * time.Millisecond, time.Hour},
 		{"retry_delay", &d.RetryDelay, raw.RetryDelay, 100 * time.Millisecond, time.Hour},
 	} {
-		if v.src != nil {
-			*v.dst = time.Duration(*v.src)
-		}
-		if *v.dst < v.min || *v.dst > v.max {
-			return d, sub(v.key), fmt.Errorf("%v is not between %v and %v", *v.dst, v.min, v.max)
+		if err := v.apply(); err != nil {
+			return d, sub(v.key), err
 		}
 	}
 	if d.NetBuffer == 0 {

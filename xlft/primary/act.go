@@ -39,10 +39,14 @@ func (s *Session) do(ctx context.Context, a Action) {
 			s.postLater(ctx, saved{SaveEnded{err}, nil})
 			return
 		}
+		s.why = WhyFirst
+		s.trigger.take()
 		s.beginSave(ctx)
 		s.within(s.Settings.SuspendTimeout+s.Settings.AckTimeout, "the first checkpoint made no progress", s.save.spool)
 	case Checkpoint:
-		s.save.next <- a
+		s.why = a.Why
+		s.trigger.take()
+		s.save.orders <- a
 		s.within(s.Settings.SuspendTimeout+s.Settings.AckTimeout, "the capture of a checkpoint made no progress", s.save.spool)
 	case EndSave:
 		if s.save != nil { // it did not begin: its end is on its way
@@ -58,13 +62,14 @@ func (s *Session) do(ctx context.Context, a Action) {
 		s.within(s.Settings.AckTimeout, "no ack", progress)
 	case Release:
 		if s.m.State() != Ending { // there the limit is of the backup's answer
-			set := s.Settings
-			s.within(set.EpochMax+set.SuspendTimeout+set.AckTimeout, "no checkpoint was begun", nil)
+			s.awaitCheckpoint()
 		}
-		s.status.acked(a.Epoch, s.trigger.open(), s.save.spool)
+		s.status.acked(a.Epoch, s.why, s.trigger.open(), s.save.spool)
 		if err := s.Gates.Release(a.Epoch); err != nil {
 			s.fail(ctx, fmt.Errorf("release epoch %d: %w", a.Epoch, err))
 		}
+	case Resume:
+		s.save.orders <- a
 	case HandOver:
 		// Released output must have left before the backup runs the domain and
 		// the domain ends here: either could get in its way.
@@ -147,6 +152,12 @@ const drainMost = 10 * time.Second
 func (s *Session) within(wait time.Duration, what string, progress *spool) {
 	s.limit.stop()
 	s.limit = newLimit(wait, what, progress)
+}
+
+// awaitCheckpoint limits the wait for the next checkpoint.
+func (s *Session) awaitCheckpoint() {
+	set := s.Settings
+	s.within(set.Pacing.EpochMax+set.SuspendTimeout+set.AckTimeout, "no checkpoint was begun", nil)
 }
 
 // postLater posts from the loop itself.

@@ -59,7 +59,14 @@ func (s *Session) beginSession(ctx context.Context) {
 	l := s.link
 	s.status.set(func(st *Status) { st.SyncTotal = s.Offer.MaxMemKiB << 10 })
 	post := func(ev Event) { s.post(ctx, linked{ev, l}) }
-	s.spawn(func() { l.run(post, s.status.sent) })
+	s.spawn(func() {
+		l.run(post, func(epoch uint64, p piece) {
+			s.status.sent(epoch, p)
+			if epoch > 1 && p.last {
+				s.trigger.wrote(p.stats.Pages)
+			}
+		})
+	})
 	s.spawn(func() {
 		if d := s.Gates.Disks; d != nil {
 			lost := func(err error) { post(DisksLost{fmt.Errorf("disks: %w", err)}) }

@@ -32,8 +32,11 @@ type (
 	// Trigger asks for a checkpoint; with WhyFull, also for a halt of the domain if
 	// the checkpoint can't be taken yet.
 	Trigger struct{ Why Why }
+	// Paced says how checkpoints are taken from now on. Strict: the domain stays
+	// suspended until the backup has acknowledged them.
+	Paced struct{ Strict bool }
 	// Captured says that the checkpoint is in memory here. The domain runs again
-	// unless the checkpoint was the final one.
+	// unless the checkpoint was a final or a strict one.
 	Captured struct{ Epoch uint64 }
 	// GateFailed says that a gate does not hold what it has to, or that nothing
 	// begins a checkpoint any more.
@@ -78,6 +81,7 @@ func (DomainChanged) isEvent()    {}
 func (ConnectFailed) isEvent()    {}
 func (Owner) isEvent()            {}
 func (Trigger) isEvent()          {}
+func (Paced) isEvent()            {}
 func (Captured) isEvent()         {}
 func (SaveEnded) isEvent()        {}
 func (Acked) isEvent()            {}
@@ -105,15 +109,19 @@ type (
 	// BeginSave starts the save with its first, live checkpoint.
 	BeginSave struct{}
 	// Checkpoint lets the save take the next checkpoint. After a Final one the
-	// domain stays suspended.
+	// domain stays suspended, after a Strict one it does until Resume.
 	Checkpoint struct {
-		Epoch uint64
-		Final bool
+		Epoch  uint64
+		Why    Why
+		Final  bool
+		Strict bool
 	}
 	// Send puts the captured checkpoint on the wire.
 	Send struct{ Epoch uint64 }
 	// Release lets the epoch's output out.
 	Release struct{ Epoch uint64 }
+	// Resume lets the domain run on after a strict checkpoint.
+	Resume struct{}
 	// HandOver tells the backup to run the domain from the epoch on.
 	HandOver struct{ Epoch uint64 }
 	// AskDestroy tells the backup to destroy its replica.
@@ -157,6 +165,7 @@ func (BeginSave) isAction()      {}
 func (Checkpoint) isAction()     {}
 func (Send) isAction()           {}
 func (Release) isAction()        {}
+func (Resume) isAction()         {}
 func (HandOver) isAction()       {}
 func (AskDestroy) isAction()     {}
 func (Claim) isAction()          {}

@@ -83,6 +83,10 @@ type Machine struct {
 	saving  bool // a save runs
 	proven  bool // was protected before: failures are retried, not fatal
 
+	strict    bool // the domain is to stay suspended from a checkpoint until its ack
+	stays     bool // and does so after the checkpoint being captured
+	suspended bool // it waits, suspended, for an ack
+
 	// What Ending, Arbitrating and Detaching lead to.
 	stopping bool  // to Ended instead of Connecting
 	exitErr  error // with this error
@@ -122,8 +126,12 @@ func (m *Machine) Step(ev Event) []Action {
 		}
 		m.taking, m.flight = 0, ev.Epoch
 		m.exposed = true
+		m.suspended, m.stays = m.stays, false
 	case SaveEnded:
 		m.saving, m.taking = false, 0
+		m.suspended, m.stays = false, false // the save has resumed the domain
+	case Paced:
+		m.strict = ev.Strict
 	case Acked:
 		if m.flight == 0 || ev.Epoch != m.flight {
 			return nil // a repeat, of an earlier session, or of an epoch not sent whole
@@ -169,6 +177,7 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 		m.state = Syncing
 		m.acked, m.flight, m.taking = 0, 0, 0
 		m.exposed, m.saving = false, false
+		m.suspended, m.stays = false, false
 		m.failover = false
 		return []Action{SyncDisks{}}
 	case ConnectFailed:
@@ -239,12 +248,16 @@ func (m *Machine) stepRunning(ev Event) []Action {
 		m.giveUp(ev.Err)
 		return m.askDestroy()
 	case Trigger:
-		if ev.Why == WhyFull && m.flight != 0 && !m.paused {
+		if ev.Why == WhyFull && m.flight != 0 && !m.paused && !m.suspended {
 			// What the domain writes now would not fit into the next checkpoint.
 			m.paused = true
 			return []Action{Pause{}}
 		}
-		return m.checkpoint()
+		return m.checkpoint(ev.Why)
+	case Paced:
+		if !m.strict {
+			return m.resume() // with its output held, as in any mode that is not strict
+		}
 	case Captured:
 		return []Action{Send{ev.Epoch}}
 	case Acked:
@@ -252,14 +265,14 @@ func (m *Machine) stepRunning(ev Event) []Action {
 			m.state = Protected
 			m.proven = true
 		}
-		acts := []Action{Release{ev.Epoch}}
+		acts := m.release(ev.Epoch)
 		full := m.paused
 		acts = append(acts, m.unpause()...)
 		switch {
 		case m.failover:
 			acts = append(acts, m.handOver()...)
 		case full:
-			acts = append(acts, m.checkpoint()...)
+			acts = append(acts, m.checkpoint(WhyFull)...)
 		}
 		return acts
 	case BackupLost:
@@ -302,18 +315,33 @@ func (m *Machine) giveUp(err error) {
 
 // checkpoint takes the next epoch unless one is in flight: a gate holds one
 // sealed epoch only, so a slow backup stretches the epoch.
-func (m *Machine) checkpoint() []Action {
+func (m *Machine) checkpoint(why Why) []Action {
 	if m.state != Protected || m.flight != 0 || m.taking != 0 {
 		return nil
 	}
-	m.taking = m.acked + 1
-	return []Action{Checkpoint{Epoch: m.taking}}
+	m.taking, m.stays = m.acked+1, m.strict
+	return []Action{Checkpoint{Epoch: m.taking, Why: why, Strict: m.stays}}
+}
+
+// release lets an acknowledged epoch out, and then the domain run, if it waited for
+// that: nothing that it does comes before the output of what it did.
+func (m *Machine) release(epoch uint64) []Action {
+	return append([]Action{Release{epoch}}, m.resume()...)
+}
+
+// resume ends the wait of a strict checkpoint, if there is one.
+func (m *Machine) resume() []Action {
+	if !m.suspended {
+		return nil
+	}
+	m.suspended = false
+	return []Action{Resume{}}
 }
 
 func (m *Machine) handOver() []Action {
 	m.state = HandingOver
 	m.taking = m.acked + 1
-	return []Action{Checkpoint{Epoch: m.taking, Final: true}}
+	return []Action{Checkpoint{Epoch: m.taking, Why: WhySwitchOver, Final: true}}
 }
 
 func (m *Machine) stepHandingOver(ev Event) []Action {
@@ -442,7 +470,7 @@ func (m *Machine) stepEnding(ev Event) []Action {
 	case BackupRuns:
 		return m.yield()
 	case Acked:
-		return []Action{Release{ev.Epoch}}
+		return m.release(ev.Epoch)
 	case BackupLost:
 		return m.lost()
 	case Trigger, GateFailed:

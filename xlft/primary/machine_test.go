@@ -47,6 +47,8 @@ func tell(m *Machine) func([]string) string {
 			if len(w) > 1 {
 				ev = Trigger{WhyFull}
 			}
+		case "paced":
+			ev = Paced{Strict: w[1] == "strict"}
 		case "captured":
 			ev = Captured{story.Number(w, 1)}
 		case "save-ended":
@@ -86,12 +88,14 @@ func FuzzMachine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, script []byte) {
 		m := new(Machine)
 		paused := false
+		var stands uint64 // epoch whose strict checkpoint the domain waits for, suspended
+		taken := map[uint64]Checkpoint{}
 		for _, c := range script {
 			arg := uint64(c >> 4)
 			evs := []Event{
 				Start{Held: arg%2 == 1, Handed: arg%4 == 3, Yielded: arg == 4, Paused: arg%8 > 5}, Connected{}, ConnectFailed{errStory}, Owner{[]wire.Role{wire.RoleNone, wire.RoleRunning, wire.RoleReplica, ""}[arg%4]}, Trigger{[]Why{WhyDirty, WhyFull}[arg%2]},
 				Captured{m.taking}, SaveEnded{}, Acked{arg}, BackupLost{errStory}, ReplicaDestroyed{errStory},
-				Arbitrated{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"}, GateFailed{errStory}, DomainChanged{errStory},
+				Arbitrated{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"}, GateFailed{errStory}, DomainChanged{errStory}, Paced{Strict: arg%2 == 1},
 			}
 			ev := evs[int(c)%len(evs)]
 			if _, ok := ev.(Captured); ok && m.taking == 0 {
@@ -104,8 +108,24 @@ func FuzzMachine(f *testing.F) {
 				}
 				paused = s.Paused
 			}
+			switch ev := ev.(type) {
+			case Captured:
+				if taken[ev.Epoch].Strict {
+					stands = ev.Epoch
+				}
+			case SaveEnded:
+				stands = 0 // the save's own doing
+			}
 			for _, a := range m.Step(ev) {
 				switch a := a.(type) {
+				case Connect, BeginSave:
+					clear(taken)
+				case Resume:
+					// Not before the ack; or the mode was changed.
+					if p, ok := ev.(Paced); stands == 0 || m.flight == stands && (!ok || p.Strict) {
+						t.Fatalf("resumed in %v after %v: epoch %d in flight, the domain waits for %d", before, ev, m.flight, stands)
+					}
+					stands = 0
 				case Pause, Unpause:
 					// Xen counts pauses, an operator's among them.
 					if _, on := a.(Pause); on == paused {
@@ -125,7 +145,17 @@ func FuzzMachine(f *testing.F) {
 					if m.flight != 0 {
 						t.Fatalf("checkpoint %d with epoch %d in flight", a.Epoch, m.flight)
 					}
+					if stands != 0 {
+						t.Fatalf("checkpoint %d of a domain that is suspended since checkpoint %d", a.Epoch, stands)
+					}
+					if a.Why == "" {
+						t.Fatalf("checkpoint %d for no reason", a.Epoch)
+					}
+					taken[a.Epoch] = a
 				case Release:
+					if stands != 0 && stands != a.Epoch {
+						t.Fatalf("release %d while the domain waits for %d", a.Epoch, stands)
+					}
 					if a.Epoch != m.acked {
 						t.Fatalf("release %d, but %d is acked", a.Epoch, m.acked)
 					}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"go.uber.org/zap"
+
 	"xlft/xlft"
 )
 
@@ -29,12 +31,13 @@ func (s *Session) Again() (again, proven bool) {
 type request struct {
 	ev     Event      // nil: only to be answered
 	answer chan error // has room for one
+	do     func(context.Context)
 }
 
 // Stop ends protection. It returns when the session has ended, and how.
 func (s *Session) Stop(ctx context.Context) (Outcome, error) {
 	s.stopped.Store(true)
-	if err := s.ask(ctx, request{StopAsked{}, nil}); err != nil {
+	if err := s.ask(ctx, request{ev: StopAsked{}}); err != nil {
 		return "", err
 	}
 	select {
@@ -49,7 +52,7 @@ func (s *Session) Stop(ctx context.Context) (Outcome, error) {
 // ended, and how; or, with an error and no Outcome, when the switch-over did not
 // happen and the session goes on. It is refused unless the domain is protected.
 func (s *Session) Failover(ctx context.Context) (Outcome, error) {
-	r := request{FailoverAsked{}, make(chan error, 1)}
+	r := request{ev: FailoverAsked{}, answer: make(chan error, 1)}
 	if err := s.ask(ctx, r); err != nil {
 		return "", err
 	}
@@ -64,6 +67,43 @@ func (s *Session) Failover(ctx context.Context) (Outcome, error) {
 		return "", err
 	case <-ctx.Done():
 		return "", ctx.Err()
+	}
+}
+
+// Pace changes when checkpoints are taken, from what is in effect now, and returns
+// what is then. It lasts until the session ends. An error of change changes nothing.
+func (s *Session) Pace(ctx context.Context, change func(xlft.Pacing) (xlft.Pacing, error)) (p xlft.Pacing, err error) {
+	answered := make(chan struct{})
+	r := request{do: func(work context.Context) {
+		defer close(answered)
+		if p, err = change(s.Settings.Pacing); err == nil {
+			s.pace(work, p)
+		}
+	}}
+	if err := s.ask(ctx, r); err != nil {
+		return p, err
+	}
+	select {
+	case <-answered:
+		return p, err
+	case <-s.done:
+	}
+	select {
+	case <-answered: // and then it ended
+		return p, err
+	default:
+		return p, fmt.Errorf("%s: the protection has ended", s.Domain)
+	}
+}
+
+// pace puts a pacing into effect.
+func (s *Session) pace(ctx context.Context, p xlft.Pacing) {
+	s.Settings.Pacing = p
+	s.trigger.pace(p)
+	s.Log.Info("checkpoints are taken otherwise", zap.Any("pacing", p))
+	s.step(ctx, Paced{Strict: p.Mode == xlft.ModeStrict})
+	if s.m.Idle() {
+		s.awaitCheckpoint() // epochs may be longer than they were
 	}
 }
 
@@ -88,6 +128,9 @@ func (s *Session) ask(ctx context.Context, r request) error {
 func (s *Session) serve(ctx context.Context, r request) {
 	switch r.ev.(type) {
 	case nil:
+		if r.do != nil {
+			r.do(ctx)
+		}
 		return
 	case FailoverAsked:
 		if st := s.m.State(); st != Protected {

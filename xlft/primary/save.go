@@ -17,8 +17,8 @@ import (
 type save struct {
 	s         *Session
 	spool     *spool
-	offered   uint64          // pages that the backup knows of; 0: not told
-	next      chan Checkpoint // from the loop, one at a time
+	offered   uint64      // pages that the backup knows of; 0: not told
+	orders    chan Action // from the loop: a Checkpoint, or a Resume and the next one
 	ctx       context.Context
 	cancel    context.CancelFunc
 	destroyed atomic.Bool // the domain was destroyed: leave it alone
@@ -30,6 +30,7 @@ type save struct {
 	asked     time.Time
 	stopped   time.Time
 	sealed    time.Time
+	taken     time.Time
 
 	failed chan error // the first failure that the loop found
 }
@@ -37,7 +38,7 @@ type save struct {
 func (s *Session) beginSave(ctx context.Context) {
 	v := &save{
 		s: s, spool: s.link.spool, offered: s.link.pages,
-		next:   make(chan Checkpoint, 1),
+		orders: make(chan Action, 2),
 		cp:     Checkpoint{Epoch: 1},
 		failed: make(chan error, 1),
 	}
@@ -144,6 +145,7 @@ func (v *save) suspend() error {
 	if err := v.sameMemory(); err != nil {
 		return err
 	}
+	v.s.trigger.sealing()
 	if err := v.s.Gates.Seal(v.cp.Epoch); err != nil {
 		return fmt.Errorf("seal epoch %d: %w", v.cp.Epoch, err)
 	}
@@ -152,30 +154,60 @@ func (v *save) suspend() error {
 }
 
 func (v *save) captured() error {
-	captured := time.Now()
+	v.taken = time.Now()
 	// A final checkpoint leaves the domain suspended until the switch-over is
-	// decided.
-	if !v.cp.Final {
-		if err := v.s.Guest.Resume(); err != nil {
-			return fmt.Errorf("resume: %w", err)
+	// decided, a strict one until its output has been let out.
+	switch {
+	case v.cp.Final:
+		v.count(v.taken)
+	case !v.cp.Strict:
+		if err := v.resume(v.taken); err != nil {
+			return err
 		}
-		v.suspended = false
 	}
-	now := time.Now()
-	v.s.trigger.captured(now)
-	v.s.status.paused(v.cp.Epoch, Downtime{
-		Suspend: v.stopped.Sub(v.asked), Seal: v.sealed.Sub(v.stopped),
-		Capture: captured.Sub(v.sealed), Resume: now.Sub(captured), Total: now.Sub(v.asked),
-	})
+	v.s.trigger.captured()
 	v.s.post(v.ctx, saved{Captured{v.cp.Epoch}, v})
 	return nil
 }
 
+// resume lets the domain run on; begun is when it no longer had to wait for anything.
+func (v *save) resume(begun time.Time) error {
+	if err := v.s.Guest.Resume(); err != nil {
+		return fmt.Errorf("resume: %w", err)
+	}
+	v.suspended = false
+	d := v.count(begun)
+	v.s.trigger.resume(d.Total - d.Ack)
+	return nil
+}
+
+// count counts how long the checkpoint stopped the domain.
+func (v *save) count(begun time.Time) Downtime {
+	now := time.Now()
+	d := Downtime{
+		Suspend: v.stopped.Sub(v.asked), Seal: v.sealed.Sub(v.stopped), Capture: v.taken.Sub(v.sealed),
+		Ack: begun.Sub(v.taken), Resume: now.Sub(begun), Total: now.Sub(v.asked),
+	}
+	v.s.status.paused(v.cp.Epoch, d)
+	return d
+}
+
+// wait waits for the next checkpoint, and resumes the domain when a strict one is
+// acknowledged.
 func (v *save) wait() bool {
-	select {
-	case v.cp = <-v.next:
-		return true
-	case <-v.ctx.Done():
-		return false
+	for {
+		select {
+		case order := <-v.orders:
+			if cp, ok := order.(Checkpoint); ok {
+				v.cp = cp
+				return true
+			}
+			if err := v.resume(time.Now()); err != nil {
+				v.fail(err)
+				return false
+			}
+		case <-v.ctx.Done():
+			return false
+		}
 	}
 }

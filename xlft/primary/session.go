@@ -16,8 +16,7 @@ import (
 
 // Settings are how a domain is protected.
 type Settings struct {
-	EpochMax       time.Duration // longest epoch
-	DirtyMax       uint64        // pages written that end an epoch early; 0: no limit
+	Pacing         xlft.Pacing   // until Pace changes it
 	FailureTimeout time.Duration // silence after which the other side is suspected
 	AckTimeout     time.Duration // an ack that takes longer counts as a loss
 	SuspendTimeout time.Duration // how long the domain may take to suspend
@@ -69,9 +68,11 @@ type Session struct {
 	// Proven: the domain was protected before it was started again, and nobody ended
 	// that. Attempts to protect it go on.
 	Proven bool
-	// Events, if set, asks for a checkpoint each time it is ready to receive
-	// from: the domain did something that the outside waits for.
+	// Events is ready to receive from once the domain has sent something since the
+	// last seal, which empties it. nil: there is nothing that it could send by.
 	Events <-chan struct{}
+	// Watching, if set, says what finds that out, for Status.
+	Watching func() string
 
 	requests chan request
 	done     chan struct{} // closed at the end of Run
@@ -96,7 +97,8 @@ type Session struct {
 	retry     <-chan time.Time
 	limit     *limit       // of the present wait; nil if there is none
 	failovers []chan error // operators who wait for a switch-over
-	trigger   trigger
+	trigger   *trigger
+	why       Why // of the newest checkpoint
 
 	events chan Event
 	wg     sync.WaitGroup
@@ -107,6 +109,7 @@ type Session struct {
 func (s *Session) init() {
 	s.once.Do(func() {
 		s.requests, s.events, s.done = make(chan request), make(chan Event), make(chan struct{})
+		s.trigger = newTrigger(s.Guest, s.Gates, s.Events, s.Settings.SpoolLimit, s.Settings.Pacing)
 		s.status.init()
 	})
 }
@@ -189,13 +192,11 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		}
 	}()
 	s.spawn(func() { s.watchGuest(work) })
-	s.trigger.epochMax, s.trigger.dirtyMax = s.Settings.EpochMax, s.Settings.DirtyMax
-	s.trigger.guest, s.trigger.gate, s.trigger.output = s.Guest, s.Gates, s.Events
-	s.trigger.memory = s.Settings.SpoolLimit
 	s.spawn(func() {
 		s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }, func(err error) { s.post(work, GateFailed{err}) })
 	})
 
+	s.step(work, Paced{Strict: s.Settings.Pacing.Mode == xlft.ModeStrict})
 	s.step(work, Start{Held: held || lost, Handed: same && found.Handed, Yielded: yielded, Paused: s.ownership.Paused, Proven: s.ownership.Proven})
 	stop := ctx.Done()
 	for s.exit == nil {

@@ -10,6 +10,7 @@ type Downtime struct {
 	Suspend time.Duration `json:"suspend_ns"` // from the request until the domain stood still
 	Seal    time.Duration `json:"seal_ns"`
 	Capture time.Duration `json:"capture_ns"`
+	Ack     time.Duration `json:"ack_ns"` // until its output was let out, of a strict one
 	Resume  time.Duration `json:"resume_ns"`
 	Total   time.Duration `json:"total_ns"`
 }
@@ -39,6 +40,7 @@ func medianDowntime(all []Downtime) Downtime {
 		Suspend: medianOf(all, func(d Downtime) time.Duration { return d.Suspend }),
 		Seal:    medianOf(all, func(d Downtime) time.Duration { return d.Seal }),
 		Capture: medianOf(all, func(d Downtime) time.Duration { return d.Capture }),
+		Ack:     medianOf(all, func(d Downtime) time.Duration { return d.Ack }),
 		Resume:  medianOf(all, func(d Downtime) time.Duration { return d.Resume }),
 		Total:   medianOf(all, func(d Downtime) time.Duration { return d.Total }),
 	}

@@ -1,6 +1,7 @@
 package primary
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -27,15 +28,17 @@ type Status struct {
 	SyncTotal uint64    `json:"sync_total"` // its size, estimated
 
 	Checkpoints uint64 `json:"checkpoints"` // acked since the session began
-	PagesSent   uint64 `json:"pages_sent"`
-	BytesSent   uint64 `json:"bytes_sent"`
-	Overflows   uint64 `json:"overflows"` // checkpoints of this save too large for the memory limit
-	PeakSpool   int64  `json:"peak_spool_bytes"`
+	// Reasons has those checkpoints by what asked for them.
+	Reasons   map[Why]uint64 `json:"reasons"`
+	PagesSent uint64         `json:"pages_sent"`
+	BytesSent uint64         `json:"bytes_sent"`
+	Overflows uint64         `json:"overflows"` // checkpoints of this save too large for the memory limit
+	PeakSpool int64          `json:"peak_spool_bytes"`
 
 	// Over the last 1024 checkpoints, without the first.
 	PauseMedian Downtime      `json:"pause_median"`
 	PauseWorst  Downtime      `json:"pause_worst"`
-	AckMedian   time.Duration `json:"ack_median_ns"` // from resume to ack
+	AckMedian   time.Duration `json:"ack_median_ns"` // from resume to ack; of strict ones, from the capture
 	BytesMedian uint64        `json:"bytes_median"`  // per checkpoint
 
 	// Holding: the domain is paused until the backup has acknowledged a checkpoint,
@@ -44,6 +47,13 @@ type Status struct {
 	Holding  bool          `json:"holding"`
 	Holds    uint64        `json:"holds"`
 	HeldTime time.Duration `json:"held_time_ns"`
+
+	// Pacing is as it is in effect. Window is how long the domain has to have run now
+	// before its output ends an epoch, in the mode "event". Watching is what finds out
+	// that it has sent something.
+	Pacing   xlft.Pacing   `json:"pacing"`
+	Window   time.Duration `json:"window_ns"`
+	Watching string        `json:"watching,omitempty"`
 
 	HeldBytes uint64 `json:"held_bytes"`
 	HeldLimit uint64 `json:"held_limit_bytes"`
@@ -63,7 +73,7 @@ type statusBox struct {
 	changed   chan struct{} // closed and replaced when state or epoch change
 }
 
-func (b *statusBox) init() { b.changed = make(chan struct{}) }
+func (b *statusBox) init() { b.changed, b.v.Reasons = make(chan struct{}), map[Why]uint64{} }
 
 func (b *statusBox) set(f func(*Status)) {
 	b.mu.Lock()
@@ -100,19 +110,20 @@ func (b *statusBox) paused(epoch uint64, d Downtime) {
 	}
 }
 
-// acked counts an ack; resumed is when the domain resumed after the checkpoint.
-func (b *statusBox) acked(epoch uint64, resumed time.Time, sp *spool) {
+// acked counts an ack of a checkpoint that has waited for it since sent.
+func (b *statusBox) acked(epoch uint64, why Why, sent time.Time, sp *spool) {
 	now := time.Now()
 	peak, overflows := sp.usage()
 	b.set(func(v *Status) {
 		v.LastAck = now
 		v.Checkpoints++
+		v.Reasons[why]++
 		v.PeakSpool, v.Overflows = peak, overflows
 	})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if epoch > 1 {
-		b.acks.add(now.Sub(resumed))
+		b.acks.add(now.Sub(sent))
 	}
 }
 
@@ -145,6 +156,11 @@ func (s *Session) Status() Status {
 	v := b.v
 	if v.Holding {
 		v.HeldTime += time.Since(b.heldSince)
+	}
+	v.Reasons = maps.Clone(v.Reasons)
+	v.Pacing, v.Window = s.trigger.paced()
+	if s.Watching != nil {
+		v.Watching = s.Watching()
 	}
 	v.Domain, v.Peer, v.Arbiter = s.Domain, s.Peer, s.Arbiter.String()
 	if err == nil {

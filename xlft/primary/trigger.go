@@ -13,124 +13,223 @@ type Why string
 
 const (
 	WhyInterval Why = "epoch_max"
+	WhyEvent    Why = "event" // the domain has sent something
 	WhyDirty    Why = "dirty_max"
 	WhyBacklog  Why = "backlog"
-	WhyOutput   Why = "output"
 	// WhyFull: the epoch nears the memory that a checkpoint may take. If the
 	// checkpoint before is not acked yet the domain has to wait for it; also if a
 	// gate has reached its limit by then.
-	WhyFull Why = "checkpoint_memory"
+	WhyFull       Why = "checkpoint_memory"
+	WhyFirst      Why = "first" // of a protection
+	WhySwitchOver Why = "switch-over"
 )
 
 // A trigger asks for checkpoints: when the epoch is as long as it may be, when
-// the domain has written many pages, when a gate fills up, and when output
-// waits. It asks only while an epoch is open: from the ack of the checkpoint
-// before until the next capture, while the domain is protected. From a capture
-// until its ack it looks only whether the domain writes more than the next
-// checkpoint can carry. While the domain's output is held and it is not known who
-// owns the domain, it looks whether the gate holds what comes.
+// the domain has written many pages, when a gate fills up, and, as the mode says,
+// when output waits. It asks only while an epoch is open: from the ack of the
+// checkpoint before until the next one is asked for, while the domain runs and is
+// protected. Output that the domain sends at another time is remembered for the
+// epoch that it belongs to, the one that began with the last seal.
+//
+// While a checkpoint is in flight it looks only whether the domain writes more
+// than the next checkpoint can carry. While the domain's output is held and it is
+// not known who owns the domain, it looks whether the gate holds what comes.
 type trigger struct {
-	epochMax time.Duration
-	dirtyMax uint64 // pages; 0: no limit
-	memory   int64  // bytes that a checkpoint may take; 0: no limit
-	guest    xlft.Guest
-	gate     xlft.Gate
-	output   <-chan struct{} // the domain did something that the outside waits for
+	guest  xlft.Guest
+	gate   xlft.Gate
+	events <-chan struct{} // ready once the domain has sent something since the last seal
+	memory int64           // bytes that a checkpoint may take; 0: no limit
+
+	changed chan struct{} // has room for one: something below has changed
 
 	mu      sync.Mutex
+	pacing  xlft.Pacing
+	phase   phase
+	spoke   bool      // the domain has sent something since the last seal
+	runs    bool      // since resumed
 	resumed time.Time // when the domain last resumed: its epoch began then
-	begun   time.Time // of the open epoch; zero if none is open
-	flight  bool      // a checkpoint is captured and not acked
-	held    bool      // the output is held, and there are no checkpoints
-	caution int       // how often the memory did not suffice
+	epoch   uint64    // counts that
+	sent    time.Time // when the newest checkpoint was whole here
+	pauses  pauses
+	pages   pageRate
+	caution int // how often the memory did not suffice
 
-	// The last look at the dirty pages; run's alone.
-	looked time.Time
-	seen   uint64
+	looks looks // run's alone
 }
 
-// captured closes the epoch that a checkpoint ended. The next one began when
-// the domain resumed, and is opened by the checkpoint's ack.
-func (t *trigger) captured(resumed time.Time) {
+// phase is what a trigger looks for.
+type phase int
+
+const (
+	closed  phase = iota // nothing: no checkpoints are taken
+	open                 // what ends the epoch
+	taking               // a checkpoint is asked for: whether the gate holds
+	flight               // it is captured and not acked: whether the next one will do
+	holding              // the output is held, and there are no checkpoints
+)
+
+func newTrigger(guest xlft.Guest, gate xlft.Gate, events <-chan struct{}, memory int64, p xlft.Pacing) *trigger {
+	return &trigger{guest: guest, gate: gate, events: events, memory: memory, pacing: p, changed: make(chan struct{}, 1)}
+}
+
+// set changes what is guarded.
+func (t *trigger) set(f func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.resumed, t.begun, t.flight = resumed, time.Time{}, true
+	f()
 }
 
-// open opens the epoch that the domain is in, and returns when the epoch began.
-func (t *trigger) open() time.Time {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.begun, t.flight = t.resumed, false
-	return t.begun
+// change changes it so that something may be due sooner.
+func (t *trigger) change(f func()) {
+	t.set(f)
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
 }
 
-// close closes the open epoch: the domain is not protected any more.
-func (t *trigger) close() {
+// pace sets when checkpoints are taken.
+func (t *trigger) pace(p xlft.Pacing) { t.change(func() { t.pacing = p }) }
+
+// paced returns that, and the window as it is now; 0 if the mode has none.
+func (t *trigger) paced() (p xlft.Pacing, window time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.begun, t.flight, t.held = time.Time{}, false, false
+	if t.pacing.Mode == xlft.ModeEvent {
+		window = t.pacing.Window(t.pauses.usual())
+	}
+	return t.pacing, window
 }
 
-// watch closes the open epoch, and looks after the gate: it goes on holding.
-func (t *trigger) watch() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.begun, t.flight, t.held = time.Time{}, false, true
+// take closes the epoch: a checkpoint has been asked for.
+func (t *trigger) take() { t.set(func() { t.phase = taking }) }
+
+// sealing ends the epoch of a suspended domain. It has to come before the seal:
+// what the domain sent up to now is in the checkpoint, and what its backends pass
+// on after the seal belongs to the next epoch.
+func (t *trigger) sealing() {
+	t.set(func() {
+		t.runs, t.spoke = false, false
+		t.pages.ran = time.Since(t.resumed)
+	})
 }
+
+// resume says that the domain runs on, after a checkpoint that stopped it for
+// pause.
+func (t *trigger) resume(pause time.Duration) {
+	t.change(func() {
+		t.runs, t.resumed = true, time.Now()
+		t.epoch++
+		t.pauses.add(pause)
+	})
+}
+
+// captured says that the checkpoint is whole here.
+func (t *trigger) captured() {
+	t.set(func() {
+		t.sent = time.Now()
+		if t.phase == taking { // else the domain is not protected any more
+			t.phase = flight
+		}
+	})
+}
+
+// wrote says how many pages the checkpoint had that was captured last.
+func (t *trigger) wrote(pages uint64) { t.set(func() { t.pages.add(pages) }) }
+
+// open opens the epoch that the domain is in, and returns since when its
+// checkpoint waited for this.
+func (t *trigger) open() (sent time.Time) {
+	t.change(func() { t.phase, sent = open, t.sent })
+	return sent
+}
+
+// close closes the epoch: the domain is not protected any more.
+func (t *trigger) close() { t.set(func() { t.phase = closed }) }
+
+// watch closes the epoch, and looks after the gate: it goes on holding.
+func (t *trigger) watch() { t.change(func() { t.phase = holding }) }
 
 // overflowed says that a checkpoint took more memory than it may, since the
 // domain wrote so much between two looks. From now on the trigger looks twice as
 // often, and lets the domain write half as much.
-func (t *trigger) overflowed() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.caution = min(t.caution+1, mostCaution)
-}
+func (t *trigger) overflowed() { t.set(func() { t.caution = min(t.caution+1, mostCaution) }) }
 
 // mostCaution leaves looks every few milliseconds.
 const mostCaution = 5
 
-// since returns when the open epoch began, if there is one.
-func (t *trigger) since() (begun time.Time, open, flight, held bool, caution int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.begun, !t.begun.IsZero(), t.flight, t.held, t.caution
+// A moment is what is guarded, at one time.
+type moment struct {
+	xlft.Pacing
+	phase   phase
+	spoke   bool
+	runs    bool
+	resumed time.Time
+	epoch   uint64
+	window  time.Duration
+	rate    float64
+	caution int
+	now     time.Time
 }
 
-// maxPoll is the longest time between two looks at counters: however long an
-// epoch may be, a gate fills up in its own time.
+func (t *trigger) moment() moment {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return moment{
+		Pacing: t.pacing, phase: t.phase, spoke: t.spoke, runs: t.runs, resumed: t.resumed, epoch: t.epoch,
+		window: t.pacing.Window(t.pauses.usual()), rate: t.pages.most(), caution: t.caution, now: time.Now(),
+	}
+}
+
+// eventAt returns when the domain's output ends the epoch; false if it does not.
+func (m *moment) eventAt() (time.Time, bool) {
+	switch {
+	case m.phase != open || !m.runs || !m.spoke:
+		return time.Time{}, false
+	case m.Mode == xlft.ModeStrict:
+		return m.resumed, true
+	case m.Mode == xlft.ModeEvent:
+		return m.resumed.Add(m.window), true
+	}
+	return time.Time{}, false
+}
+
+// poll is the time between two looks at the gate, and before a request for a
+// checkpoint is repeated. However long an epoch may be, a gate fills up in its own
+// time.
+func (m *moment) poll() time.Duration {
+	return min(max(m.EpochMax/8, 2*time.Millisecond), maxPoll)
+}
+
 const maxPoll = 25 * time.Millisecond
 
-// minLook is the shortest time between two looks at the dirty pages: for each,
-// Xen stops all of the domain's vCPUs.
-const minLook = 50 * time.Millisecond
-
-// run calls fire when a checkpoint is due, until ctx ends. It looks at counters
-// far more often than a checkpoint is due; the machine takes only what fits.
+// run calls fire when a checkpoint is due, until ctx ends. It looks at the gate far
+// more often than a checkpoint is due; the machine takes only what fits.
 //
 // It calls broken while a gate can't say what it holds: then the gate holds
 // nothing that can be relied on.
 func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
-	every := min(max(t.epochMax/8, 2*time.Millisecond), maxPoll)
-	poll := time.NewTicker(every)
-	defer poll.Stop()
+	alarm := time.NewTimer(0)
+	defer alarm.Stop()
+	var polled time.Time
+	var last asked // for a checkpoint
 	for failed := 0; ; {
-		output := false
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.output:
-			output = true
-		case <-poll.C:
+		case <-t.events:
+			t.change(func() { t.spoke = true })
+		case <-t.changed:
+		case <-alarm.C:
 		}
-		_, open, flight, held, caution := t.since()
-		if t.look(caution) < every {
-			every = t.look(caution)
-			poll.Reset(every)
+		m := t.moment()
+		if m.phase == closed {
+			alarm.Stop() // a change is said
+			continue
 		}
 		var fill float64
-		if open || flight || held {
+		if m.now.Sub(polled) >= m.poll() {
+			polled = m.now
 			held, limit, err := t.gate.Held() // once: it asks the kernel
 			// One failed look may be the kernel's doing: links come and go.
 			if err == nil {
@@ -142,72 +241,80 @@ func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
 				broken(err)
 			}
 		}
-		if why := t.due(output, fill); why != "" {
+		if last.again(&m).After(m.now) {
+			alarm.Reset(min(m.poll(), last.again(&m).Sub(m.now)))
+			continue
+		}
+		if why := t.due(&m, fill); why != "" {
+			last = asked{m.now, m.epoch}
 			fire(why)
 		}
+		alarm.Reset(time.Until(t.next(&m, polled, last)))
 	}
+}
+
+// asked is when a checkpoint was asked for, and of which epoch.
+type asked struct {
+	at    time.Time
+	epoch uint64
+}
+
+// again returns when one may be asked for again: of the next epoch at once.
+func (a asked) again(m *moment) time.Time {
+	if a.epoch != m.epoch {
+		return time.Time{}
+	}
+	return a.at.Add(m.poll())
 }
 
 // gateFailures is how many looks at a gate in a row have to fail.
 const gateFailures = 3
 
+// next returns when something may become due by itself.
+func (t *trigger) next(m *moment, polled time.Time, last asked) time.Time {
+	next := polled.Add(m.poll())
+	sooner := func(at time.Time, ok bool) {
+		if ok && at.Before(next) {
+			next = at
+		}
+	}
+	sooner(m.resumed.Add(m.EpochMax), m.phase == open && m.runs)
+	sooner(m.eventAt())
+	sooner(t.looks.next(m, t.most(m)))
+	if again := last.again(m); next.Before(again) {
+		next = again
+	}
+	return next
+}
+
 // due returns why a checkpoint is due now; "" if none is. Fill is how much of the
 // fullest gate's limit is used; 0 if that is not known.
-func (t *trigger) due(output bool, fill float64) Why {
-	begun, open, flight, held, caution := t.since()
+func (t *trigger) due(m *moment, fill float64) Why {
+	at, waits := m.eventAt()
 	switch {
-	case (flight || held) && fill >= 1:
+	case (m.phase == flight || m.phase == holding) && fill >= 1:
 		return WhyFull // what the domain sends now, this host would have no memory for
-	case flight:
-		if n, more, ok := t.dirty(caution); ok && t.full(n+more, caution) {
+	case m.phase == flight:
+		if n, more, ok := t.dirty(m); ok && t.full(n+more, m.caution) {
 			return WhyFull
 		}
 		return ""
-	case !open:
+	case m.phase != open || !m.runs:
 		return ""
-	case output:
-		return WhyOutput
-	case time.Since(begun) >= t.epochMax:
+	case waits && !m.now.Before(at):
+		return WhyEvent
+	case m.now.Sub(m.resumed) >= m.EpochMax:
 		return WhyInterval
 	case fill > 0.5: // it nears its limit
 		return WhyBacklog
 	}
-	switch n, more, ok := t.dirty(caution); {
+	switch n, more, ok := t.dirty(m); {
 	case !ok:
 		return ""
-	case t.dirtyMax > 0 && n >= t.dirtyMax:
+	case m.DirtyMax > 0 && n >= m.DirtyMax:
 		return WhyDirty
-	case t.full(n+max(more, n/2), caution): // some room: it goes on writing until it is suspended
+	case t.full(n+max(more, n/2), m.caution): // some room: it goes on writing until it is suspended
 		return WhyFull
 	}
 	return ""
-}
-
-// dirty counts the pages that the domain wrote in its present epoch, and how
-// many it wrote since the last look: as many may come until the next one. It is
-// not ok if the last look is too fresh for another, or nobody needs the number.
-func (t *trigger) dirty(caution int) (n, more uint64, ok bool) {
-	if t.dirtyMax == 0 && t.memory == 0 || time.Since(t.looked) < t.look(caution) {
-		return 0, 0, false
-	}
-	t.looked = time.Now()
-	n, err := t.guest.DirtyPages()
-	if more = n; t.seen < n {
-		more = n - t.seen
-	}
-	t.seen = n
-	return n, more, err == nil
-}
-
-// look is the time between two looks at the dirty pages.
-func (t *trigger) look(caution int) time.Duration {
-	return max(t.epochMax/4, minLook) >> caution
-}
-
-// bytesPerPage is what a page takes in the stream: its data and its number.
-const bytesPerPage = 4096 + 8
-
-// full: so many pages are four fifths of what a checkpoint may take.
-func (t *trigger) full(pages uint64, caution int) bool {
-	return t.memory > 0 && pages > uint64(t.memory)*4/5>>caution/bytesPerPage
 }

@@ -28,12 +28,28 @@ func (p *pages) DirtyPages() (uint64, error) {
 
 func (p *pages) Held() (held, limit uint64, err error) { return p.held, 100, nil }
 
+// interval is the pacing of the tests that are about anything but events.
+var interval = xlft.Pacing{Mode: xlft.ModeInterval, EpochMax: 200 * time.Millisecond, DirtyMax: 50}
+
+// runs begins the epoch of a domain that has just resumed, and opens it.
+func (t *trigger) begin() {
+	t.take()
+	t.sealing()
+	t.resume(0)
+	t.captured()
+}
+
+func (t *trigger) beginOpen() {
+	t.begin()
+	t.open()
+}
+
 // fired runs a trigger for a second, and returns what asked for a checkpoint
 // first, and after what time.
 func fired(t *testing.T, setUp func(*trigger, *pages)) (why Why, after time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pages{}
-		g := &trigger{epochMax: 200 * time.Millisecond, dirtyMax: 50, guest: p, gate: p}
+		g := newTrigger(p, p, nil, 0, interval)
 		setUp(g, p)
 		begun := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -48,10 +64,7 @@ func fired(t *testing.T, setUp func(*trigger, *pages)) (why Why, after time.Dura
 }
 
 func TestTrigger(t *testing.T) {
-	open := func(g *trigger) {
-		g.captured(time.Now())
-		g.open()
-	}
+	firstLook := interval.EpochMax / 2
 	for _, c := range []struct {
 		name  string
 		setUp func(*trigger, *pages)
@@ -59,44 +72,61 @@ func TestTrigger(t *testing.T) {
 		after time.Duration
 	}{
 		{"no epoch is open", func(g *trigger, p *pages) { p.dirty, p.held = 1000, 100 }, "", 0},
-		{"the checkpoint is not acked", func(g *trigger, p *pages) { g.captured(time.Now()); p.dirty = 1000 }, "", 0},
-		{"not protected any more", func(g *trigger, p *pages) { open(g); g.close(); p.dirty = 1000 }, "", 0},
-		{"the epoch gets old", func(g *trigger, p *pages) { open(g); p.dirty, p.held = 49, 50 }, WhyInterval, 200 * time.Millisecond},
+		{"the checkpoint is not acked", func(g *trigger, p *pages) { g.begin(); p.dirty = 1000 }, "", 0},
+		{"not protected any more", func(g *trigger, p *pages) { g.beginOpen(); g.close(); p.dirty = 1000 }, "", 0},
+		{"asked for already", func(g *trigger, p *pages) { g.beginOpen(); g.take(); p.dirty = 1000 }, "", 0},
+		{"the epoch gets old", func(g *trigger, p *pages) { g.beginOpen(); p.dirty, p.held = 30, 50 }, WhyInterval, 200 * time.Millisecond},
 		{"its age counts from the resume, not from the ack", func(g *trigger, p *pages) {
-			g.captured(time.Now())
+			g.begin()
 			time.Sleep(150 * time.Millisecond)
 			g.open()
 		}, WhyInterval, 50 * time.Millisecond},
-		{"many pages", func(g *trigger, p *pages) { open(g); p.dirty = 50 }, WhyDirty, maxPoll},
-		{"no limit on pages", func(g *trigger, p *pages) { open(g); g.dirtyMax = 0; p.dirty = 1 << 40 }, WhyInterval, 200 * time.Millisecond},
-		{"a gate fills up", func(g *trigger, p *pages) { open(g); p.held = 51 }, WhyBacklog, maxPoll},
-		{"a checkpoint's memory", func(g *trigger, p *pages) { open(g); g.dirtyMax, g.memory, p.dirty = 0, 100*bytesPerPage, 54 }, WhyFull, maxPoll},
+		{"many pages", func(g *trigger, p *pages) { g.beginOpen(); p.dirty = 50 }, WhyDirty, firstLook},
+		{"many pages, as in the epochs before", func(g *trigger, p *pages) {
+			g.beginOpen()
+			g.pages.ran = 100 * time.Millisecond
+			g.wrote(50)
+			p.dirty = 50
+		}, WhyDirty, 75 * time.Millisecond},
+		{"no limit on pages", func(g *trigger, p *pages) { g.beginOpen(); g.pacing.DirtyMax = 0; p.dirty = 1 << 40 }, WhyInterval, 200 * time.Millisecond},
+		{"a gate fills up", func(g *trigger, p *pages) { g.beginOpen(); p.held = 51 }, WhyBacklog, 0},
+		{"a checkpoint's memory", func(g *trigger, p *pages) {
+			g.beginOpen()
+			g.pacing.DirtyMax, g.memory, p.dirty = 0, 100*bytesPerPage, 54
+		}, WhyFull, firstLook},
 		{"half a checkpoint's memory", func(g *trigger, p *pages) {
-			open(g)
-			g.dirtyMax, g.memory, p.dirty, p.looks = 0, 100*bytesPerPage, 39, 1
+			g.beginOpen()
+			g.pacing.DirtyMax, g.memory, p.dirty = 0, 100*bytesPerPage, 39
 		}, WhyInterval, 200 * time.Millisecond},
-		{"a checkpoint's memory at the next look", func(g *trigger, p *pages) { open(g); g.dirtyMax, g.memory, p.perLook = 0, 100*bytesPerPage, 50 }, WhyFull, maxPoll},
+		{"a checkpoint's memory at the next look", func(g *trigger, p *pages) {
+			g.beginOpen()
+			g.pacing.DirtyMax, g.memory, p.perLook = 0, 100*bytesPerPage, 60
+		}, WhyFull, firstLook},
 		{"a checkpoint's memory, while one is in flight", func(g *trigger, p *pages) {
-			g.captured(time.Now())
+			g.begin()
 			g.memory, p.dirty = 100*bytesPerPage, 81
-		}, WhyFull, maxPoll},
+		}, WhyFull, firstLook},
 		{"less memory, while one is in flight", func(g *trigger, p *pages) {
-			g.captured(time.Now())
+			g.begin()
 			g.memory, p.dirty = 100*bytesPerPage, 40
 		}, "", 0},
 		{"less memory, after one was too large", func(g *trigger, p *pages) {
-			g.captured(time.Now())
+			g.begin()
 			g.overflowed()
 			g.memory, p.dirty = 100*bytesPerPage, 41
-		}, WhyFull, maxPoll},
-		{"a gate at its limit, while a checkpoint is in flight", func(g *trigger, p *pages) { g.captured(time.Now()); p.held = 100 }, WhyFull, maxPoll},
-		{"a gate below its limit, while a checkpoint is in flight", func(g *trigger, p *pages) { g.captured(time.Now()); p.held = 99 }, "", 0},
-		{"output waits", func(g *trigger, p *pages) {
-			output := make(chan struct{}, 1)
-			output <- struct{}{}
-			open(g)
-			g.output = output
-		}, WhyOutput, 0},
+		}, WhyFull, firstLook / 2},
+		{"a gate at its limit, while a checkpoint is in flight", func(g *trigger, p *pages) { g.begin(); p.held = 100 }, WhyFull, 0},
+		{"a gate at its limit, while nobody knows who owns the domain", func(g *trigger, p *pages) { g.begin(); g.watch(); p.held = 100 }, WhyFull, 0},
+		{"a gate below its limit, while a checkpoint is in flight", func(g *trigger, p *pages) { g.begin(); p.held = 99 }, "", 0},
+		{"what is captured late changes nothing", func(g *trigger, p *pages) { g.take(); g.watch(); g.captured(); p.dirty = 1000 }, "", 0},
+		{"a domain that stands still writes nothing", func(g *trigger, p *pages) {
+			g.beginOpen()
+			g.take()
+			g.sealing()
+			g.captured()
+			g.open()
+			p.dirty = 1000
+		}, "", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			why, after := fired(t, c.setUp)
@@ -121,33 +151,56 @@ func TestRing(t *testing.T) {
 	}
 }
 
-// Xen stops the domain for each look at its dirty pages: there are at most 20 a
-// second, and four an epoch, also while a checkpoint is in flight. After a
-// checkpoint that was too large there are twice as many.
+// Xen stops the domain for each look at its dirty pages. A domain that writes little
+// is looked at twice an epoch, and twice a second if epochs are longer; one that writes
+// much when it matters; epochs that are shorter than a look is worth are not looked at.
+// After a checkpoint that was too large there are twice as many looks.
 func TestLooks(t *testing.T) {
 	for _, c := range []struct {
+		name     string
 		epochMax time.Duration
+		perLook  uint64
+		before   uint64 // pages in an epoch of 100 ms before
 		caution  int
-		most     int
+		flight   int // looks in a second in which no checkpoint can be taken
+		open     int // looks in a second of epochs that end as they should
 	}{
-		{16 * time.Millisecond, 0, 20}, {200 * time.Millisecond, 0, 20}, {time.Second, 0, 4}, {200 * time.Millisecond, 2, 80}, {time.Second, 1, 8},
+		{name: "short epochs", epochMax: 40 * time.Millisecond, flight: 20, open: 0},
+		{name: "usual epochs", epochMax: 200 * time.Millisecond, flight: 10, open: 5},
+		{name: "long epochs", epochMax: time.Second, flight: 2, open: 1},
+		{name: "longer epochs", epochMax: time.Minute, flight: 2, open: 2},
+		{name: "one was too large", epochMax: time.Second, caution: 1, flight: 4, open: 3},
+		{name: "two were too large", epochMax: 200 * time.Millisecond, caution: 2, flight: 40, open: 35},
+		{name: "it wrote fast before, and does not now", epochMax: time.Second, before: 1000, flight: 2, open: 2},
+		{name: "it writes fast", epochMax: time.Second, perLook: 400, before: 1000, flight: 18, open: 12},
 	} {
-		for _, flight := range []bool{false, true} {
-			var p *pages
-			fired(t, func(g *trigger, q *pages) {
-				p = q
-				g.epochMax, g.dirtyMax, g.memory = c.epochMax, 1000, 1<<30
-				for range c.caution {
-					g.overflowed()
-				}
-				g.captured(time.Now().Add(time.Hour)) // the epoch does not get old
-				if !flight {
-					g.open()
+		for phase, want := range map[phase]int{flight: c.flight, open: c.open} {
+			t.Run(c.name, func(t *testing.T) {
+				p := &pages{perLook: c.perLook}
+				synctest.Test(t, func(t *testing.T) {
+					g := newTrigger(p, p, nil, 1250*bytesPerPage, xlft.Pacing{EpochMax: c.epochMax, DirtyMax: 1000}) // four fifths are 1000
+					for range c.caution {
+						g.overflowed()
+					}
+					g.begin()
+					if c.before > 0 {
+						g.pages.ran = 100 * time.Millisecond
+						g.wrote(c.before)
+					}
+					g.phase = phase
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					g.run(ctx, func(Why) {
+						if phase == open {
+							p.dirty = 0
+							g.beginOpen()
+						}
+					}, func(err error) { t.Error(err) })
+				})
+				if p.looks < want-1 || p.looks > want+1 {
+					t.Errorf("in phase %d: %d looks in a second, not %d", phase, p.looks, want)
 				}
 			})
-			if p.looks > c.most+1 || p.looks < c.most/2 {
-				t.Errorf("epoch_max %v, caution %d, in flight %v: %d looks in a second, not %d", c.epochMax, c.caution, flight, p.looks, c.most)
-			}
 		}
 	}
 }

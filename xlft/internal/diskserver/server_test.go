@@ -169,7 +169,7 @@ func newRigOn(t *testing.T, epoch time.Duration, journal uint64, shared bool) *r
 	r.session = &primary.Session{
 		Domain: "web1", Software: "test", Instance: "1", Peer: "B",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: 32, Disks: r.client.order.Disks},
-		Settings: primary.Settings{EpochMax: epoch, FailureTimeout: 10 * time.Second, AckTimeout: 10 * time.Second,
+		Settings: primary.Settings{Pacing: xlft.Pacing{EpochMax: epoch}, FailureTimeout: 10 * time.Second, AckTimeout: 10 * time.Second,
 			SuspendTimeout: time.Second, RetryDelay: 50 * time.Millisecond, SpoolLimit: 1 << 20},
 		Guest: pa.Guest(domain), Gates: xlft.Gates{Net: pa.Gate(domain), Disks: r.client}, Arbiter: arbiter.None{}, Store: pa.Store(r.a.Store),
 		Dial: r.dial, Log: zap.NewNop(),

@@ -178,7 +178,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	s := &primary.Session{
 		Domain: p.Domain, Software: p.Software, Offer: o, Instance: instance(d), Describe: offer, Same: same,
 		Settings: primary.Settings{
-			EpochMax: dc.EpochMax, DirtyMax: dc.DirtyMax, FailureTimeout: dc.FailureTimeout,
+			Pacing: dc.Pacing, FailureTimeout: dc.FailureTimeout,
 			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
 			SpoolLimit: int64(c.CheckpointMemory), Compress: dc.Compress,
 		},

@@ -40,7 +40,7 @@ func TestAPI(t *testing.T) {
 	s := &primary.Session{
 		Domain: "web1", Peer: "beta", Guest: still{}, Gates: xlft.Gates{Net: still{}}, Arbiter: arbiter.None{},
 		Store: store.Dir(t.TempDir()), Log: zap.NewNop(),
-		Settings: primary.Settings{EpochMax: time.Second, RetryDelay: time.Hour},
+		Settings: primary.Settings{Pacing: xlft.Pacing{EpochMax: time.Second}, RetryDelay: time.Hour},
 		Dial: func(ctx context.Context) (_ net.Conn, err error) {
 			close(calls)
 			<-ctx.Done()

@@ -1,0 +1,124 @@
+package primary
+
+import (
+	"slices"
+	"time"
+)
+
+// pauses are how long the last checkpoints stopped the domain.
+type pauses struct {
+	last [8]time.Duration
+	n    int
+}
+
+func (p *pauses) add(d time.Duration) {
+	p.last[p.n%len(p.last)] = d
+	p.n++
+}
+
+// usual is the median: one checkpoint that took long, for whatever reason, says
+// nothing about the next. 0 if there was none.
+func (p *pauses) usual() time.Duration { return median(p.last[:min(p.n, len(p.last))]) }
+
+// pageRate is how many pages a second the domain wrote in the last epochs.
+type pageRate struct {
+	last [4]float64
+	n    int
+	ran  time.Duration // how long the domain ran in the epoch sealed last
+}
+
+func (r *pageRate) add(pages uint64) {
+	r.last[r.n%len(r.last)] = float64(pages) / max(r.ran, time.Millisecond).Seconds()
+	r.n++
+}
+
+// most is the highest of them.
+func (r *pageRate) most() float64 { return slices.Max(r.last[:]) }
+
+// looks are the looks at the dirty pages of the running epoch. Xen stops all of the
+// domain's vCPUs for each. So the first one comes when by the rate of the epochs
+// before most of the limit would be written, and each further one when by what was
+// seen most of the rest would be; and all of them at maxLook, since a domain may
+// begin to write at any time.
+type looks struct {
+	at   time.Time // of the last one
+	seen uint64
+	rate float64 // pages a second up to then
+}
+
+const (
+	minLook = 50 * time.Millisecond
+	maxLook = 500 * time.Millisecond
+)
+
+// next returns when a look is worth its pause, if an epoch ends at limit pages;
+// false if none is.
+func (l *looks) next(m *moment, limit uint64) (time.Time, bool) {
+	if limit == 0 || !m.runs || m.phase != open && m.phase != flight {
+		return time.Time{}, false
+	}
+	from, rest, rate := m.resumed, limit, m.rate
+	if l.at.After(m.resumed) {
+		from, rest, rate = l.at, limit-min(l.seen, limit), l.rate
+	}
+	return from.Add(l.interval(m, rest, rate)), true
+}
+
+// interval is the time until the next look.
+func (l *looks) interval(m *moment, rest uint64, rate float64) time.Duration {
+	d := min(m.EpochMax/2, maxLook)
+	if most := 0.75 * float64(rest); most < rate*d.Seconds() {
+		d = time.Duration(most / rate * float64(time.Second))
+	}
+	return max(d, minLook) >> m.caution
+}
+
+// look notes what was seen, and returns how many pages may come until the next
+// look.
+func (l *looks) look(m *moment, n, limit uint64) (more uint64) {
+	since, before := m.resumed, uint64(0)
+	if l.at.After(m.resumed) {
+		since, before = l.at, min(l.seen, n)
+	}
+	per := func(pages uint64, since time.Time) float64 {
+		return float64(pages) / max(m.now.Sub(since), time.Millisecond).Seconds()
+	}
+	l.at, l.seen = m.now, n
+	l.rate = max(per(n, m.resumed), per(n-before, since)) // it may have begun just now
+	return uint64(l.rate * l.interval(m, limit-min(n, limit), l.rate).Seconds())
+}
+
+// most is how many written pages end the epoch, now that it is in its phase; 0: no
+// number does.
+func (t *trigger) most(m *moment) uint64 {
+	var n uint64
+	if t.memory > 0 {
+		n = max(t.room(m.caution), 1)
+	}
+	if m.phase == open && m.DirtyMax > 0 && (n == 0 || m.DirtyMax < n) {
+		n = m.DirtyMax
+	}
+	return n
+}
+
+// dirty counts the pages that the domain wrote in its present epoch, and how many
+// may come until the next look. It is not ok if that is not worth a look now.
+func (t *trigger) dirty(m *moment) (n, more uint64, ok bool) {
+	limit := t.most(m)
+	if at, worth := t.looks.next(m, limit); !worth || m.now.Before(at) {
+		return 0, 0, false
+	}
+	n, err := t.guest.DirtyPages()
+	return n, t.looks.look(m, n, limit), err == nil
+}
+
+// bytesPerPage is what a page takes in the stream: its data and its number.
+const bytesPerPage = 4096 + 8
+
+// room is how many pages are four fifths of what a checkpoint may take.
+func (t *trigger) room(caution int) uint64 { return uint64(t.memory) * 4 / 5 >> caution / bytesPerPage }
+
+// full: so many pages leave no room in a checkpoint.
+func (t *trigger) full(pages uint64, caution int) bool {
+	return t.memory > 0 && pages > t.room(caution)
+}
