@@ -1,14 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"xlft/xlft"
 	"xlft/xlft/internal/overview"
 	"xlft/xlft/primary"
 )
@@ -94,8 +99,26 @@ func printPrimary(line func(key, format string, args ...any), s *primary.Status)
 	line("Arbiter", "%s", s.Arbiter)
 	line("Newest epoch", "%d, acked %s", s.Epoch, ago(s.LastAck))
 	line("Checkpoints", "%d, %d pages, %d MiB sent", s.Checkpoints, s.PagesSent, s.BytesSent>>20)
+	if reasons := reasons(s); reasons != "" {
+		line("  started by", "%s", reasons)
+	}
+	mode := string(s.Pacing.Mode)
+	switch s.Pacing.Mode {
+	case xlft.ModeEvent:
+		mode += fmt.Sprintf(", output waits until the domain has run for %v, epochs of at most %v", round(s.Window), s.Pacing.EpochMax)
+	default:
+		mode += fmt.Sprintf(", epochs of at most %v", s.Pacing.EpochMax)
+	}
+	line("Mode", "%s", mode)
+	if s.Watching != "" && s.Pacing.Mode != xlft.ModeInterval {
+		line("Output noticed by", "%s", s.Watching)
+	}
 	line("Pause", "median %v, worst %v", round(s.PauseMedian.Total), round(s.PauseWorst.Total))
-	line("  of the median", "suspend %v, seal %v, capture %v, resume %v", round(s.PauseMedian.Suspend), round(s.PauseMedian.Seal), round(s.PauseMedian.Capture), round(s.PauseMedian.Resume))
+	parts := fmt.Sprintf("suspend %v, seal %v, capture %v, ", round(s.PauseMedian.Suspend), round(s.PauseMedian.Seal), round(s.PauseMedian.Capture))
+	if s.PauseMedian.Ack > 0 {
+		parts += fmt.Sprintf("ack %v, ", round(s.PauseMedian.Ack))
+	}
+	line("  of the median", "%sresume %v", parts, round(s.PauseMedian.Resume))
 	line("Ack after resume", "median %v", round(s.AckMedian))
 	line("Per checkpoint", "median %d KiB", s.BytesMedian>>10)
 	if s.Holds > 0 {
@@ -125,6 +148,18 @@ func printPrimary(line func(key, format string, args ...any), s *primary.Status)
 	if s.LastError != "" {
 		line("Last error", "%s", s.LastError)
 	}
+}
+
+// reasons lists what asked for checkpoints, the most frequent first.
+func reasons(s *primary.Status) string {
+	all := slices.SortedFunc(maps.Keys(s.Reasons), func(a, b primary.Why) int {
+		return cmp.Or(cmp.Compare(s.Reasons[b], s.Reasons[a]), cmp.Compare(a, b))
+	})
+	var words []string
+	for _, why := range all {
+		words = append(words, fmt.Sprintf("%s %d", why, s.Reasons[why]))
+	}
+	return strings.Join(words, ", ")
 }
 
 func ago(t time.Time) string {

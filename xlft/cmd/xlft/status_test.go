@@ -18,6 +18,8 @@ func TestPrintRow(t *testing.T) {
 		SyncBytes: 64 << 20, SyncTotal: 128 << 20, HeldBytes: 2048, HeldLimit: 8192, LastError: "silent for 1s",
 		Holding: true, Holds: 3, HeldTime: 1500 * time.Millisecond,
 		PauseMedian: primary.Downtime{Suspend: time.Millisecond, Total: 3 * time.Millisecond},
+		Reasons:     map[primary.Why]uint64{primary.WhyFirst: 1, primary.WhyInterval: 1, primary.WhyEvent: 4},
+		Pacing:      xlft.Pacing{Mode: xlft.ModeEvent, EpochMax: time.Second}, Window: 12 * time.Millisecond, Watching: "eBPF",
 		Disks: []xlft.DiskProgress{
 			{VDev: "xvda", Progress: diskrepl.Progress{Synced: true}},
 			{VDev: "xvdb", Progress: diskrepl.Progress{Known: true, Compared: 10 << 20, Total: 40 << 20}},
@@ -37,6 +39,9 @@ Generation:        3
 Arbiter:           fence
 Newest epoch:      7, acked never
 Checkpoints:       6, 1200 pages, 5 MiB sent
+  started by:      event 4, epoch_max 1, first 1
+Mode:              event, output waits until the domain has run for 12ms, epochs of at most 1s
+Output noticed by: eBPF
 Pause:             median 3ms, worst 0s
   of the median:   suspend 1ms, seal 0s, capture 0s, resume 0s
 Ack after resume:  median 0s
@@ -51,6 +56,24 @@ Last error:        silent for 1s
 `
 	if got := b.String(); squeeze(got) != squeeze(want) {
 		t.Errorf("printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A strict checkpoint's pause has the wait for the ack as a part, and the mode has no
+// window.
+func TestPrintStrict(t *testing.T) {
+	st := primary.Status{
+		Pacing: xlft.Pacing{Mode: xlft.ModeStrict, EpochMax: time.Second}, Watching: "polling (no eBPF)",
+		PauseMedian: primary.Downtime{Suspend: time.Millisecond, Ack: 2 * time.Millisecond, Total: 3 * time.Millisecond},
+	}
+	var b strings.Builder
+	if err := printRow(&b, overview.Row{Domain: "web1", Primary: &st}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Mode: strict, epochs of at most 1s", "Output noticed by: polling (no eBPF)", "suspend 1ms, seal 0s, capture 0s, ack 2ms, resume 0s"} {
+		if got := squeeze(b.String()); !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
 	}
 }
 

@@ -2,10 +2,13 @@ package protector
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"os"
 	"time"
 
+	"xlft/xlft"
+	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/primary"
 )
@@ -25,6 +28,13 @@ func serve(runDir string, s *primary.Session) (stop func(), err error) {
 	}
 	mux := http.NewServeMux()
 	control.Handle(mux, "GET /status", func(*http.Request) (any, error) { return s.Status(), nil })
+	control.Handle(mux, "POST /pace", func(r *http.Request) (any, error) {
+		var words []string
+		if err := json.NewDecoder(r.Body).Decode(&words); err != nil {
+			return nil, err
+		}
+		return s.Pace(r.Context(), func(p xlft.Pacing) (xlft.Pacing, error) { return config.Repace(p, words) })
+	})
 	for what, end := range map[string]func(context.Context) (primary.Outcome, error){"POST /stop": s.Stop, "POST /failover": s.Failover} {
 		control.Handle(mux, what, func(r *http.Request) (any, error) {
 			o, err := end(r.Context())
@@ -52,6 +62,13 @@ func NewClient(runDir, domain string) *Client { return &Client{control.Socket(ru
 func (c *Client) Status(ctx context.Context) (st primary.Status, err error) {
 	err = control.Call(ctx, c.path, http.MethodGet, "/status", nil, &st)
 	return st, err
+}
+
+// Pace changes when checkpoints are taken, by words such as "epoch_max=500ms", and
+// returns what is in effect then. It lasts until the session ends.
+func (c *Client) Pace(ctx context.Context, words []string) (p xlft.Pacing, err error) {
+	err = control.Call(ctx, c.path, http.MethodPost, "/pace", words, &p)
+	return p, err
 }
 
 // Stop ends protection and returns how the session ended.

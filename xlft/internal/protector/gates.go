@@ -29,6 +29,18 @@ type gate interface {
 	Restore() ([]string, error)
 	Missing(devices []int) []int
 	Holding() (holding, adopted bool)
+	Events() <-chan struct{}
+	Watching() (netbuffer.Way, error)
+}
+
+// watching says how the gate notices that the domain sends; "" if there is nothing
+// that it could send by.
+func (g *netGate) watching() string {
+	way, why := g.Watching()
+	if why != nil {
+		return fmt.Sprintf("%s (%v)", way, why)
+	}
+	return string(way)
 }
 
 // gateTimeout bounds waits for packets on their way out. A domain that stands

@@ -37,6 +37,10 @@ func (f *faulty) mend(what, vif string) ([]string, error) {
 
 func (f *faulty) Held() (held, limit uint64, err error) { return 0, 1, f.beside }
 
+func (f *faulty) Events() <-chan struct{} { return nil }
+
+func (f *faulty) Watching() (netbuffer.Way, error) { return netbuffer.Polling, f.beside }
+
 func (f *faulty) Missing(devices []int) []int { return devices[1:] }
 
 func (f *faulty) AddVifs() ([]string, error) { return f.mend("add", "vif1.1") }
@@ -102,5 +106,14 @@ func TestCovers(t *testing.T) {
 	f.mending = errors.New("netlink is busy")
 	if err := (&netGate{gate: f}).covers(3, []int{0}); !errors.Is(err, f.mending) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// How the gate notices output is said with why it is not a better way.
+func TestWatching(t *testing.T) {
+	for want, beside := range map[string]error{"polling": nil, "polling (no cls_bpf in this kernel)": errors.New("no cls_bpf in this kernel")} {
+		if got := (&netGate{gate: &faulty{beside: beside}}).watching(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -40,7 +40,7 @@ func TestAPI(t *testing.T) {
 	s := &primary.Session{
 		Domain: "web1", Peer: "beta", Guest: still{}, Gates: xlft.Gates{Net: still{}}, Arbiter: arbiter.None{},
 		Store: store.Dir(t.TempDir()), Log: zap.NewNop(),
-		Settings: primary.Settings{Pacing: xlft.Pacing{EpochMax: time.Second}, RetryDelay: time.Hour},
+		Settings: primary.Settings{Pacing: xlft.Pacing{EpochMax: time.Second, WindowMax: time.Second}, RetryDelay: time.Hour},
 		Dial: func(ctx context.Context) (_ net.Conn, err error) {
 			close(calls)
 			<-ctx.Done()
@@ -59,6 +59,15 @@ func TestAPI(t *testing.T) {
 	}
 	if _, err := c.Failover(t.Context()); err == nil || err.Error() != "web1 is not protected now (connecting)" {
 		t.Errorf("failover: %v", err)
+	}
+	if p, err := c.Pace(t.Context(), []string{"mode=strict", "epoch_max=2s"}); err != nil || p.Mode != xlft.ModeStrict || p.EpochMax != 2*time.Second {
+		t.Errorf("pace: %+v, %v", p, err)
+	}
+	if _, err := c.Pace(t.Context(), []string{"epoch_max=1ms"}); err == nil || err.Error() != "epoch_max: 1ms is not between 5ms and 1m0s" {
+		t.Errorf("pace: %v", err)
+	}
+	if st, err := c.Status(t.Context()); err != nil || st.Pacing.EpochMax != 2*time.Second {
+		t.Errorf("status %+v, %v", st, err)
 	}
 	if o, err := c.Stop(t.Context()); err != nil || o != primary.Stopped {
 		t.Errorf("stop: %q, %v", o, err)
