@@ -15,6 +15,41 @@ import (
 	"xlft/tests/simxen"
 	"xlft/xlft"
 	"xlft/xlft/backup"
+	"xlft/xlft/wire"
+)
+
+// A variant is xlft with one of its promises broken on purpose.
+type variant struct {
+	net      func(xlft.Gate) xlft.Gate
+	disks    func(*simxen.Disks) xlft.Disks
+	arbiter  func(xlft.Arbiter) xlft.Arbiter
+	torn     bool          // the replica leaves out a part of each checkpoint
+	patience time.Duration // silence the primary accepts, if not simSilence
+	copy     func(backup.DiskCopy) backup.DiskCopy
+	leak     bool // the backup's disk gets every write at once
+	twice    bool // a journal is replayed twice, out of order
+	storage  storage
+	noLimit  bool // no limit on the time from a trigger to the ack
+	noFlush  bool // the domain never flushes its disk
+	guest    func(xlft.Guest) xlft.Guest
+	store    func(xlft.Store) xlft.Store // A's records
+	pages    int                         // of the domain, if not 12
+	memory   int64                       // for a checkpoint, if not 1 MiB
+	slow     time.Duration               // that the replica takes for a checkpoint
+	dial     func(wire.Dialer) wire.Dialer
+	faults   []int     // the only faults, if any are given
+	mode     xlft.Mode // "": by the seed
+	pacing   func(*xlft.Pacing)
+	events   func(<-chan struct{}) <-chan struct{}
+}
+
+// storage is the kind of the domain's disk.
+type storage int
+
+const (
+	bySeed storage = iota
+	mirrored
+	shared
 )
 
 // earlyOutput breaks P1: an epoch's output is released at the seal, before the
@@ -221,6 +256,10 @@ func TestSimulationCatches(t *testing.T) {
 		{"P4", "a page comes for another unnoticed", variant{guest: func(g xlft.Guest) xlft.Guest { return looseGuest{g} },
 			faults: []int{givesBack, powerCutA}}},
 		{"P5", "held output dropped", variant{net: func(g xlft.Gate) xlft.Gate { return lossyOutput{g} }}},
+		{"mode", "events get lost", variant{mode: xlft.ModeEvent, events: deafTo}},
+		{"mode", "events get lost, strict", variant{mode: xlft.ModeStrict, events: deafTo}},
+		{"mode", "a window without an end", variant{mode: xlft.ModeEvent, pacing: func(p *xlft.Pacing) { p.EpochMin, p.WindowMax = time.Hour, time.Hour }}},
+		{"mode", "a strict checkpoint resumes the domain", variant{mode: xlft.ModeStrict, guest: func(g xlft.Guest) xlft.Guest { return eagerGuest{g} }}},
 		{"P6", "silence not noticed", variant{patience: time.Minute}},
 		{"P6", "hanging capture not noticed", variant{noLimit: true, guest: func(g xlft.Guest) xlft.Guest {
 			return &hangingGuest{g, 3, func(ctx context.Context) { <-ctx.Done() }}

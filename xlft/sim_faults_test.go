@@ -32,6 +32,7 @@ func (s *sim) fault(begun time.Time) {
 	if s.a.Down() && s.b.Down() {
 		return
 	}
+	s.calmEnds()
 	primary, backup, session := s.now()
 	kind := s.rng.IntN(faultKinds)
 	if n := len(s.v.faults); n > 0 {

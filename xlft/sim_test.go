@@ -56,37 +56,6 @@ const (
 	simHeal    = 1500 * time.Millisecond // then nothing is faulty for so long
 )
 
-// A variant is xlft with one of its promises broken on purpose.
-type variant struct {
-	net      func(xlft.Gate) xlft.Gate
-	disks    func(*simxen.Disks) xlft.Disks
-	arbiter  func(xlft.Arbiter) xlft.Arbiter
-	torn     bool          // the replica leaves out a part of each checkpoint
-	patience time.Duration // silence the primary accepts, if not simSilence
-	copy     func(backup.DiskCopy) backup.DiskCopy
-	leak     bool // the backup's disk gets every write at once
-	twice    bool // a journal is replayed twice, out of order
-	storage  storage
-	noLimit  bool // no limit on the time from a trigger to the ack
-	noFlush  bool // the domain never flushes its disk
-	guest    func(xlft.Guest) xlft.Guest
-	store    func(xlft.Store) xlft.Store // A's records
-	pages    int                         // of the domain, if not 12
-	memory   int64                       // for a checkpoint, if not 1 MiB
-	slow     time.Duration               // that the replica takes for a checkpoint
-	dial     func(wire.Dialer) wire.Dialer
-	faults   []int // the only faults, if any are given
-}
-
-// storage is the kind of the domain's disk.
-type storage int
-
-const (
-	bySeed storage = iota
-	mirrored
-	shared
-)
-
 // A sim is one run: hosts A (with the domain) and B, and what happens to them.
 type sim struct {
 	t       testing.TB
@@ -100,7 +69,9 @@ type sim struct {
 	// The hosts' records of who owns the domain.
 	recordsA, recordsB store.Dir
 
-	shared bool // the disk is shared storage, and the hosts fence each other
+	pacing xlft.Pacing
+	moods  *rand.Rand // of an operator who changes the pacing again and again; nil: nobody does
+	shared bool       // the disk is shared storage, and the hosts fence each other
 	log    *zap.Logger
 	wg     sync.WaitGroup
 
@@ -113,6 +84,7 @@ type sim struct {
 	receiver *backup.Receiver
 	received chan struct{} // closed when the receiver's Serve has returned
 	finished bool          // no process is started again
+	troubled bool          // there was a fault
 
 	fullA, fullB atomic.Bool // the hosts' file systems have no room for records
 	badTakeover  atomic.Bool // the next takeover fails
@@ -147,6 +119,7 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 	s.b.DurableAck, s.b.ReplayTwice = !s.shared && seed%4 == 0, v.twice
 	s.outside.NoFlushes = v.noFlush
 	s.domain = s.a.Boot(simDomain, cmp.Or(v.pages, 12))
+	s.pacing = s.paces(seed)
 	if s.v.memory == 0 {
 		s.v.memory = 1 << 20
 		if seed%6 == 1 {
@@ -202,8 +175,15 @@ func (s *sim) protect() {
 	p := s.a.Spawn()
 	own := &simxen.Disks{P: p, Domain: s.domain, To: "B"}
 	gates := xlft.Gates{Net: p.Gate(s.domain), Disks: own}
+	events := eventsOf(gates.Net)
+	if s.v.events != nil {
+		events = s.v.events(events)
+	}
 	if s.v.net != nil {
 		gates.Net = s.v.net(gates.Net)
+	}
+	if s.pacing.Mode == xlft.ModeStrict && s.moods == nil {
+		gates.Net = standing{gates.Net, s.domain, s.outside, new(atomic.Uint64)}
 	}
 	if s.v.disks != nil {
 		gates.Disks = s.v.disks(own)
@@ -230,10 +210,10 @@ func (s *sim) protect() {
 		Domain: simDomain, Software: "sim", Instance: "A/1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48, Disks: s.domain.OfferedDisks()},
 		Settings: primary.Settings{
-			Pacing: xlft.Pacing{EpochMax: simEpoch, DirtyMax: 9}, FailureTimeout: silence, AckTimeout: ack,
+			Pacing: s.pacing, FailureTimeout: silence, AckTimeout: ack,
 			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: s.v.memory,
 		},
-		Guest: guest, Gates: gates, Arbiter: s.arb(p, "B"), Dial: dial, Peer: "B", Store: kept,
+		Guest: guest, Gates: gates, Events: events, Arbiter: s.arb(p, "B"), Dial: dial, Peer: "B", Store: kept,
 		Log: s.log.Named("A"),
 	}
 	s.primary, s.session, s.over = p, session, false
@@ -305,6 +285,9 @@ func (s *sim) run() {
 	if s.b.DurableAck {
 		s.wg.Go(func() { s.cutPower(stopLooking) })
 	}
+	if s.moods != nil {
+		s.wg.Go(func() { s.changeMoods(stopLooking) })
+	}
 
 	faults := 1
 	if s.rng.IntN(3) > 0 {
@@ -356,12 +339,13 @@ func (s *sim) look(stop <-chan struct{}) {
 		if !s.a.Down() && !protector.Dead() {
 			st := session.Status()
 			said = st.Protected
+			s.hurry(said)
 			if !said || st.Epoch != s.epoch {
 				s.epoch, s.fresh = st.Epoch, time.Now()
 			}
 		}
 		// The limits of suspend and ack bound the age of the newest checkpoint.
-		if age := time.Since(s.fresh); said && age > simSuspend+s.ackTimeout()+2*simEpoch+3*s.a.Slow {
+		if age := time.Since(s.fresh); said && age > simSuspend+s.ackTimeout()+2*simEpochMax+3*s.a.Slow {
 			s.outside.Violate("P6", "\"protected\" is said, and the newest checkpoint is %v old", age)
 		}
 		able := false
@@ -429,13 +413,20 @@ func (s *sim) judge() {
 }
 
 // runs reports whether the domain runs on one of the hosts. It waits long
-// enough for a pause or a takeover on slow hosts to end.
+// enough for a pause or a takeover on slow hosts to end. (In the mode strict it may
+// take no more than one step between two pauses.)
 func runs(hosts ...*simxen.Host) bool {
+	steps := map[*simxen.Domain]uint64{}
 	for range 200 {
 		for _, h := range hosts {
-			if d := h.Domain(simDomain); d != nil && d.Runs() {
+			d := h.Domain(simDomain)
+			if d == nil {
+				continue
+			}
+			if was, seen := steps[d]; d.Runs() || seen && d.Steps() > was {
 				return true
 			}
+			steps[d] = d.Steps()
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

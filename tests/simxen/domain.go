@@ -34,6 +34,7 @@ type Domain struct {
 	gone      bool
 	ended     string // why the program ended by itself; "" until then
 	deaf      bool   // ignores suspend requests
+	silent    bool   // sends nothing
 	life      *life
 	stop      chan struct{}
 
@@ -149,7 +150,7 @@ func (d *Domain) step() {
 		}
 		d.issue()
 	}
-	l, speak := d.life, in>>32%2 == 0
+	l, speak := d.life, in>>32%2 == 0 && !d.silent
 	d.mu.Unlock()
 	d.host.outside.lived(l, count, sum)
 	if speak {

@@ -49,7 +49,7 @@ func unpack(b []byte) (life int, p Packet) {
 
 // send sends a packet of the domain into its gate.
 func (v *vif) send(l *life, p Packet) {
-	v.outside.sent(l)
+	v.outside.sent(l, p)
 	v.path.Send(pack(l, p))
 }
 

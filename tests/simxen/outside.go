@@ -19,13 +19,14 @@ type life struct {
 	id       int
 	host     string
 	from     *life
-	forked   uint64            // count of its first state
-	sums     map[uint64]uint64 // checksum at each count, back to the first life
-	captured map[uint64]bool   // hashes of the states that checkpoints took
-	sent     uint64            // packets sent into the gate
-	got      uint64            // packets delivered
-	last     uint64            // count of the newest packet delivered
-	held     uint64            // count of the newest state that a backup was given
+	forked   uint64               // count of its first state
+	sums     map[uint64]uint64    // checksum at each count, back to the first life
+	captured map[uint64]bool      // hashes of the states that checkpoints took
+	sent     uint64               // packets sent into the gate
+	got      uint64               // packets delivered
+	last     uint64               // count of the newest packet delivered
+	held     uint64               // count of the newest state that a backup was given
+	unheard  map[uint64]time.Time // when packets were sent that have to be heard in time
 	domain   *Domain
 }
 
@@ -45,6 +46,7 @@ type Outside struct {
 	disks      []*diskHistory         // one for each session, oldest first
 	protected  map[string]func() bool // what a host's protector says of a domain
 	destroyed  map[string]time.Time   // when a replica of a domain was destroyed last
+	prompt     time.Duration          // in which packets have to be heard; 0: none
 	Takeovers  int
 	Promoted   int // power cuts tried on a copy that a domain could be run from
 	Delivered  int
@@ -158,13 +160,6 @@ func (o *Outside) restored(hash uint64) {
 	o.violate("P4", "a state that no checkpoint took is about to run")
 }
 
-// sent counts a packet that the domain sent into its gate.
-func (o *Outside) sent(l *life) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	l.sent++
-}
-
 // Protector has what a domain says on a host judged while protected reports true: then a backup has to have been given
 // the state that says it. Protected is called by whatever sends or lets out a packet, and may wait for none of that.
 func (o *Outside) Protector(host, domain string, protected func() bool) {
@@ -211,6 +206,7 @@ func (o *Outside) deliver(id int, p Packet) {
 	if protected && p.Count > l.held && time.Since(o.destroyed[l.domain.Name]) > hearsay {
 		o.violate("P1", "life %d is heard at count %d while it is protected, and the backup has %d", l.id, p.Count, l.held)
 	}
+	o.heard(l, p)
 	o.Delivered++
 	l.got++
 	if p.Count <= l.last {
