@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -134,12 +135,13 @@ func (w *world) protect(h *simxen.Host, d *simxen.Domain, peer string) {
 	if w.runs[d] == 0 {
 		w.runs[d] = len(w.runs) + 1
 	}
+	gate := p.Gate(d)
 	s := &primary.Session{
-		Domain: d.Name, Instance: fmt.Sprintf("%s/%d", h.Name, w.runs[d]), Software: "sim", Offer: wire.Offer{UUID: d.Name, Config: []byte("{}")},
-		Guest: refusingGuest{p.Guest(d), w.refuses[h]}, Gates: xlft.Gates{Net: refusingGate{p.Gate(d), w.refuses[h]}}, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Dial: p.Dial(peer), Peer: peer,
+		Events: eventsOf(gate), Domain: d.Name, Instance: fmt.Sprintf("%s/%d", h.Name, w.runs[d]), Software: "sim", Offer: wire.Offer{UUID: d.Name, Config: []byte("{}")},
+		Guest: refusingGuest{p.Guest(d), w.refuses[h]}, Gates: xlft.Gates{Net: refusingGate{gate, w.refuses[h]}}, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Dial: p.Dial(peer), Peer: peer,
 		DialPeer: func(name string) wire.Dialer { return p.Dial(name) }, Store: &roomStore{p.Store(w.records[h]), w.full[h]}, Log: w.log.Named(h.Name + "/" + d.Name),
 		Settings: primary.Settings{
-			Pacing: xlft.Pacing{EpochMax: simEpoch}, FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
+			Pacing: w.paces(d.Name), FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
 			RetryDelay: 100 * time.Millisecond, RetryMax: time.Second, SpoolLimit: 1 << 20,
 		},
 		Hung: func(error) { p.Kill() },
@@ -151,6 +153,12 @@ func (w *world) protect(h *simxen.Host, d *simxen.Domain, peer string) {
 		defer close(x.ended)
 		x.result = s.Run(p.Context())
 	})
+}
+
+// paces returns how a domain's checkpoints are taken: in each mode one.
+func (w *world) paces(name string) xlft.Pacing {
+	modes := []xlft.Mode{xlft.ModeInterval, xlft.ModeEvent, xlft.ModeStrict}
+	return xlft.Pacing{Mode: modes[slices.Index(w.names, name)], EpochMin: 5 * time.Millisecond, EpochMax: simEpoch, WindowMax: simEpoch, RunShare: 0.5}
 }
 
 func isClosed(c <-chan struct{}) bool {

@@ -157,7 +157,7 @@ func (s *Session) within(wait time.Duration, what string, progress *spool) {
 // awaitCheckpoint limits the wait for the next checkpoint.
 func (s *Session) awaitCheckpoint() {
 	set := s.Settings
-	s.within(set.Pacing.EpochMax+set.SuspendTimeout+set.AckTimeout, "no checkpoint was begun", nil)
+	s.within(s.pacing.EpochMax+set.SuspendTimeout+set.AckTimeout, "no checkpoint was begun", nil)
 }
 
 // postLater posts from the loop itself.

@@ -76,7 +76,7 @@ func (s *Session) Pace(ctx context.Context, change func(xlft.Pacing) (xlft.Pacin
 	answered := make(chan struct{})
 	r := request{do: func(work context.Context) {
 		defer close(answered)
-		if p, err = change(s.Settings.Pacing); err == nil {
+		if p, err = change(s.pacing); err == nil {
 			s.pace(work, p)
 		}
 	}}
@@ -98,7 +98,7 @@ func (s *Session) Pace(ctx context.Context, change func(xlft.Pacing) (xlft.Pacin
 
 // pace puts a pacing into effect.
 func (s *Session) pace(ctx context.Context, p xlft.Pacing) {
-	s.Settings.Pacing = p
+	s.pacing = p
 	s.trigger.pace(p)
 	s.Log.Info("checkpoints are taken otherwise", zap.Any("pacing", p))
 	s.step(ctx, Paced{Strict: p.Mode == xlft.ModeStrict})

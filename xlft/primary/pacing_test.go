@@ -3,6 +3,7 @@ package primary
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,8 +15,8 @@ import (
 // and a time until the ack.
 type load struct {
 	*trigger
-	pause, ack time.Duration
-	events     chan struct{}
+	pause  atomic.Int64
+	events chan struct{}
 
 	begun      time.Time
 	ran, stood time.Duration
@@ -37,7 +38,8 @@ var usual = xlft.Pacing{Mode: xlft.ModeEvent, EpochMin: ms(1), EpochMax: time.Se
 
 // play has a domain do something for a while.
 func play(t *testing.T, p xlft.Pacing, pause, ack, lasts time.Duration, domain func(ctx context.Context, l *load)) *load {
-	l := &load{pause: pause, ack: ack}
+	l := &load{}
+	l.pause.Store(int64(pause))
 	synctest.Test(t, func(t *testing.T) {
 		l.events = make(chan struct{}, 1)
 		l.trigger = newTrigger(&pages{}, &pages{}, l.events, 0, p)
@@ -66,17 +68,18 @@ func play(t *testing.T, p xlft.Pacing, pause, ack, lasts time.Duration, domain f
 				l.take()
 				l.taken = append(l.taken, taken{why, time.Since(began), time.Since(l.begun)})
 				l.ran += time.Since(began)
-				time.Sleep(l.pause)
-				l.stood += l.pause
+				pause := time.Duration(l.pause.Load())
+				time.Sleep(pause)
+				l.stood += pause
 				l.sealing()
 				select { // as the gate's seal does
 				case <-l.events:
 				default:
 				}
-				l.resume(l.pause)
+				l.resume(pause)
 				began = time.Now()
 				l.captured()
-				time.Sleep(l.ack)
+				time.Sleep(ack)
 				l.open()
 			}
 		}
@@ -175,7 +178,7 @@ func TestShare(t *testing.T) {
 	} {
 		p := usual
 		p.RunShare, p.EpochMin, p.WindowMax = c.share, c.min, c.max
-		l := play(t, p, c.pause, c.ack, 20*time.Second, talk(ms(1)/4))
+		l := play(t, p, c.pause, c.ack, 10*time.Second, talk(ms(1)/2))
 		for _, x := range l.taken[5:] {
 			if x.why != WhyEvent || x.ran < c.want || x.ran > c.want+ms(1) {
 				t.Errorf("%+v: %+v", c, x)
@@ -211,8 +214,8 @@ func TestOnePauseIsNoRule(t *testing.T) {
 	l := play(t, usual, ms(5), ms(1), 2*time.Second, func(ctx context.Context, l *load) {
 		for ; ctx.Err() == nil; time.Sleep(ms(1)) {
 			l.speak()
-			if l.pause = ms(5); time.Since(l.begun)/ms(15) == time.Second/ms(15) {
-				l.pause = ms(300)
+			if l.pause.Store(int64(ms(5))); time.Since(l.begun)/ms(15) == time.Second/ms(15) {
+				l.pause.Store(int64(ms(300)))
 			}
 		}
 	})
