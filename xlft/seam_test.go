@@ -84,7 +84,7 @@ func (m *seam) receive(h *simxen.Host, change func(*backup.Receiver)) {
 	r := &backup.Receiver{
 		Software: "sim", Restorer: &simxen.Restorer{P: p}, Arbiter: m.arbiter(p), Store: p.Store(m.records[h]), Log: zap.NewNop(),
 		PeerName:   func(c net.Conn) string { return c.(*simxen.Conn).From() },
-		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20,
+		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20, PageCache: 1 << 20,
 	}
 	if change != nil {
 		change(r)
@@ -104,7 +104,7 @@ func (m *seam) protect(h *simxen.Host, d *simxen.Domain, peer string, change fun
 		DialPeer: func(name string) wire.Dialer { return p.Dial(name) }, Store: p.Store(m.records[h]), Log: zap.NewNop(),
 		Settings: primary.Settings{
 			Pacing: xlft.Pacing{EpochMax: simEpoch}, FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
-			RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: 1 << 20,
+			RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: 1 << 20, PageCache: 1 << 20,
 		},
 		Hung: func(error) { p.Kill() },
 	}

@@ -211,7 +211,7 @@ func (s *sim) protect() {
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), XenVersion: "4.17", MaxMemKiB: 48, Disks: s.domain.OfferedDisks()},
 		Settings: primary.Settings{
 			Pacing: s.pacing, FailureTimeout: silence, AckTimeout: ack,
-			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: s.v.memory,
+			SuspendTimeout: simSuspend, RetryDelay: 100 * time.Millisecond, RetryMax: 200 * time.Millisecond, SpoolLimit: s.v.memory, PageCache: 8 * simxen.PageSize,
 		},
 		Guest: guest, Gates: gates, Events: events, Arbiter: s.arb(p, "B"), Dial: dial, Peer: "B", Store: kept,
 		Log: s.log.Named("A"),
@@ -251,7 +251,7 @@ func (s *sim) receive() {
 	r := &backup.Receiver{
 		Software: "sim", Restorer: restorer, Arbiter: s.arb(p, "A"), Store: &roomStore{p.Store(s.recordsB), &s.fullB},
 		Log: s.log.Named("B"), PeerName: func(c net.Conn) string { return c.(*simxen.Conn).From() },
-		RetryDelay: 100 * time.Millisecond, EpochLimit: max(1<<20, uint64(s.v.memory)), Disks: &simxen.DiskHost{P: p, Broken: s.v.copy},
+		RetryDelay: 100 * time.Millisecond, EpochLimit: max(1<<20, uint64(s.v.memory)), PageCache: 8 * simxen.PageSize, Disks: &simxen.DiskHost{P: p, Broken: s.v.copy},
 	}
 	ended := make(chan struct{})
 	s.backup, s.receiver, s.received = p, r, ended

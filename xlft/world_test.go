@@ -120,7 +120,7 @@ func (w *world) receive(h *simxen.Host) {
 	r := &receiving{process: p, ended: make(chan struct{}), Receiver: &backup.Receiver{
 		Software: "sim", Restorer: restorer, Arbiter: arbiterOf(w.kind, p, w.cas, w.hosts...), Store: refusingStore{&roomStore{p.Store(w.records[h]), w.full[h]}, w.refuses[h]}, Log: w.log.Named(h.Name),
 		PeerName:   func(c net.Conn) string { return c.(*simxen.Conn).From() },
-		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20,
+		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20, PageCache: 8 * simxen.PageSize,
 	}}
 	w.receivers[h] = r
 	l := p.Listen()
@@ -142,7 +142,7 @@ func (w *world) protect(h *simxen.Host, d *simxen.Domain, peer string) {
 		DialPeer: func(name string) wire.Dialer { return p.Dial(name) }, Store: &roomStore{p.Store(w.records[h]), w.full[h]}, Log: w.log.Named(h.Name + "/" + d.Name),
 		Settings: primary.Settings{
 			Pacing: w.paces(d.Name), FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
-			RetryDelay: 100 * time.Millisecond, RetryMax: time.Second, SpoolLimit: 1 << 20,
+			RetryDelay: 100 * time.Millisecond, RetryMax: time.Second, SpoolLimit: 1 << 20, PageCache: 8 * simxen.PageSize,
 		},
 		Hung: func(error) { p.Kill() },
 	}

@@ -67,6 +67,7 @@ state_dir = %q
 run_dir = %q
 [receive]
 checkpoint_memory = "16MiB"
+page_cache = "64KiB"
 [arbiter]
 %s
 [peer.%s]

@@ -29,6 +29,7 @@ type Config struct {
 
 	Listen           string // host:port
 	CheckpointMemory uint64 // bytes of one checkpoint in memory, here and there
+	PageCache        uint64 // bytes of pages that were sent, kept here and there for each domain; 0: none
 	DiskJournal      uint64 // bytes of a disk's writes held back here in memory, for each disk
 	DiskJournalFile  uint64 // and beyond that in a file; 0: none
 	DurableAck       bool   // an epoch's disk writes are on stable storage here before it is acked

@@ -70,7 +70,7 @@ func TestReference(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("[default] of the reference is %+v, the defaults are %+v", got, want)
 	}
-	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck {
+	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.PageCache != m.PageCache || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck {
 		t.Errorf("reference %+v, defaults %+v", c, m)
 	}
 	if d := c.For("web1"); d.RunShare != 0.8 || d.EpochMax != time.Second || d.FailureTimeout != time.Second {
@@ -80,7 +80,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "type", "accept_split_brain",
+	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain",
 		"address", "fingerprint", "backup", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
 		if !strings.Contains(string(text), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
@@ -102,6 +102,7 @@ func TestErrors(t *testing.T) {
 		{"no share", minimal + "[domain.web1]\nrun_share = nan\n", "domain.web1.run_share: NaN is not between"},
 		{"no duration", minimal + "[default]\nepoch_max = \"fast\"\n", "\"fast\" is no duration such as \"200ms\" or \"1s\""},
 		{"no size", minimal + "[receive]\ncheckpoint_memory = \"1 TB\"\n", "\"1 TB\" is no size such as \"64MiB\""},
+		{"too large", minimal + "[receive]\npage_cache = \"1024GiB\"\n", "receive.page_cache: 1099511627776 bytes is over the 64GiB maximum"},
 		{"too small", minimal + "[receive]\ncheckpoint_memory = \"1MiB\"\n", "x.toml:13: receive.checkpoint_memory: 1048576 bytes is under the 16MiB minimum"},
 		{"no arbiter", strings.Replace(minimal, `type = "none"`, "", 1), "arbiter.type: must be set"},
 		{"arbiter not accepted", strings.Replace(minimal, "= true", "= false", 1), "needs accept_split_brain = true"},

@@ -22,6 +22,7 @@ type rawConfig struct {
 	Receive struct {
 		Listen           *string   `toml:"listen"`
 		CheckpointMemory *rawBytes `toml:"checkpoint_memory"`
+		PageCache        *rawBytes `toml:"page_cache"`
 		DiskJournal      *rawBytes `toml:"disk_journal"`
 		DiskJournalFile  *rawBytes `toml:"disk_journal_file"`
 		DurableAck       *bool     `toml:"durable_ack"`

@@ -20,7 +20,7 @@ import (
 func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	c := &Config{
 		Identity: "/etc/xlft/identity", StateDir: "/var/lib/xlft", RunDir: DefaultRunDir,
-		Listen: ":7789", CheckpointMemory: 256 << 20, DiskJournal: 256 << 20,
+		Listen: ":7789", CheckpointMemory: 256 << 20, PageCache: 128 << 20, DiskJournal: 256 << 20,
 		Peers: map[string]Peer{}, Domains: map[string]Domain{},
 	}
 	for _, table := range []func(*Config) (toml.Key, error){raw.host, raw.receive, raw.arbiter, raw.peers, raw.domains} {
@@ -43,6 +43,9 @@ func (raw *rawConfig) host(c *Config) (toml.Key, error) {
 	return nil, nil
 }
 
+// maxPageCache keeps the sum of all such numbers far from where it could overflow.
+const maxPageCache = 64 << 30
+
 // receive reads [receive].
 func (raw *rawConfig) receive(c *Config) (toml.Key, error) {
 	set(&c.Listen, raw.Receive.Listen)
@@ -51,6 +54,12 @@ func (raw *rawConfig) receive(c *Config) (toml.Key, error) {
 	}
 	if c.CheckpointMemory < 16<<20 {
 		return toml.Key{"receive", "checkpoint_memory"}, fmt.Errorf("%d bytes is under the 16MiB minimum", c.CheckpointMemory)
+	}
+	if raw.Receive.PageCache != nil {
+		c.PageCache = uint64(*raw.Receive.PageCache)
+	}
+	if c.PageCache > maxPageCache {
+		return toml.Key{"receive", "page_cache"}, fmt.Errorf("%d bytes is over the 64GiB maximum", c.PageCache)
 	}
 	if raw.Receive.DiskJournal != nil {
 		c.DiskJournal = uint64(*raw.Receive.DiskJournal)

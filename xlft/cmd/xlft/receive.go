@@ -88,7 +88,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 			f, _ := wire.PeerOf(c)
 			return live.peer(f)
 		},
-		Disks: copies, RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory,
+		Disks: copies, RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory, PageCache: int64(c.PageCache),
 	}
 	changed := make(chan struct{}, 1)
 	r.OnChange(func() {

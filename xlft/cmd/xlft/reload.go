@@ -89,6 +89,7 @@ func reloadable(was, is *config.Config) error {
 		{"host.run_dir", was.RunDir != is.RunDir},
 		{"receive.listen", was.Listen != is.Listen},
 		{"receive.checkpoint_memory", was.CheckpointMemory != is.CheckpointMemory},
+		{"receive.page_cache", was.PageCache != is.PageCache},
 		{"arbiter.type", was.Arbiter.Type != is.Arbiter.Type},
 	} {
 		if s.changed {

@@ -72,6 +72,7 @@ func TestReloadable(t *testing.T) {
 		"state directory":   {change: func(c *config.Config) { c.StateDir = "b" }, refuse: "host.state_dir"},
 		"run directory":     {change: func(c *config.Config) { c.RunDir = "b" }, refuse: "host.run_dir"},
 		"address":           {change: func(c *config.Config) { c.Listen = "b" }, refuse: "receive.listen"},
+		"page cache":        {change: func(c *config.Config) { c.PageCache = 1 }, refuse: "receive.page_cache"},
 		"checkpoint memory": {change: func(c *config.Config) { c.CheckpointMemory = 1 }, refuse: "receive.checkpoint_memory"},
 		"arbiter":           {change: func(c *config.Config) { c.Arbiter.Type = "fence" }, refuse: "arbiter.type"},
 		"retry delay":       {change: func(c *config.Config) { c.Default.RetryDelay = time.Minute }, stays: true},
