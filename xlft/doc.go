@@ -36,6 +36,10 @@
 //	             restore has taken in, and copies of the disks
 //	epoch        the domain's execution between two checkpoints, by number
 //	checkpoint   the domain's state at the end of an epoch
+//	mode         what ends an epoch: the domain's output ("event", "strict") or
+//	             time ("interval")
+//	window       in the mode "event", how long the domain has to have run before
+//	             its output ends the epoch
 //	output       what the outside could see of an epoch: packets, and writes to
 //	             storage that other hosts see
 //	gate         what holds output back, by epoch

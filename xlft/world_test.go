@@ -76,6 +76,7 @@ type world struct {
 	protections []*protection
 	receivers   map[*simxen.Host]*receiving
 	runs        map[*simxen.Domain]int // the number of each domain's run: its domid
+	moved       map[*simxen.Domain]moved
 	paused      paused
 	stop, done  chan struct{}
 	orders      chan func()
@@ -94,7 +95,7 @@ func newWorld(t testing.TB, seed uint64, log *zap.Logger) *world {
 		net: simxen.NewNet(2 * time.Millisecond), cas: simxen.NewArbiter(), names: []string{"web", "db", "mail"}, log: log,
 		records: map[*simxen.Host]store.Dir{}, full: map[*simxen.Host]*atomic.Bool{}, bad: map[*simxen.Host]*atomic.Bool{},
 		refuses: map[*simxen.Host]*refusing{}, paused: paused{},
-		receivers: map[*simxen.Host]*receiving{}, runs: map[*simxen.Domain]int{},
+		receivers: map[*simxen.Host]*receiving{}, runs: map[*simxen.Domain]int{}, moved: map[*simxen.Domain]moved{},
 		stop: make(chan struct{}), done: make(chan struct{}), orders: make(chan func()),
 	}
 	w.outside.NoDisks = true
@@ -218,7 +219,7 @@ func (w *world) care(h *simxen.Host, d *simxen.Domain) {
 	case x != nil && x.process.Dead(): // systemd's
 		w.protect(h, d, x.peer)
 	case x != nil && !isClosed(x.ended), x != nil && time.Since(x.since) < time.Second:
-	case d.Runs(): // the operator's
+	case w.lives(d): // the operator's
 		var able []string
 		for _, other := range w.hosts {
 			if other != h && !other.Down() {
@@ -231,6 +232,21 @@ func (w *world) care(h *simxen.Host, d *simxen.Domain) {
 	}
 }
 
+// moved is how far a domain was at its last known step.
+type moved struct {
+	steps uint64
+	at    time.Time
+}
+
+// lives reports whether a domain runs. One in the mode strict is suspended for the
+// checkpoint of nearly each of its steps, and may be so at every look.
+func (w *world) lives(d *simxen.Domain) bool {
+	if n := d.Steps(); n > w.moved[d].steps {
+		w.moved[d] = moved{n, time.Now()}
+	}
+	return d.Runs() || time.Since(w.moved[d].at) < time.Second
+}
+
 // order has the operator do something.
 func (w *world) order(f func()) {
 	ended := make(chan struct{})
@@ -241,7 +257,7 @@ func (w *world) order(f func()) {
 // home returns the host that runs a domain, and its protection; nil if there is not exactly one.
 func (w *world) home(name string) (h *simxen.Host, x *protection) {
 	for _, at := range w.hosts {
-		if d := at.Domain(name); d != nil && d.Runs() {
+		if d := at.Domain(name); d != nil && w.lives(d) {
 			if h != nil {
 				return nil, nil
 			}

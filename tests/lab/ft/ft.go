@@ -25,6 +25,7 @@ import (
 
 // Settings of the lab's configuration that scenarios vary.
 type Settings struct {
+	Mode           string // what starts a checkpoint; "": the default
 	EpochMax       time.Duration
 	FailureTimeout time.Duration
 	AckTimeout     time.Duration
@@ -191,13 +192,20 @@ address = "%v:7789"
 fingerprint = %q
 
 [default]
-epoch_max = %q
+%sepoch_max = %q
 failure_timeout = %q
 ack_timeout = %q
 suspend_timeout = "20s"
 retry_delay = "1s"
 net_buffer = %q
-%s`, h.Name(), s.arbiter(p), p.Name(), p.IPv4(), fingerprint, s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.More)
+%s`, h.Name(), s.arbiter(p), p.Name(), p.IPv4(), fingerprint, s.mode(), s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.More)
+}
+
+func (s Settings) mode() string {
+	if s.Mode == "" {
+		return ""
+	}
+	return fmt.Sprintf("mode = %q\n", s.Mode)
 }
 
 // Row is what "xl ft-status --json" prints.

@@ -394,7 +394,7 @@ func testDiskServerDies(t *testing.T, fx *fixture) {
 func TestDiskKemari(t *testing.T) {
 	lab.Long(t)
 	const seconds = 15
-	fx := diskFixture(t)
+	fx := diskFixtureOn(t, mirror, func(s *ft.Settings) { s.Mode = "interval" }) // the loss by epoch_max
 	fx.guest.Tools = true
 	fx.boot()
 	check(t, fx.ask().Mkfs())
