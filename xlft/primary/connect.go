@@ -60,8 +60,8 @@ func (s *Session) beginSession(ctx context.Context) {
 	s.status.set(func(st *Status) { st.SyncTotal = s.Offer.MaxMemKiB << 10 })
 	post := func(ev Event) { s.post(ctx, linked{ev, l}) }
 	s.spawn(func() {
-		l.run(post, func(epoch uint64, p piece) {
-			s.status.sent(epoch, p)
+		l.run(post, func(epoch uint64, p piece, wired uint64, kept int64) {
+			s.status.sent(epoch, p, wired, kept)
 			if epoch > 1 && p.last {
 				s.trigger.wrote(p.stats.Pages)
 			}

@@ -68,12 +68,16 @@ func (l *link) disconnect() {
 	l.data.Close()
 }
 
+// A sentFunc is told of every piece sent: how many bytes of its epoch, up to its end, went
+// over the wire, and how many bytes of pages are kept.
+type sentFunc func(epoch uint64, p piece, wired uint64, kept int64)
+
 // run carries the session until the link is closed: heartbeats out, frames in,
 // epochs from the spool. post gets what the backup sends, and at most one
 // BackupLost with the reason; sent is called for every piece sent. A link whose
 // backup counts as lost stays open, with its heartbeats, until it is closed: the
 // backup may still be alive and must be told what the arbiter decides.
-func (l *link) run(post func(Event), sent func(epoch uint64, last piece)) {
+func (l *link) run(post func(Event), sent sentFunc) {
 	defer context.AfterFunc(l.ctx, func() {
 		l.disconnect() // a blocked read or write does not watch a context
 		l.spool.fail(errSpoolClosed)
@@ -143,9 +147,10 @@ func (l *link) listen(post func(Event)) error {
 	}
 }
 
-func (l *link) send(ctx context.Context, sent func(uint64, piece)) error {
+func (l *link) send(ctx context.Context, sent sentFunc) error {
 	for e := uint64(1); ; e++ {
 		var sum wire.EpochEnd
+		var wired uint64
 		for begun := false; ; {
 			p, err := l.spool.next(e)
 			if err != nil {
@@ -160,16 +165,18 @@ func (l *link) send(ctx context.Context, sent func(uint64, piece)) error {
 				}
 			}
 			sum.Add(p.data)
-			if err := l.out.write(l.data, e, p.data); err != nil {
+			n, err := l.out.write(l.data, e, p.data)
+			if err != nil {
 				return fmt.Errorf("send epoch %d: %w", e, err)
 			}
+			wired += uint64(n)
 			l.spool.recycle(p.data)
 			if p.last {
 				if err := l.data.WriteFrame(wire.TypeEpochEnd, e, sum.Append(nil)); err != nil {
 					return fmt.Errorf("send epoch %d: %w", e, err)
 				}
 			}
-			sent(e, p)
+			sent(e, p, wired, l.out.memory())
 			if p.last {
 				break
 			}

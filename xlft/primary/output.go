@@ -1,7 +1,6 @@
 package primary
 
 import (
-	"sync/atomic"
 	"time"
 
 	"xlft/savestream/lines"
@@ -14,9 +13,6 @@ type output struct {
 	lines *lines.Encoder // nil: not agreed
 	coded []byte
 	pack  packing
-
-	wired  atomic.Uint64 // bytes of bodies that went out
-	memory atomic.Int64  // of the pages that are kept
 }
 
 func newOutput(pack bool, pageCache int64) *output {
@@ -27,29 +23,34 @@ func newOutput(pack bool, pageCache int64) *output {
 	return o
 }
 
-// write sends a piece of epoch e.
-func (o *output) write(c *wire.Conn, e uint64, piece []byte) error {
+// write sends a piece of epoch e, and returns how many bytes that took on the wire.
+func (o *output) write(c *wire.Conn, e uint64, piece []byte) (int, error) {
 	body, coded := piece, false
 	if o.lines != nil {
 		var err error
 		if o.coded, err = o.lines.Encode(o.coded[:0], piece); err != nil {
-			return err
+			return 0, err
 		}
-		o.memory.Store(o.lines.Memory())
 		if len(o.coded) == 0 {
-			return nil // a part of a page, which waits for the rest
+			return 0, nil // a part of a page, which waits for the rest
 		}
 		body, coded = o.coded, true
 	}
 	pack := o.pack.next(len(body))
 	begun := time.Now()
 	n, err := c.WriteData(e, body, coded, pack)
-	if err != nil {
-		return err
+	if err == nil {
+		o.pack.took(pack, len(body), time.Since(begun))
 	}
-	o.pack.took(pack, len(body), time.Since(begun))
-	o.wired.Add(uint64(n))
-	return nil
+	return n, err
+}
+
+// memory is how many bytes the pages that are kept take.
+func (o *output) memory() int64 {
+	if o.lines == nil {
+		return 0
+	}
+	return o.lines.Memory()
 }
 
 // A packing decides which bodies are compressed: whatever takes less time for each byte, the

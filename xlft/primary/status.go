@@ -31,8 +31,10 @@ type Status struct {
 	// Reasons has those checkpoints by what asked for them.
 	Reasons   map[Why]uint64 `json:"reasons"`
 	PagesSent uint64         `json:"pages_sent"`
-	BytesSent uint64         `json:"bytes_sent"`
-	Overflows uint64         `json:"overflows"` // checkpoints of this save too large for the memory limit
+	BytesSent uint64         `json:"bytes_sent"`       // of the stream
+	WireBytes uint64         `json:"wire_bytes"`       // what these took on the wire
+	PageCache int64          `json:"page_cache_bytes"` // kept of pages that were sent
+	Overflows uint64         `json:"overflows"`        // checkpoints of this save too large for the memory limit
 	PeakSpool int64          `json:"peak_spool_bytes"`
 
 	// Over the last 1024 checkpoints, without the first.
@@ -40,6 +42,7 @@ type Status struct {
 	PauseWorst  Downtime      `json:"pause_worst"`
 	AckMedian   time.Duration `json:"ack_median_ns"` // from resume to ack; of strict ones, from the capture
 	BytesMedian uint64        `json:"bytes_median"`  // per checkpoint
+	WireMedian  uint64        `json:"wire_median"`   // that on the wire
 
 	// Holding: the domain is paused until the backup has acknowledged a checkpoint,
 	// since it writes more than the next one can carry. Holds and HeldTime count
@@ -68,6 +71,7 @@ type statusBox struct {
 	pauses ring[Downtime]
 	acks   ring[time.Duration]
 	bytes  ring[uint64]
+	wired  ring[uint64]
 	// heldSince is since when the domain waits for the backup, if it does.
 	heldSince time.Time
 	changed   chan struct{} // closed and replaced when state or epoch change
@@ -129,19 +133,22 @@ func (b *statusBox) acked(epoch uint64, why Why, sent time.Time, sp *spool) {
 
 // sent counts what left for the backup; a piece has the counts of its epoch up
 // to itself.
-func (b *statusBox) sent(epoch uint64, p piece) {
+func (b *statusBox) sent(epoch uint64, p piece, wired uint64, kept int64) {
 	b.set(func(v *Status) {
+		v.PageCache = kept
 		if epoch == 1 {
 			v.SyncBytes = p.stats.Bytes
 		}
 		if p.last {
 			v.PagesSent += p.stats.Pages
 			v.BytesSent += p.stats.Bytes
+			v.WireBytes += wired
 		}
 	})
 	if epoch > 1 && p.last {
 		b.mu.Lock()
 		b.bytes.add(p.stats.Bytes)
+		b.wired.add(wired)
 		b.mu.Unlock()
 	}
 }
@@ -170,7 +177,7 @@ func (s *Session) Status() Status {
 		v.Disks = d.Progress()
 	}
 	v.PauseMedian, v.PauseWorst = medianDowntime(b.pauses.all), worstDowntime(b.pauses.all)
-	v.AckMedian, v.BytesMedian = median(b.acks.all), median(b.bytes.all)
+	v.AckMedian, v.BytesMedian, v.WireMedian = median(b.acks.all), median(b.bytes.all), median(b.wired.all)
 	return v
 }
 
