@@ -48,6 +48,9 @@ func (w *World) newHost(name string) (*host, error) {
 	return h, os.MkdirAll(filepath.Join(h.dir, "state"), 0o755)
 }
 
+// modes are what starts a checkpoint; the seed says which.
+var modes = []string{"event", "strict", "interval"}
+
 // configure writes a host's configuration.
 func (h *host) configure(fingerprint string) error {
 	peer := other(h.name)
@@ -76,12 +79,13 @@ fingerprint = %q
 %s
 [default]
 backup = %q
+mode = %q
 epoch_max = "50ms"
 failure_timeout = %q
 ack_timeout = "10s"
 suspend_timeout = "5s"
 retry_delay = "500ms"
-`, h.name, filepath.Join(h.dir, "id"), filepath.Join(h.dir, "state"), h.runDir(), arbiter, peer, addresses[peer], fingerprint, fence, peer, failureTimeout)
+`, h.name, filepath.Join(h.dir, "id"), filepath.Join(h.dir, "state"), h.runDir(), arbiter, peer, addresses[peer], fingerprint, fence, peer, modes[h.w.o.Seed%uint64(len(modes))], failureTimeout)
 	return os.WriteFile(h.config(), []byte(text), 0o644)
 }
 
