@@ -21,6 +21,7 @@ type tlsConn struct {
 	under *bufferedConn
 
 	wmu           sync.Mutex
+	small         []byte // a frame with little in it
 	handshakeOnce sync.Once
 	err           error // of the handshake
 }
@@ -109,26 +110,37 @@ func (c *tlsConn) Read(b []byte) (int, error) {
 }
 
 func (c *tlsConn) Write(b []byte) (int, error) {
-	if err := c.writeAll(b); err != nil {
+	if err := c.writeAll(false, b); err != nil {
 		return 0, err
 	}
 	return len(b), nil
 }
 
-// writeAll sends several pieces as one Write.
-func (c *tlsConn) writeAll(bs ...[]byte) error {
+// writeAll sends a head and a body as one Write; more: they may wait for the next one.
+// Small ones share a record.
+func (c *tlsConn) writeAll(more bool, bs ...[]byte) error {
 	if err := c.ready(); err != nil {
 		return err
 	}
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
+	if n := len(bs); n > 1 && len(bs[n-1]) < smallBody {
+		c.small = append(append(c.small[:0], bs[0]...), bs[1]...)
+		bs = [][]byte{c.small}
+	}
 	for _, b := range bs {
 		if _, err := c.Conn.Write(b); err != nil {
 			return err
 		}
 	}
+	if more {
+		return nil
+	}
 	return c.under.flush()
 }
+
+// smallBody is below what a TLS record holds.
+const smallBody = 8 << 10
 
 // A bufferedConn is the connection below TLS. While it is off it buffers nothing,
 // which a handshake needs.

@@ -279,11 +279,11 @@ func (c *Conn) WriteFrame(t Type, epoch uint64, body []byte) error {
 	if uint64(len(body)) > uint64(t.maxBody()) {
 		return fmt.Errorf("wire: write %v: %w (%d bytes)", t, ErrTooLong, len(body))
 	}
-	return c.write(t, 0, epoch, body)
+	return c.write(t, 0, epoch, body, t == TypeEpochBegin)
 }
 
 // WriteData sends a DATA frame of at most DataBody bytes, or of CodedBody bytes if they are
-// coded by what changed. With pack they are compressed, if that is worth it. It returns how
+// coded by what changed. It may leave with the next frame, at the latest with EPOCH_END. With pack they are compressed, if that is worth it. It returns how
 // many bytes the body has on the wire.
 func (c *Conn) WriteData(epoch uint64, body []byte, coded, pack bool) (int, error) {
 	limit, flags := DataBody, byte(0)
@@ -301,19 +301,21 @@ func (c *Conn) WriteData(epoch uint64, body []byte, coded, pack bool) (int, erro
 			body, flags = p, flags|flagS2
 		}
 	}
-	return len(body), c.write(TypeData, flags, epoch, body)
+	return len(body), c.write(TypeData, flags, epoch, body, true)
 }
 
-func (c *Conn) write(t Type, flags byte, epoch uint64, body []byte) error {
+// write sends a frame. More: others follow, without which the peer can do nothing: they
+// may leave together.
+func (c *Conn) write(t Type, flags byte, epoch uint64, body []byte, more bool) error {
 	c.whdr = [headerLen]byte{0: byte(t), 1: flags}
 	binary.LittleEndian.PutUint32(c.whdr[4:], uint32(len(body)))
 	binary.LittleEndian.PutUint64(c.whdr[8:], epoch)
+	if sc, ok := c.Conn.(*tlsConn); ok {
+		return sc.writeAll(more, c.whdr[:], body)
+	}
 	if len(body) == 0 {
 		_, err := c.Write(c.whdr[:])
 		return err
-	}
-	if sc, ok := c.Conn.(*tlsConn); ok {
-		return sc.writeAll(c.whdr[:], body)
 	}
 	bufs := net.Buffers{c.whdr[:], body}
 	_, err := bufs.WriteTo(c.Conn)
