@@ -1,8 +1,17 @@
 # bash completion for "xl ft-..." and xlft. The words come from xlft itself.
 _xlft_complete() {
-	local cur=${COMP_WORDS[COMP_CWORD]} out
-	out=$(/usr/local/sbin/xlft __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | sed -e '/^:[0-9]*$/d' -e 's/\t.*//')
+	local words=() w cur out
+	for w in "${COMP_WORDS[@]:1:COMP_CWORD}"; do # bash takes "mode=event" apart
+		if ((${#words[@]})) && [[ $w == = || ${words[-1]} == *= ]]; then words[-1]+=$w; else words+=("$w"); fi
+	done
+	cur=${words[-1]}
+	out=$("${XLFT_BINARY:-/usr/local/sbin/xlft}" __complete "${words[@]}" 2>/dev/null | sed -e '/^:[0-9]*$/d' -e 's/\t.*//')
 	mapfile -t COMPREPLY < <(compgen -W "$out" -- "$cur")
+	if [[ $cur == *=* ]]; then
+		COMPREPLY=("${COMPREPLY[@]#*=}") # bash replaces what follows the "="
+	elif [[ ${COMPREPLY[0]-} == *= ]]; then
+		compopt -o nospace 2>/dev/null
+	fi
 }
 _xl_ft_complete() {
 	case ${COMP_WORDS[1]} in

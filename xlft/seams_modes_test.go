@@ -3,6 +3,7 @@ package xlft_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -256,6 +257,30 @@ func TestStrictWaits(t *testing.T) {
 			}, "cas", "fence")
 		})
 	}
+}
+
+// A strict domain that can't be resumed for a while is no reason to end the process: a
+// backup whose connection breaks would have its primary's host fenced.
+func TestStrictResumeRefused(t *testing.T) {
+	seams(t, func(m *seam) {
+		r := new(refusing)
+		idle := new(atomic.Bool) // nothing asked for a checkpoint, as if the trigger hung
+		m.beginIn(xlft.ModeStrict, func(s *primary.Session) {
+			s.Guest = refusingGuest{s.Guest, r}
+			s.Hung = func(err error) { idle.Store(idle.Load() || strings.Contains(err.Error(), "no checkpoint was begun")) }
+			s.Settings.Pacing.EpochMax = simEpoch
+		})
+		r.what.Store(refusesGuest)
+		time.Sleep(simEpoch + simSuspend + simAck + 50*time.Millisecond)
+		r.what.Store(refusesNothing)
+		if !m.runs(m.a) {
+			m.t.Fatalf("the domain does not run on: %+v", m.session.Status())
+		}
+		m.await(m.session, primary.Protected)
+		if st := m.session.Status(); idle.Load() || m.a.Down() || !strings.Contains(st.LastError, "resume: busy") {
+			m.t.Errorf("idle %v, A down %v, last error %q", idle.Load(), m.a.Down(), st.LastError)
+		}
+	}, "cas", "fence", "none")
 }
 
 // brokenGate can't say what it holds while broken.

@@ -203,6 +203,9 @@ func (v *save) wait() bool {
 				return true
 			}
 			if err := v.resume(time.Now()); err != nil {
+				// It is tried on, for as long as the end of a save may take. The loop
+				// need not wait for that: no checkpoint follows.
+				v.s.post(v.ctx, saved{GateFailed{err}, v})
 				v.fail(err)
 				return false
 			}

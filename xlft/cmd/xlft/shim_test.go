@@ -93,3 +93,30 @@ func TestShimSignals(t *testing.T) {
 		t.Errorf("%q, status %d, want 7", buf[:n], got)
 	}
 }
+
+// Bash takes words apart at "=", and wants what follows it.
+func TestBashCompletion(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash here")
+	}
+	fake := filepath.Join(t.TempDir(), "xlft")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\nfor last; do :; done\necho \"$*\" >&2\ncase $last in mode=*) printf 'mode=event\\nmode=strict\\n';; *) printf 'mode=\\nepoch_max=\\nweb1\\n';; esac\necho :4\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for words, want := range map[string]string{
+		"xl ft-set w":             "web1",
+		"xl ft-set web1 m":        "mode=",
+		"xl ft-set web1 mode = ":  "event strict",
+		"xl ft-set web1 mode = s": "strict",
+		"xlft ft-set web1 e":      "epoch_max=",
+	} {
+		f := strings.Split(words, " ")
+		script := "source ../../../scripts/completion.bash; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); if [ $1 = xl ]; then _xl_ft_complete; else _xlft_complete; fi; echo \"${COMPREPLY[@]}\""
+		cmd := exec.Command(bash, append([]string{"-c", script, "bash"}, f...)...)
+		cmd.Env = append(os.Environ(), "XLFT_BINARY="+fake)
+		if out, err := cmd.Output(); err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("%q: %q, %v, want %q", words, out, err, want)
+		}
+	}
+}
