@@ -44,7 +44,7 @@ func identityIn(tb testing.TB, name string) *wire.Identity {
 	return id
 }
 
-func newBench(tb testing.TB, pages int, compress bool) *bench {
+func newBench(tb testing.TB, pages int, compress bool, cache int64) *bench {
 	out := simxen.NewOutside(1)
 	n := simxen.NewNet(0)
 	b := &bench{
@@ -60,7 +60,7 @@ func newBench(tb testing.TB, pages int, compress bool) *bench {
 	pa, pb := b.hostA.Spawn(), b.hostB.Spawn()
 	r := &backup.Receiver{
 		Software: "bench", Restorer: &simxen.Restorer{P: pb}, Arbiter: arbiter.None{}, Store: pb.Store(records(tb)), Log: zap.NewNop(),
-		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30,
+		PeerName: func(net.Conn) string { return "A" }, RetryDelay: time.Second, EpochLimit: 1 << 30, PageCache: cache,
 	}
 	go r.Serve(pb.Context(), l)
 	b.domain = b.hostA.Boot("web1", pages)
@@ -68,7 +68,7 @@ func newBench(tb testing.TB, pages int, compress bool) *bench {
 		Domain: "web1", Software: "bench", Instance: "1",
 		Offer: wire.Offer{UUID: "u", Config: []byte("{}"), MaxMemKiB: uint64(pages) * 4},
 		Settings: primary.Settings{Pacing: xlft.Pacing{Mode: xlft.ModeEvent, EpochMax: time.Hour}, FailureTimeout: 30 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second,
-			RetryDelay: time.Second, SpoolLimit: 256 << 20, Compress: compress},
+			RetryDelay: time.Second, SpoolLimit: 256 << 20, Compress: compress, PageCache: cache},
 		Guest: pa.Guest(b.domain), Gates: xlft.Gates{Net: pa.Gate(b.domain)}, Arbiter: arbiter.None{}, Store: pa.Store(records(tb)), Peer: "B",
 		Dial:   ida.Dialer(l.Addr().String(), idb.Fingerprint),
 		Events: b.events, Log: zap.NewNop(),
@@ -120,9 +120,10 @@ func BenchmarkEpoch(b *testing.B) {
 	for _, c := range []struct {
 		name     string
 		compress bool
-	}{{"plain", false}, {"s2", true}} {
+		cache    int64
+	}{{"plain", false, 0}, {"s2", true, 0}, {"lines", false, 128 << 20}, {"lines+s2", true, 128 << 20}} {
 		b.Run(c.name, func(b *testing.B) {
-			s := newBench(b, 16384, c.compress)
+			s := newBench(b, 16384, c.compress, c.cache)
 			s.epoch(pages) // buffers grow to their size
 			b.SetBytes(pages * simxen.PageSize)
 			b.ReportAllocs()
@@ -132,6 +133,7 @@ func BenchmarkEpoch(b *testing.B) {
 			st := s.session.Status()
 			b.ReportMetric(float64(st.PauseMedian.Total.Microseconds()), "pause-µs")
 			b.ReportMetric(float64(st.AckMedian.Microseconds()), "ack-µs")
+			b.ReportMetric(float64(st.WireMedian)/(1<<10), "wire-KiB")
 			b.StopTimer()
 			s.close()
 		})
@@ -164,7 +166,7 @@ func BenchmarkSeed4GiB(b *testing.B) {
 				}
 			}
 		}()
-		s := newBench(b, pages, false)
+		s := newBench(b, pages, false, 128<<20)
 		close(stop)
 		<-done
 		b.SetBytes(4 << 30)

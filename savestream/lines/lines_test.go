@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"testing"
 
 	"xlft/savestream"
@@ -137,24 +136,13 @@ func TestWrittenAgainCostsLittle(t *testing.T) {
 	enc := NewEncoder(1 << 20)
 	mem := make([]byte, 64*savestream.PageSize)
 	fill(rnd, mem)
-	stream := func(first bool) (b []byte) {
-		if first {
-			b = savestream.Header{Version: 3, Type: savestream.HVM, XenMajor: 4, XenMinor: 17}.AppendTo(nil)
-		}
-		var entries []savestream.PageEntry
-		for i := range uint64(64) {
-			entries = append(entries, savestream.PageEntry{PFN: i})
-		}
-		body, _ := savestream.AppendPageData(nil, entries, mem)
-		return savestream.AppendRecord(savestream.AppendRecord(b, savestream.PageDataType, body), savestream.Checkpoint, nil)
-	}
-	if _, err := enc.Encode(nil, stream(true)); err != nil {
+	if _, err := enc.Encode(nil, pagesStream(true, mem)); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 64 {
 		mem[i*savestream.PageSize+100]++
 	}
-	coded, err := enc.Encode(nil, stream(false))
+	coded, err := enc.Encode(nil, pagesStream(false, mem))
 	if want := 64*(1+8+LineSize) + 64*8 + 100; err != nil || len(coded) > want {
 		t.Errorf("%d bytes for a line in each of 64 pages, want at most %d; %v", len(coded), want, err)
 	}
@@ -208,67 +196,4 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%d bytes, coded again %d; %v", len(got), len(same), err)
 		}
 	})
-}
-
-// BenchmarkLines codes pages of which some lines changed, and for comparison pages that
-// are new.
-func BenchmarkLines(b *testing.B) {
-	const pages = 1024
-	rnd := rand.New(rand.NewPCG(1, 0))
-	for _, lines := range []int{0, 1, 4, 16, 64} {
-		a, c := make([]byte, pages*savestream.PageSize), []byte(nil)
-		fill(rnd, a)
-		c = slices.Clone(a)
-		for p := range pages {
-			for _, l := range rnd.Perm(64)[:lines] {
-				c[p*savestream.PageSize+l*LineSize]++
-			}
-		}
-		stream := func(first bool, mem []byte) (s []byte) {
-			if first {
-				s = savestream.Header{Version: 3, Type: savestream.HVM, XenMajor: 4, XenMinor: 17}.AppendTo(nil)
-			}
-			var entries []savestream.PageEntry
-			for i := range uint64(pages) {
-				entries = append(entries, savestream.PageEntry{PFN: i})
-			}
-			body, _ := savestream.AppendPageData(nil, entries, mem)
-			return savestream.AppendRecord(savestream.AppendRecord(s, savestream.PageDataType, body), savestream.Checkpoint, nil)
-		}
-		first, even, odd := stream(true, a), stream(false, c), stream(false, a)
-		b.Run(fmt.Sprintf("encode/lines=%d", lines), func(b *testing.B) {
-			enc := NewEncoder(pages * savestream.PageSize)
-			buf, _ := enc.Encode(nil, first)
-			b.SetBytes(int64(len(even)))
-			for i := range b.N {
-				s := even
-				if i%2 == 1 {
-					s = odd
-				}
-				buf, _ = enc.Encode(buf[:0], s)
-			}
-			b.ReportMetric(float64(len(buf))/float64(len(even)), "size")
-		})
-		b.Run(fmt.Sprintf("decode/lines=%d", lines), func(b *testing.B) {
-			enc, dec := NewEncoder(pages*savestream.PageSize), NewDecoder(pages*savestream.PageSize)
-			c0, _ := enc.Encode(nil, first)
-			ce, _ := enc.Encode(nil, even)
-			co, _ := enc.Encode(nil, odd)
-			buf, err := dec.Decode(make([]byte, 0, 2*len(first)), c0, 1<<30)
-			if err != nil {
-				b.Fatal(err)
-			}
-			b.SetBytes(int64(len(even)))
-			b.ResetTimer()
-			for i := range b.N {
-				s := ce
-				if i%2 == 1 {
-					s = co
-				}
-				if buf, err = dec.Decode(buf[:0], s, 1<<30); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
 }

@@ -3,6 +3,8 @@ package primary
 import (
 	"slices"
 	"time"
+
+	"xlft/xlft"
 )
 
 // pauses are how long the last checkpoints stopped the domain.
@@ -110,6 +112,57 @@ func (t *trigger) dirty(m *moment) (n, more uint64, ok bool) {
 	}
 	n, err := t.guest.DirtyPages()
 	return n, t.looks.look(m, n, limit), err == nil
+}
+
+// gateLooks are looks at what the gate holds. Each asks the kernel some questions for each
+// network device, in a dom0 that may have one processor: while little is held, and what
+// the domain sends is told, there are few.
+type gateLooks struct {
+	at     time.Time // the last one
+	fill   float64   // of the fullest gate's limit
+	rate   float64   // at which that grew, a second
+	failed int       // in a row
+	polled bool      // what the domain sends is not told
+}
+
+// gateFailures is how many looks at a gate in a row have to fail.
+const gateFailures = 3
+
+// calmPoll is the longest time between two looks. The gate has room, besides its limit,
+// for what comes in between at 10 Gbit/s.
+const calmPoll = 100 * time.Millisecond
+
+// next returns when the next look is due: before the gate is half full, should it fill
+// twice as fast as it has.
+func (g *gateLooks) next(m *moment) time.Time {
+	every := m.poll()
+	if !g.polled && g.failed == 0 && g.fill < 0.25 {
+		calm := calmPoll
+		if g.rate > 0 {
+			calm = min(calm, time.Duration((0.5-g.fill)/(2*g.rate)*float64(time.Second)))
+		}
+		every = max(every, calm)
+	}
+	return g.at.Add(every)
+}
+
+// look asks the gate. The error is of the last of several failed looks: one failed look
+// may be the kernel's doing, since links come and go.
+func (g *gateLooks) look(m *moment, gate xlft.Gate, polled func() bool) (fill float64, err error) {
+	held, limit, err := gate.Held() // once
+	since := m.now.Sub(g.at)
+	g.at, g.polled = m.now, polled != nil && polled()
+	if err != nil {
+		if g.failed++; g.failed < gateFailures {
+			err = nil
+		}
+		return 0, err
+	}
+	if limit > 0 {
+		fill = float64(held) / float64(limit)
+	}
+	g.rate, g.fill, g.failed = (fill-g.fill)/max(since, time.Millisecond).Seconds(), fill, 0
+	return fill, nil
 }
 
 // bytesPerPage is what a page takes in the stream: its data and its number.

@@ -73,6 +73,8 @@ type Session struct {
 	Events <-chan struct{}
 	// Watching, if set, says what finds that out, for Status.
 	Watching func() string
+	// Polled, if set, says whether Events come only from looks at the gate.
+	Polled func() bool
 
 	requests chan request
 	done     chan struct{} // closed at the end of Run
@@ -112,6 +114,7 @@ func (s *Session) init() {
 		s.requests, s.events, s.done = make(chan request), make(chan Event), make(chan struct{})
 		s.pacing = s.Settings.Pacing
 		s.trigger = newTrigger(s.Guest, s.Gates, s.Events, s.Settings.SpoolLimit, s.Settings.Pacing)
+		s.trigger.polled = s.Polled
 		s.status.init()
 	})
 }

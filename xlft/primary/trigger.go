@@ -38,6 +38,7 @@ type trigger struct {
 	guest  xlft.Guest
 	gate   xlft.Gate
 	events <-chan struct{} // ready once the domain has sent something since the last seal
+	polled func() bool     // whether events come only from looks at the gate; nil: they don't
 	memory int64           // bytes that a checkpoint may take; 0: no limit
 
 	changed chan struct{} // has room for one: something below has changed
@@ -194,9 +195,9 @@ func (m *moment) eventAt() (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// poll is the time between two looks at the gate, and before a request for a
-// checkpoint is repeated. However long an epoch may be, a gate fills up in its own
-// time.
+// poll is the shortest time between two looks at the gate, and the time before a
+// request for a checkpoint is repeated. However long an epoch may be, a gate fills up
+// in its own time.
 func (m *moment) poll() time.Duration {
 	return min(max(m.EpochMax/8, 2*time.Millisecond), maxPoll)
 }
@@ -211,9 +212,9 @@ const maxPoll = 25 * time.Millisecond
 func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
 	alarm := time.NewTimer(0)
 	defer alarm.Stop()
-	var polled time.Time
+	var gate gateLooks
 	var last asked // for a checkpoint
-	for failed := 0; ; {
+	for {
 		select {
 		case <-ctx.Done():
 			return
@@ -228,16 +229,9 @@ func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
 			continue
 		}
 		var fill float64
-		if m.now.Sub(polled) >= m.poll() {
-			polled = m.now
-			held, limit, err := t.gate.Held() // once: it asks the kernel
-			// One failed look may be the kernel's doing: links come and go.
-			if err == nil {
-				failed = 0
-				if limit > 0 {
-					fill = float64(held) / float64(limit)
-				}
-			} else if failed++; failed >= gateFailures {
+		if !m.now.Before(gate.next(&m)) {
+			var err error
+			if fill, err = gate.look(&m, t.gate, t.polled); err != nil {
 				broken(err)
 			}
 		}
@@ -249,7 +243,7 @@ func (t *trigger) run(ctx context.Context, fire func(Why), broken func(error)) {
 			last = asked{m.now, m.epoch}
 			fire(why)
 		}
-		alarm.Reset(time.Until(t.next(&m, polled, last)))
+		alarm.Reset(time.Until(t.next(&m, gate.next(&m), last)))
 	}
 }
 
@@ -267,12 +261,10 @@ func (a asked) again(m *moment) time.Time {
 	return a.at.Add(m.poll())
 }
 
-// gateFailures is how many looks at a gate in a row have to fail.
-const gateFailures = 3
-
-// next returns when something may become due by itself.
-func (t *trigger) next(m *moment, polled time.Time, last asked) time.Time {
-	next := polled.Add(m.poll())
+// next returns when something may become due by itself; look is when the gate is to be
+// looked at.
+func (t *trigger) next(m *moment, look time.Time, last asked) time.Time {
+	next := look
 	sooner := func(at time.Time, ok bool) {
 		if ok && at.Before(next) {
 			next = at

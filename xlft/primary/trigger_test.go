@@ -204,3 +204,43 @@ func TestLooks(t *testing.T) {
 		}
 	}
 }
+
+// A gate that holds little is looked at seldom, one that fills or that alone says what the
+// domain sends often.
+func TestGateLooks(t *testing.T) {
+	const poll = 25 * time.Millisecond
+	for _, c := range []struct {
+		name   string
+		held   func(at time.Duration) uint64 // of 100
+		polled bool
+		least  int // looks in the first second
+		most   int
+	}{
+		{"nothing", func(time.Duration) uint64 { return 0 }, false, 10, 12},
+		{"nothing, and nobody else tells", func(time.Duration) uint64 { return 0 }, true, 40, 41},
+		{"a quarter", func(time.Duration) uint64 { return 25 }, false, 38, 41},
+		{"half in a second", func(at time.Duration) uint64 { return uint64(50 * at / time.Second) }, false, 15, 32},
+	} {
+		p := &pages{}
+		var g gateLooks
+		m := moment{now: time.Now(), Pacing: xlft.Pacing{EpochMax: time.Second}}
+		looks, missed := 0, false
+		for begun := m.now; m.now.Sub(begun) < time.Second; {
+			p.held = c.held(m.now.Sub(begun))
+			fill, err := g.look(&m, p, func() bool { return c.polled })
+			if err != nil {
+				t.Fatal(err)
+			}
+			looks++
+			next := g.next(&m)
+			if next.Sub(m.now) < poll || next.Sub(m.now) > calmPoll {
+				t.Errorf("%s: the next look is after %v", c.name, next.Sub(m.now))
+			}
+			missed = missed || fill > 0.55
+			m.now = next
+		}
+		if looks < c.least || looks > c.most || missed {
+			t.Errorf("%s: %d looks in a second, want %d to %d; half full and not seen: %v", c.name, looks, c.least, c.most, missed)
+		}
+	}
+}

@@ -21,15 +21,13 @@ func TestModes(t *testing.T) {
 	alone := fx.answers(questions)
 	t.Logf("unprotected: an answer takes %v, worst tenth %v", round(middle(alone)), round(alone[len(alone)*9/10]))
 	median := map[string]time.Duration{}
+	longest := map[string]string{"interval": "400ms", "event": "1s", "strict": "1s"}
 	for _, mode := range []string{"interval", "event", "strict"} {
 		if fx.status(fx.home).Protected {
 			fx.home.Must(t, "xl", "ft-stop", fx.guest.Name) // the counters begin anew
 		}
 		fx.protect()
-		fx.home.Must(t, "xl", "ft-set", fx.guest.Name, "mode="+mode)
-		if mode == "interval" {
-			fx.home.Must(t, "xl", "ft-set", fx.guest.Name, "epoch_max=400ms")
-		}
+		fx.home.Must(t, "xl", "ft-set", fx.guest.Name, "mode="+mode, "epoch_max="+longest[mode])
 		fx.get()
 		took := fx.answers(questions)
 		busy := fx.status(fx.home).Primary

@@ -120,7 +120,7 @@ func printPrimary(line func(key, format string, args ...any), s *primary.Status)
 	}
 	line("  of the median", "%sresume %v", parts, round(s.PauseMedian.Resume))
 	line("Ack after resume", "median %v", round(s.AckMedian))
-	line("Per checkpoint", "median %d KiB, %d KiB of it sent; pages kept for that: %d MiB", s.BytesMedian>>10, s.WireMedian>>10, s.PageCache>>20)
+	line("Per checkpoint", "median %d KiB, as %d KiB; %d MiB of pages are kept for that", s.BytesMedian>>10, s.WireMedian>>10, s.PageCache>>20)
 	if s.Holds > 0 {
 		now := ""
 		if s.Holding {

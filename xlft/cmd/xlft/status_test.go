@@ -45,7 +45,7 @@ Output noticed by: eBPF
 Pause:             median 3ms, worst 0s
   of the median:   suspend 1ms, seal 0s, capture 0s, resume 0s
 Ack after resume:  median 0s
-Per checkpoint:    median 0 KiB
+Per checkpoint:    median 0 KiB, as 0 KiB; 0 MiB of pages are kept for that
 Held for the backup: now, 3 times, 1.5s in all
 Output held:       2 of 8 KiB
 Disk xvda:         in sync

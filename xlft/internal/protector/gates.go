@@ -43,6 +43,12 @@ func (g *netGate) watching() string {
 	return string(way)
 }
 
+// polled says whether only looks at the gate find out that the domain sends.
+func (g *netGate) polled() bool {
+	way, _ := g.Watching()
+	return way == netbuffer.Polling
+}
+
 // gateTimeout bounds waits for packets on their way out. A domain that stands
 // still a little longer is better than one that loses its protection because
 // dom0 is busy.

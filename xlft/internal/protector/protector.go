@@ -182,7 +182,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
 			SpoolLimit: int64(c.CheckpointMemory), PageCache: int64(c.PageCache), Compress: dc.Compress,
 		},
-		Guest: guest, Gates: gates, Events: gate.Events(), Watching: gate.watching, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
+		Guest: guest, Gates: gates, Events: gate.Events(), Watching: gate.watching, Polled: gate.polled, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
 		Dial: check.Dial(peer), Peer: peer.Name, Store: records, Log: log, FoundHolding: found,
 		Peers: slices.Sorted(maps.Keys(c.Peers)),
 		DialPeer: func(name string) wire.Dialer {
