@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/bits"
 
@@ -14,10 +15,6 @@ import (
 // Batch is how many pages a Source is asked for at once at most. It is Xen's limit for
 // XEN_DOMCTL_getpageframeinfo3.
 const Batch = 1024
-
-// MarkPage is the page that Source.Mark logs: firmware's, which a running domain does not
-// write.
-const MarkPage = 0
 
 // The live pass ends after liveRounds rounds; when at most liveDirty pages are dirty; or
 // when a round cut the dirty pages by less than a quarter: then further rounds would not
@@ -32,8 +29,11 @@ const (
 const keptMapped = 64 << 10
 
 // ErrLogTaken: another program emptied the log of written pages, or switched it off, as xl
-// save does. Pages would be missing from the next checkpoint.
-var ErrLogTaken = errors.New("another program took the domain's log of written pages")
+// save does; or the domain is being destroyed. Pages would be missing from the checkpoint.
+var ErrLogTaken = errors.New("another program took the domain's log of written pages, or the domain is being destroyed")
+
+// ErrGrown: the domain's memory map has grown as no guest's does.
+var ErrGrown = errors.New("the domain's memory map has grown")
 
 // A Source is a domain whose stream is written. One goroutine calls its methods.
 type Source interface {
@@ -48,8 +48,11 @@ type Source interface {
 	// cover span pages. They are valid until the next call. Suspended: the domain writes
 	// nothing, and pages that others hold for writing count as written.
 	TakeLog(span uint64, suspended bool) ([]uint64, error)
-	// Mark logs MarkPage as written.
-	Mark() error
+	// Mark logs a page as written. Marked reports whether it is in the log: not if the
+	// hypervisor has begun to take the domain down, or if another program emptied the log or
+	// switched it off.
+	Mark(pfn uint64) error
+	Marked(pfn uint64) (bool, error)
 	// Types sets types[i] to the type of page pfns[i].
 	Types(pfns []uint64, types []savestream.PageType) error
 	// Map makes pages readable, in this order. Unmap undoes it.
@@ -123,11 +126,14 @@ type saver struct {
 	w    io.Writer
 	src  Source
 	span uint64
+	most uint64 // that span may grow to
+	mark uint64 // a page that no running domain writes
 
 	pfns    []uint64 // collected, not written
 	types   []savestream.PageType
 	full    []uint64 // those of pfns whose pages have content
 	buf     []byte   // headers and tables
+	first   bool     // nothing was sent before
 	running bool     // the domain runs: this is the live pass
 	mapped  [][]byte
 	kept    int // pages in mapped
@@ -142,6 +148,7 @@ func (s *saver) begin() error {
 	if s.span, err = s.src.Span(); err != nil {
 		return err
 	}
+	s.most = 4*s.span + 1<<20
 	s.pfns = make([]uint64, 0, Batch)
 	s.full = make([]uint64, 0, Batch)
 	s.types = make([]savestream.PageType, Batch)
@@ -158,9 +165,10 @@ func (s *saver) begin() error {
 func (s *saver) live(ctx context.Context) error {
 	s.running = true
 	defer func() { s.running = false }()
-	if err := s.src.Mark(); err != nil {
+	if err := s.findMark(); err != nil {
 		return err
 	}
+	s.first = true
 	sent := uint64(0)
 	for pfn := range s.span {
 		if err := s.add(pfn); err != nil {
@@ -173,7 +181,7 @@ func (s *saver) live(ctx context.Context) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	sent = s.span
+	s.first, sent = false, s.span
 	for range liveRounds - 1 {
 		log, n, err := s.take(false)
 		if err != nil {
@@ -208,8 +216,37 @@ func (s *saver) checkpoint() error {
 		s.buf = savestream.AppendRecord(s.buf, r.Type, r.Body)
 	}
 	s.buf = savestream.AppendRecord(s.buf, savestream.Checkpoint, nil)
+	// A domain that is being destroyed answers all questions, with less and less in it.
+	switch ok, err := s.src.Marked(s.mark); {
+	case err != nil:
+		return err
+	case !ok:
+		return ErrLogTaken
+	}
 	_, err = s.w.Write(s.buf)
 	return err
+}
+
+// findMark finds the lowest page that the log shows: firmware's, which a running domain
+// does not write.
+func (s *saver) findMark() error {
+	for at := uint64(0); at < s.span; at += Batch {
+		s.pfns = s.pfns[:0]
+		for pfn := at; pfn < min(at+Batch, s.span); pfn++ {
+			s.pfns = append(s.pfns, pfn)
+		}
+		types := s.types[:len(s.pfns)]
+		if err := s.src.Types(s.pfns, types); err != nil {
+			return err
+		}
+		for i, t := range types {
+			if t.HasData() {
+				s.mark, s.pfns = s.pfns[i], s.pfns[:0]
+				return s.src.Mark(s.mark)
+			}
+		}
+	}
+	return errors.New("the domain has no memory")
 }
 
 // take takes the log, sees whether anybody else has, and counts its pages.
@@ -217,6 +254,9 @@ func (s *saver) take(suspended bool) ([]uint64, uint64, error) {
 	span, err := s.src.Span()
 	if err != nil {
 		return nil, 0, err
+	}
+	if span > s.most {
+		return nil, 0, fmt.Errorf("%w to %d pages, it had %d", ErrGrown, span, s.span)
 	}
 	had := s.span
 	s.span = max(s.span, span)
@@ -227,10 +267,10 @@ func (s *saver) take(suspended bool) ([]uint64, uint64, error) {
 	if rest := s.span % 64; rest != 0 {
 		log[s.span/64] &= 1<<rest - 1 // Xen writes whole bytes
 	}
-	if log[MarkPage/64]>>(MarkPage%64)&1 == 0 {
+	if log[s.mark/64]>>(s.mark%64)&1 == 0 {
 		return nil, 0, ErrLogTaken
 	}
-	if err := s.src.Mark(); err != nil {
+	if err := s.src.Mark(s.mark); err != nil {
 		return nil, 0, err
 	}
 	// Pages above those that the domain had are new to the backup, whatever the log says.
@@ -284,7 +324,7 @@ func (s *saver) flush() error {
 	n := 0
 	for i, pfn := range s.pfns {
 		t := types[i]
-		if t == savestream.PageXTab && s.running {
+		if t == savestream.PageXTab && s.first {
 			continue // the domain has no such page, and the backup none either
 		}
 		b = binary.LittleEndian.AppendUint64(b, savestream.PageEntry{PFN: pfn, Type: t}.Encode())

@@ -24,7 +24,10 @@ type machine struct {
 	mapped  map[*byte][]uint64
 	state   byte
 
+	taken func()         // after the log of a suspended domain was taken
 	while func(*machine) // the domain runs: called between steps of the live pass
+
+	dies bool // it is being destroyed: the log is as if nothing were written
 
 	// Broken on purpose.
 	forgets  uint64 // a page that the log does not have
@@ -73,9 +76,12 @@ func (m *machine) StopLog() error {
 
 func (m *machine) TakeLog(span uint64, suspended bool) ([]uint64, error) {
 	log := make([]uint64, (span+63)/64)
+	if m.dies {
+		return log, nil
+	}
 	if m.short {
 		clear(m.log)
-		m.Mark()
+		m.Mark(slices.Min(slices.Collect(maps.Keys(m.pages))))
 	}
 	for p := range m.log {
 		if p < span {
@@ -86,16 +92,23 @@ func (m *machine) TakeLog(span uint64, suspended bool) ([]uint64, error) {
 		log[span/64] |= (1<<(8-span%8) - 1) << (span % 64) // the rest of the last byte may be anything
 	}
 	clear(m.log)
-	if !suspended {
+	switch {
+	case !suspended:
 		m.runs()
+	case m.taken != nil:
+		m.taken()
 	}
 	return log, nil
 }
 
-func (m *machine) Mark() error {
-	m.log[MarkPage] = true
+func (m *machine) Mark(pfn uint64) error {
+	if m.pages[pfn] != nil { // Xen logs no page that the domain does not have
+		m.log[pfn] = true
+	}
 	return nil
 }
+
+func (m *machine) Marked(pfn uint64) (bool, error) { return m.log[pfn] && !m.dies, nil }
 
 func (m *machine) Types(pfns []uint64, types []savestream.PageType) error {
 	if len(pfns) > Batch {
@@ -103,7 +116,7 @@ func (m *machine) Types(pfns []uint64, types []savestream.PageType) error {
 	}
 	for i, p := range pfns {
 		types[i] = savestream.PageXTab
-		if m.pages[p] != nil {
+		if m.pages[p] != nil && !m.dies {
 			types[i] = m.types[p]
 		}
 	}
@@ -339,6 +352,48 @@ func TestSpanGrows(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	gone := errors.New("gone")
+	for _, when := range []string{"before its log is taken", "after that"} {
+		t.Run("the domain is destroyed "+when, func(t *testing.T) {
+			m := newMachine(64, pfns(0, 10)...)
+			n, captured := 0, 0
+			m.taken = func() { m.dies = m.dies || n == 3 && when == "after that" }
+			err := Save(context.Background(), new(reader), m, Hooks{
+				Suspend: func() error {
+					n++
+					m.dies = n == 3 && when != "after that"
+					return nil
+				},
+				Captured: func() error { captured++; return nil },
+				Next:     func() bool { m.write(3, byte(n)); return n < 5 },
+			})
+			if !errors.Is(err, ErrLogTaken) || captured != 2 {
+				t.Errorf("%d checkpoints, %v", captured, err)
+			}
+		})
+	}
+	t.Run("the memory map grows beyond measure", func(t *testing.T) {
+		m := newMachine(64, pfns(0, 10)...)
+		err := Save(context.Background(), new(reader), m, Hooks{
+			Suspend:  func() error { return nil },
+			Captured: func() error { return nil },
+			Next:     func() bool { m.span = 1 << 40; return true },
+		})
+		if !errors.Is(err, ErrGrown) {
+			t.Error(err)
+		}
+	})
+	t.Run("a domain without the first pages", func(t *testing.T) {
+		m := newMachine(5000, pfns(2000, 10)...)
+		n := 0
+		err := Save(context.Background(), new(reader), m, Hooks{
+			Suspend:  func() error { return nil },
+			Captured: func() error { return nil },
+			Next:     func() bool { n++; m.write(2003, 1); return n < 3 },
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("the log was taken", func(t *testing.T) {
 		m := newMachine(64, pfns(0, 10)...)
 		err := Save(context.Background(), new(reader), m, Hooks{
@@ -443,7 +498,8 @@ func (s *still) Span() (uint64, error)                       { return s.span, ni
 func (s *still) TakeLog(uint64, bool) ([]uint64, error)      { return s.log, nil }
 func (s *still) StartLog() error                             { return nil }
 func (s *still) StopLog() error                              { return nil }
-func (s *still) Mark() error                                 { return nil }
+func (s *still) Mark(uint64) error                           { return nil }
+func (s *still) Marked(uint64) (bool, error)                 { return true, nil }
 func (s *still) Types([]uint64, []savestream.PageType) error { return nil }
 func (s *still) Map(pfns []uint64) ([]byte, error) {
 	return s.data[:len(pfns)*savestream.PageSize], nil

@@ -187,6 +187,8 @@ func (h *host) call(c Call, a *Answer) (err error) {
 		a.PFNs = d.takeLog()
 	case "mark":
 		d.dirty[c.N] = true
+	case "marked":
+		a.OK = d.dirty[c.N]
 	case "read":
 		a.Data, err = d.read(c.PFNs)
 		return err

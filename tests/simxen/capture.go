@@ -48,7 +48,14 @@ func (s *source) TakeLog(uint64, bool) ([]uint64, error) {
 	return s.log, err
 }
 
-func (s *source) Mark() error { return s.g.log(func(d *Domain) { d.dirty[capture.MarkPage] = true }) }
+func (s *source) Mark(pfn uint64) error {
+	return s.g.log(func(d *Domain) { d.dirty[int(pfn)] = true })
+}
+
+func (s *source) Marked(pfn uint64) (ok bool, err error) {
+	err = s.g.log(func(d *Domain) { ok = d.dirty[int(pfn)] && !d.gone })
+	return ok, err
+}
 
 func (s *source) Types(pfns []uint64, types []savestream.PageType) error {
 	return s.g.log(func(d *Domain) {

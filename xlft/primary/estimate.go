@@ -111,33 +111,40 @@ func (t *trigger) dirty(m *moment) (n, more uint64, ok bool) {
 		return 0, 0, false
 	}
 	n, err := t.guest.DirtyPages()
-	return n, t.looks.look(m, n, limit), err == nil
+	if err != nil {
+		return 0, 0, false // the next look is as soon
+	}
+	return n, t.looks.look(m, n, limit), true
 }
 
 // gateLooks are looks at what the gate holds. Each asks the kernel some questions for each
 // network device, in a dom0 that may have one processor: while little is held, and what
 // the domain sends is told, there are few.
 type gateLooks struct {
-	at     time.Time // the last one
-	fill   float64   // of the fullest gate's limit
-	rate   float64   // at which that grew, a second
-	failed int       // in a row
-	polled bool      // what the domain sends is not told
+	at     time.Time     // the last one
+	fill   float64       // of the fullest gate's limit
+	rate   float64       // at which that grew lately, a second, at most
+	calm   time.Duration // between two looks while little is held
+	failed int           // in a row
+	polled bool          // what the domain sends is not told
 }
 
 // gateFailures is how many looks at a gate in a row have to fail.
 const gateFailures = 3
 
-// calmPoll is the longest time between two looks. The gate has room, besides its limit,
-// for what comes in between at 10 Gbit/s.
-const calmPoll = 100 * time.Millisecond
+// calmPoll is the longest time between two looks; it is shorter if calmRate, in bytes a
+// second, would fill the gate before. The kernel has room beyond the limit.
+const (
+	calmPoll = 100 * time.Millisecond
+	calmRate = 5e9 / 8
+)
 
 // next returns when the next look is due: before the gate is half full, should it fill
 // twice as fast as it has.
 func (g *gateLooks) next(m *moment) time.Time {
 	every := m.poll()
 	if !g.polled && g.failed == 0 && g.fill < 0.25 {
-		calm := calmPoll
+		calm := g.calm
 		if g.rate > 0 {
 			calm = min(calm, time.Duration((0.5-g.fill)/(2*g.rate)*float64(time.Second)))
 		}
@@ -158,10 +165,16 @@ func (g *gateLooks) look(m *moment, gate xlft.Gate, polled func() bool) (fill fl
 		}
 		return 0, err
 	}
+	g.calm = calmPoll
 	if limit > 0 {
 		fill = float64(held) / float64(limit)
+		g.calm = min(calmPoll, time.Duration(float64(limit)/calmRate*float64(time.Second)))
 	}
-	g.rate, g.fill, g.failed = (fill-g.fill)/max(since, time.Millisecond).Seconds(), fill, 0
+	grew := (fill - g.fill) / max(since, time.Millisecond).Seconds()
+	if g.rate = max(grew, g.rate*0.9); g.rate < 0.01 {
+		g.rate = 0 // it would take most of a minute
+	}
+	g.fill, g.failed = fill, 0
 	return fill, nil
 }
 

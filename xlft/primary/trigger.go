@@ -127,7 +127,7 @@ func (t *trigger) resume(pause time.Duration) {
 
 // captured says that the checkpoint is whole here.
 func (t *trigger) captured() {
-	t.set(func() {
+	t.change(func() {
 		t.sent = time.Now()
 		if t.phase == taking { // else the domain is not protected any more
 			t.phase = flight

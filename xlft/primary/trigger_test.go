@@ -26,7 +26,7 @@ func (p *pages) DirtyPages() (uint64, error) {
 	return p.dirty, nil
 }
 
-func (p *pages) Held() (held, limit uint64, err error) { return p.held, 100, nil }
+func (p *pages) Held() (held, limit uint64, err error) { return p.held << 20, 100 << 20, nil }
 
 // interval is the pacing of the tests that are about anything but events.
 var interval = xlft.Pacing{Mode: xlft.ModeInterval, EpochMax: 200 * time.Millisecond, DirtyMax: 50}

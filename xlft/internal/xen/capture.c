@@ -132,9 +132,10 @@ int xlft_source_take(struct xlft_source *s, uint64_t span, int suspended, uint64
     if (rc)
         return rc;
     *log = s->log;
-    /* Another look at the log, such as for the count, may not have come to its end: EBUSY. */
+    /* Another look at the log, such as for the count, may not have come to its end: EBUSY.
+     * Of a domain that is being destroyed Xen gives nothing, and no error. */
     for (;;) {
-        ((uint64_t *)s->log)[(span + 63) / 64 - 1] = 0;
+        memset(s->log, 0, (span + 63) / 64 * 8);
         clear(s);
         s->op->u.shadow_op.op = XEN_DOMCTL_SHADOW_OP_CLEAN;
         s->op->u.shadow_op.mode = suspended ? XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0;
@@ -151,6 +152,27 @@ int xlft_source_take(struct xlft_source *s, uint64_t span, int suspended, uint64
 int xlft_source_mark(struct xlft_source *s, uint64_t page)
 {
     return xc_hvm_modified_memory(s->xch, s->domid, page, 1) ? -errno : 0;
+}
+
+int xlft_source_marked(struct xlft_source *s, uint64_t page)
+{
+    const struct timespec step = { .tv_nsec = 300 * 1000 };
+    int rc, tries = 100;
+
+    /* The log can be read from its beginning only; the batch's memory has room for so much. */
+    if (page >= XLFT_BATCH * 64)
+        return -ERANGE;
+    do {
+        memset(s->batch, 0, XLFT_BATCH * sizeof *s->batch);
+        clear(s);
+        s->op->u.shadow_op.op = XEN_DOMCTL_SHADOW_OP_PEEK;
+        s->op->u.shadow_op.pages = (page / 64 + 1) * 64;
+        set_xen_guest_handle_raw(s->op->u.shadow_op.dirty_bitmap, (void *)s->batch);
+        rc = domctl(s, XEN_DOMCTL_shadow_op);
+        if (rc == -EBUSY)
+            nanosleep(&step, NULL);
+    } while (rc == -EBUSY && tries--);
+    return rc ? rc : (int)(s->batch[page / 64] >> page % 64 & 1);
 }
 
 uint64_t *xlft_source_batch(struct xlft_source *s) { return s->batch; }

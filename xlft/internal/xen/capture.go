@@ -57,8 +57,11 @@ func (g *Guest) capture(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveH
 	}
 	defer src.close()
 	err = capture.Save(ctx, dst, src, capture.Hooks{Suspend: hooks.Suspend, Captured: hooks.Captured, Next: hooks.Next})
-	if errors.Is(err, capture.ErrLogTaken) {
+	switch {
+	case errors.Is(err, capture.ErrLogTaken):
 		return xlft.ErrLogTaken
+	case errors.Is(err, capture.ErrGrown):
+		return fmt.Errorf("%w: %w", xlft.ErrMemoryChanged, err)
 	}
 	return err
 }
@@ -138,8 +141,13 @@ func (s *source) TakeLog(span uint64, suspended bool) ([]uint64, error) {
 	return unsafe.Slice((*uint64)(log), (span+63)/64), nil
 }
 
-func (s *source) Mark() error {
-	return s.failed(C.xlft_source_mark(s.src, capture.MarkPage), "mark the log of written pages")
+func (s *source) Mark(pfn uint64) error {
+	return s.failed(C.xlft_source_mark(s.src, C.uint64_t(pfn)), "mark the log of written pages")
+}
+
+func (s *source) Marked(pfn uint64) (bool, error) {
+	rc := C.xlft_source_marked(s.src, C.uint64_t(pfn))
+	return rc > 0, s.failed(rc, "look at the log of written pages")
 }
 
 func (s *source) Types(pfns []uint64, types []savestream.PageType) error {

@@ -132,8 +132,13 @@ func (s simSource) TakeLog(span uint64, suspended bool) ([]uint64, error) {
 	return log, err
 }
 
-func (s simSource) Mark() error {
-	return s.g.h.do(SimCall{Op: "mark", ID: s.g.id, N: capture.MarkPage})
+func (s simSource) Mark(pfn uint64) error {
+	return s.g.h.do(SimCall{Op: "mark", ID: s.g.id, N: pfn})
+}
+
+func (s simSource) Marked(pfn uint64) (bool, error) {
+	a, err := s.g.h.call(SimCall{Op: "marked", ID: s.g.id, N: pfn})
+	return a.OK, err
 }
 
 func (s simSource) Types(_ []uint64, types []savestream.PageType) error {
