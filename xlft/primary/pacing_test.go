@@ -273,34 +273,32 @@ func TestPaceChanges(t *testing.T) {
 	}
 }
 
-// The trigger wakes at the resume, before captured() has set the phase: nothing wakes it then.
+// The end of a capture wakes the trigger, which may have looked between the resume and that.
 func TestFirstLookInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pages{dirty: 1000}
 		g := newTrigger(p, p, nil, 100*bytesPerPage, xlft.Pacing{Mode: xlft.ModeEvent, EpochMax: time.Second})
 		g.pages.ran = 10 * time.Millisecond
-		g.wrote(1000) // 100000 pages a second: the first look is due after 50 ms
+		g.wrote(1000) // 100,000 pages a second: the first look is due after 50 ms
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		var begun time.Time
-		var after time.Duration
-		go g.run(ctx, func(w Why) {
-			if after == 0 {
-				after = time.Since(begun)
-				t.Log(w, after)
-			}
-		}, func(err error) { t.Error(err) })
+		fired := make(chan time.Time, 100)
+		go g.run(ctx, func(Why) { fired <- time.Now() }, func(err error) { t.Error(err) })
 		synctest.Wait()
 		g.take()
 		g.sealing()
-		g.pages.ran = 10 * time.Millisecond
-		begun = time.Now()
+		g.set(func() { g.pages.ran = 10 * time.Millisecond })
+		begun := time.Now()
 		g.resume(0)
-		synctest.Wait() // the trigger runs now: phase taking
+		synctest.Wait()
 		g.captured()
-		time.Sleep(500 * time.Millisecond)
-		if after == 0 || after > 50*time.Millisecond+maxPoll {
-			t.Errorf("first look in flight after %v, due after 50ms", after)
+		select {
+		case at := <-fired:
+			if after := at.Sub(begun); after > 50*time.Millisecond+maxPoll {
+				t.Errorf("first look in flight after %v, due after 50ms", after)
+			}
+		case <-ctx.Done():
+			t.Error("no look")
 		}
 	})
 }
