@@ -14,7 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-var watchEpochs = flag.Uint64("watch.epochs", 200, "epochs of TestLabWatchMissesNothing")
+var watchEpochs = flag.Uint64("watch.epochs", 80, "epochs of TestLabWatchMissesNothing")
 
 // watched builds the world with a gate that is watched in this way, and keeps the
 // kernel from sending anything itself.
