@@ -13,6 +13,19 @@ import (
 // crash forgets a gate as a killed process would.
 func crash(g *Gate) { g.host.close() }
 
+// crashHolding ends the process with an epoch of n packets sealed, and one running.
+func crashHolding(t *testing.T, g *Gate, u *guest, n int) {
+	t.Helper()
+	must(t, "seal 1", g.Seal(1))
+	u.burst(2, n)
+	flush()
+	must(t, "release 1", g.Release(1))
+	must(t, "seal 2", g.Seal(2))
+	u.burst(3, n)
+	flush()
+	crash(g)
+}
+
 func TestLabAdopt(t *testing.T) {
 	w := newWorld(t, 2)
 	u := newGuest(t, 0, 1)
@@ -30,14 +43,7 @@ func TestLabAdopt(t *testing.T) {
 	flush()
 	inOrder(t, "adopted open", w.wait(6), 6, 12)
 
-	must(t, "seal 1", g.Seal(1))
-	u.burst(2, 10)
-	flush()
-	must(t, "release 1", g.Release(1))
-	must(t, "seal 2", g.Seal(2))
-	u.burst(3, 10)
-	flush()
-	crash(g) // one epoch sealed, one running
+	crashHolding(t, g, u, 10)
 	if ids, err := Stale(); err != nil || !slices.Equal(ids, []uint32{domid}) {
 		t.Errorf("stale: %v, %v", ids, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 var watchEpochs = flag.Uint64("watch.epochs", 80, "epochs of TestLabWatchMissesNothing")
@@ -130,6 +131,35 @@ func TestLabWatch(t *testing.T) {
 	}
 }
 
+// TestLabWatchRemoved: if another program removes ours, the looks that are taken anyway find
+// the packets, and the gate holds them.
+func TestLabWatchRemoved(t *testing.T) {
+	w, g := watched(t, EBPF, 1)
+	u := newGuest(t, 0, 1)
+	must(t, "seal 1", g.Seal(1))
+	for _, ifb := range g.host.(*kernel).all[g.vifs[0]].ifb {
+		must(t, "remove program", netlink.FilterDel(&netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: ifb.Attrs().Index, Parent: netlink.HANDLE_MIN_EGRESS, Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+		}}))
+	}
+	u.burst(2, 6)
+	if within(t, g, still) {
+		t.Error("an event without a program")
+	}
+	_, _, err := g.Held()
+	must(t, "held", err)
+	if !within(t, g, patience) {
+		t.Error("no event")
+	}
+	if got := w.wait(0); len(got) > 0 {
+		t.Errorf("%d packets were not held", len(got))
+	}
+	must(t, "release all", g.ReleaseAll())
+	inOrder(t, "released", w.wait(6), 0, 6)
+	must(t, "close", g.Close())
+	nothingLeft(t)
+}
+
 // TestLabWatchEarlierGate: of a gate that holds and has no place for a program,
 // made by an earlier version, nothing is lost for one.
 func TestLabWatchEarlierGate(t *testing.T) {
@@ -140,14 +170,7 @@ func TestLabWatchEarlierGate(t *testing.T) {
 		}}))
 	}
 	u := newGuest(t, 0, 1)
-	must(t, "seal 1", g.Seal(1))
-	u.burst(2, 20)
-	flush()
-	must(t, "release 1", g.Release(1))
-	must(t, "seal 2", g.Seal(2))
-	u.burst(3, 20)
-	flush()
-	crash(g)
+	crashHolding(t, g, u, 20)
 	g = w.open(Options{})
 	if way, why := g.Watching(); way != PacketSocket || why == nil {
 		t.Errorf("watching by %s: %v", way, why)

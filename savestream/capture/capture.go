@@ -16,13 +16,16 @@ import (
 // XEN_DOMCTL_getpageframeinfo3.
 const Batch = 1024
 
-// The live pass ends after liveRounds rounds; when at most liveDirty pages are dirty; or
-// when a round cut the dirty pages by less than a quarter: then further rounds would not
-// help.
-const (
-	liveRounds = 5
-	liveDirty  = 1024
-)
+// LiveRounds is how many times a live pass writes pages at most, all of them the first time.
+const LiveRounds = 5
+
+// Settled reports whether a live pass ends with a round of so many dirty pages, when the
+// round before had so many: there are few, or fewer by less than a quarter, and further
+// rounds would not help.
+func Settled(dirty, before uint64) bool {
+	const few = 1024
+	return dirty <= few || dirty > before-before/4
+}
 
 // keptMapped is how many pages stay mapped until the domain runs again. The pages of a
 // larger checkpoint are unmapped as it goes on.
@@ -169,7 +172,6 @@ func (s *saver) live(ctx context.Context) error {
 		return err
 	}
 	s.first = true
-	sent := uint64(0)
 	for pfn := range s.span {
 		if err := s.add(pfn); err != nil {
 			return err
@@ -181,8 +183,9 @@ func (s *saver) live(ctx context.Context) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	s.first, sent = false, s.span
-	for range liveRounds - 1 {
+	s.first = false
+	sent := s.span
+	for range LiveRounds - 1 {
 		log, n, err := s.take(false)
 		if err != nil {
 			return err
@@ -190,7 +193,7 @@ func (s *saver) live(ctx context.Context) error {
 		if err := s.pages(ctx, log); err != nil {
 			return err
 		}
-		if n <= liveDirty || n > sent-sent/4 {
+		if Settled(n, sent) {
 			break
 		}
 		sent = n

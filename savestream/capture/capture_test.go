@@ -195,6 +195,11 @@ func (r *reader) ReadFrom(from io.Reader) (int64, error) {
 	}
 }
 
+// unhindered are the hooks of a domain that suspends and resumes at once.
+func unhindered(next func() bool) Hooks {
+	return Hooks{Suspend: func() error { return nil }, Captured: func() error { return nil }, Next: next}
+}
+
 func same(a, b map[uint64][]byte) bool { return maps.EqualFunc(a, b, bytes.Equal) }
 
 func clonePages(m map[uint64][]byte) map[uint64][]byte {
@@ -309,16 +314,12 @@ func TestSendsWhatWasWritten(t *testing.T) {
 	m := newMachine(1<<20, pfns(0, 3000)...)
 	var r reader
 	n := 0
-	err := Save(context.Background(), &r, m, Hooks{
-		Suspend:  func() error { return nil },
-		Captured: func() error { return nil },
-		Next: func() bool {
-			n++
-			m.write(2500, byte(n))
-			m.write(17, byte(n))
-			return n < 4
-		},
-	})
+	err := Save(context.Background(), &r, m, unhindered(func() bool {
+		n++
+		m.write(2500, byte(n))
+		m.write(17, byte(n))
+		return n < 4
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,15 +334,11 @@ func TestSpanGrows(t *testing.T) {
 	m.forgets = 100
 	var r reader
 	n := 0
-	err := Save(context.Background(), &r, m, Hooks{
-		Suspend:  func() error { return nil },
-		Captured: func() error { return nil },
-		Next: func() bool {
-			n++
-			m.span, m.pages[100] = 130, bytes.Repeat([]byte{9}, savestream.PageSize)
-			return n < 2
-		},
-	})
+	err := Save(context.Background(), &r, m, unhindered(func() bool {
+		n++
+		m.span, m.pages[100] = 130, bytes.Repeat([]byte{9}, savestream.PageSize)
+		return n < 2
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,11 +370,7 @@ func TestErrors(t *testing.T) {
 	}
 	t.Run("the memory map grows beyond measure", func(t *testing.T) {
 		m := newMachine(64, pfns(0, 10)...)
-		err := Save(context.Background(), new(reader), m, Hooks{
-			Suspend:  func() error { return nil },
-			Captured: func() error { return nil },
-			Next:     func() bool { m.span = 1 << 40; return true },
-		})
+		err := Save(context.Background(), new(reader), m, unhindered(func() bool { m.span = 1 << 40; return true }))
 		if !errors.Is(err, ErrGrown) {
 			t.Error(err)
 		}
@@ -385,33 +378,21 @@ func TestErrors(t *testing.T) {
 	t.Run("a domain without the first pages", func(t *testing.T) {
 		m := newMachine(5000, pfns(2000, 10)...)
 		n := 0
-		err := Save(context.Background(), new(reader), m, Hooks{
-			Suspend:  func() error { return nil },
-			Captured: func() error { return nil },
-			Next:     func() bool { n++; m.write(2003, 1); return n < 3 },
-		})
+		err := Save(context.Background(), new(reader), m, unhindered(func() bool { n++; m.write(2003, 1); return n < 3 }))
 		if err != nil {
 			t.Error(err)
 		}
 	})
 	t.Run("the log was taken", func(t *testing.T) {
 		m := newMachine(64, pfns(0, 10)...)
-		err := Save(context.Background(), new(reader), m, Hooks{
-			Suspend:  func() error { return nil },
-			Captured: func() error { return nil },
-			Next:     func() bool { clear(m.log); return true },
-		})
+		err := Save(context.Background(), new(reader), m, unhindered(func() bool { clear(m.log); return true }))
 		if !errors.Is(err, ErrLogTaken) || m.logging || len(m.mapped) > 0 {
 			t.Errorf("%v, log %v, mapped %d", err, m.logging, len(m.mapped))
 		}
 	})
 	t.Run("the reader fails", func(t *testing.T) {
 		m := newMachine(64, pfns(0, 10)...)
-		err := Save(context.Background(), &reader{fails: 2, err: gone}, m, Hooks{
-			Suspend:  func() error { return nil },
-			Captured: func() error { return nil },
-			Next:     func() bool { m.write(3, 1); return true },
-		})
+		err := Save(context.Background(), &reader{fails: 2, err: gone}, m, unhindered(func() bool { m.write(3, 1); return true }))
 		if !errors.Is(err, gone) || m.logging || len(m.mapped) > 0 {
 			t.Errorf("%v, log %v, mapped %d", err, m.logging, len(m.mapped))
 		}
@@ -468,17 +449,13 @@ func BenchmarkCheckpoint(b *testing.B) {
 			}
 			n := 0
 			b.SetBytes(int64(pages) * savestream.PageSize)
-			err := Save(context.Background(), discard{}, m, Hooks{
-				Suspend:  func() error { return nil },
-				Captured: func() error { return nil },
-				Next: func() bool {
-					if n == 0 {
-						b.ResetTimer()
-					}
-					n++
-					return n <= b.N
-				},
-			})
+			err := Save(context.Background(), discard{}, m, unhindered(func() bool {
+				if n == 0 {
+					b.ResetTimer()
+				}
+				n++
+				return n <= b.N
+			}))
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -12,7 +12,7 @@ import (
 // Save runs the product's capture on the domain's simulated memory.
 func (g *guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {
 	s := &source{g: g}
-	if err := g.log(func(d *Domain) { s.log = make([]uint64, 2*len(d.pages)/64+16) }); err != nil {
+	if err := g.with(func(d *Domain) { s.log = make([]uint64, 2*len(d.pages)/64+16) }); err != nil {
 		return err
 	}
 	return capture.Save(ctx, dst, s, capture.Hooks{Suspend: hooks.Suspend, Captured: hooks.Captured, Next: hooks.Next})
@@ -34,12 +34,12 @@ func (s *source) Head() (savestream.Header, []savestream.Record, error) {
 // up, so that memory which comes later is never above what the log covers.
 func (s *source) Span() (uint64, error) { return uint64(len(s.log)) * 64, nil }
 
-func (s *source) StartLog() error { return s.g.log((*Domain).clean) }
+func (s *source) StartLog() error { return s.g.with((*Domain).clean) }
 func (s *source) StopLog() error  { return nil }
 
 func (s *source) TakeLog(uint64, bool) ([]uint64, error) {
 	clear(s.log)
-	err := s.g.log(func(d *Domain) {
+	err := s.g.with(func(d *Domain) {
 		for i := range d.dirty {
 			s.log[i/64] |= 1 << (i % 64)
 		}
@@ -49,16 +49,16 @@ func (s *source) TakeLog(uint64, bool) ([]uint64, error) {
 }
 
 func (s *source) Mark(pfn uint64) error {
-	return s.g.log(func(d *Domain) { d.dirty[int(pfn)] = true })
+	return s.g.with(func(d *Domain) { d.dirty[int(pfn)] = true })
 }
 
 func (s *source) Marked(pfn uint64) (ok bool, err error) {
-	err = s.g.log(func(d *Domain) { ok = d.dirty[int(pfn)] && !d.gone })
+	err = s.g.with(func(d *Domain) { ok = d.dirty[int(pfn)] && !d.gone })
 	return ok, err
 }
 
 func (s *source) Types(pfns []uint64, types []savestream.PageType) error {
-	return s.g.log(func(d *Domain) {
+	return s.g.with(func(d *Domain) {
 		for i, pfn := range pfns {
 			types[i] = savestream.PageNormal
 			if pfn >= uint64(len(d.pages)) || d.lacks[int(pfn)] {
@@ -71,7 +71,7 @@ func (s *source) Types(pfns []uint64, types []savestream.PageType) error {
 // Map copies: the simulated pages lie anywhere.
 func (s *source) Map(pfns []uint64) ([]byte, error) {
 	s.data = s.data[:0]
-	err := s.g.log(func(d *Domain) {
+	err := s.g.with(func(d *Domain) {
 		for _, pfn := range pfns {
 			if p := d.pages[pfn]; p != nil {
 				s.data = append(s.data, p...)
@@ -87,15 +87,4 @@ func (s *source) Unmap([]byte) {}
 
 func (s *source) State() ([]savestream.Record, error) {
 	return []savestream.Record{{Type: savestream.HVMContext, Body: []byte("vcpu context")}}, nil
-}
-
-// log calls f with the domain's memory.
-func (g *guest) log(f func(*Domain)) error {
-	if g.p.Dead() {
-		return errDead
-	}
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	f(g.d)
-	return nil
 }

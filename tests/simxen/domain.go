@@ -288,6 +288,11 @@ func (g *guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 
 func (g *guest) change(f func(*Domain)) error {
 	g.p.h.work()
+	return g.with(f)
+}
+
+// with calls f with the domain, in no time.
+func (g *guest) with(f func(*Domain)) error {
 	if g.p.Dead() {
 		return errDead
 	}

@@ -2,7 +2,6 @@ package backup
 
 import (
 	"errors"
-	"slices"
 
 	"xlft/savestream/lines"
 	"xlft/xlft/wire"
@@ -17,7 +16,7 @@ type input struct {
 
 func newInput(c *wire.Conn, h wire.Hello) *input {
 	in := &input{Conn: c}
-	if slices.Contains(h.Features, wire.FeatureLines) && h.PageCache > 0 {
+	if h.PageCache > 0 {
 		in.lines = lines.NewDecoder(h.PageCache)
 	}
 	return in

@@ -157,7 +157,8 @@ func (s *Session) within(wait time.Duration, what string, progress *spool) {
 // awaitCheckpoint limits the wait for the next checkpoint.
 func (s *Session) awaitCheckpoint() {
 	set := s.Settings
-	s.within(s.pacing.EpochMax+set.SuspendTimeout+set.AckTimeout, "no checkpoint was begun", nil)
+	p, _ := s.trigger.paced()
+	s.within(p.EpochMax+set.SuspendTimeout+set.AckTimeout, "no checkpoint was begun", nil)
 }
 
 // postLater posts from the loop itself.

@@ -76,7 +76,8 @@ func (s *Session) Pace(ctx context.Context, change func(xlft.Pacing) (xlft.Pacin
 	answered := make(chan struct{})
 	r := request{do: func(work context.Context) {
 		defer close(answered)
-		if p, err = change(s.pacing); err == nil {
+		now, _ := s.trigger.paced()
+		if p, err = change(now); err == nil {
 			s.pace(work, p)
 		}
 	}}
@@ -98,7 +99,6 @@ func (s *Session) Pace(ctx context.Context, change func(xlft.Pacing) (xlft.Pacin
 
 // pace puts a pacing into effect.
 func (s *Session) pace(ctx context.Context, p xlft.Pacing) {
-	s.pacing = p
 	s.trigger.pace(p)
 	s.Log.Info("checkpoints are taken otherwise", zap.Any("pacing", p))
 	s.step(ctx, Paced{Strict: p.Mode == xlft.ModeStrict})

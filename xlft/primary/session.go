@@ -100,8 +100,7 @@ type Session struct {
 	limit     *limit       // of the present wait; nil if there is none
 	failovers []chan error // operators who wait for a switch-over
 	trigger   *trigger
-	pacing    xlft.Pacing // as it is in effect
-	why       Why         // of the newest checkpoint
+	why       Why // of the newest checkpoint
 
 	events chan Event
 	wg     sync.WaitGroup
@@ -112,7 +111,6 @@ type Session struct {
 func (s *Session) init() {
 	s.once.Do(func() {
 		s.requests, s.events, s.done = make(chan request), make(chan Event), make(chan struct{})
-		s.pacing = s.Settings.Pacing
 		s.trigger = newTrigger(s.Guest, s.Gates, s.Events, s.Settings.SpoolLimit, s.Settings.Pacing)
 		s.trigger.polled = s.Polled
 		s.status.init()
@@ -201,7 +199,7 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		s.trigger.run(work, func(why Why) { s.post(work, Trigger{why}) }, func(err error) { s.post(work, GateFailed{err}) })
 	})
 
-	s.step(work, Paced{Strict: s.pacing.Mode == xlft.ModeStrict})
+	s.step(work, Paced{Strict: s.Settings.Pacing.Mode == xlft.ModeStrict})
 	s.step(work, Start{Held: held || lost, Handed: same && found.Handed, Yielded: yielded, Paused: s.ownership.Paused, Proven: s.ownership.Proven})
 	stop := ctx.Done()
 	for s.exit == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"time"
 )
 
@@ -32,11 +31,7 @@ func Open(ctx context.Context, dial Dialer, kind ConnKind, session, software str
 // keeps pageCache bytes of at most. How many both sides keep is in the answer: 0 if the peer
 // has no FeatureLines.
 func OpenData(ctx context.Context, dial Dialer, session, software string, pageCache int64) (*Conn, Hello, error) {
-	c, h, err := open(ctx, dial, Hello{Kind: KindData, Session: session, Software: software, PageCache: pageCache})
-	if !slices.Contains(h.Features, FeatureLines) {
-		h.PageCache = 0
-	}
-	return c, h, err
+	return open(ctx, dial, Hello{Kind: KindData, Session: session, Software: software, PageCache: pageCache})
 }
 
 func open(ctx context.Context, dial Dialer, hello Hello) (*Conn, Hello, error) {

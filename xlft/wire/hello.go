@@ -73,6 +73,9 @@ func Welcome(c *Conn, software string, pageCache int64, timeout time.Duration) (
 	v := min(h.VersionMax, VersionMax)
 	h.Features = slices.DeleteFunc(slices.Clone(h.Features), func(f string) bool { return !slices.Contains(features, f) })
 	h.PageCache = max(0, min(h.PageCache, pageCache))
+	if !slices.Contains(h.Features, FeatureLines) {
+		h.PageCache = 0
+	}
 	if err := c.WriteJSON(TypeHello, 0, Hello{
 		Magic: magic, VersionMin: v, VersionMax: v, Features: h.Features, Software: software,
 		Kind: h.Kind, Session: h.Session, PageCache: h.PageCache,

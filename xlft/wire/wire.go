@@ -283,8 +283,9 @@ func (c *Conn) WriteFrame(t Type, epoch uint64, body []byte) error {
 }
 
 // WriteData sends a DATA frame of at most DataBody bytes, or of CodedBody bytes if they are
-// coded by what changed. It may leave with the next frame, at the latest with EPOCH_END. With pack they are compressed, if that is worth it. It returns how
-// many bytes the body has on the wire.
+// coded by what changed. With pack they are compressed, if that is worth it. The frame may
+// leave with the next one, at the latest with EPOCH_END. WriteData returns how many bytes
+// the body has on the wire.
 func (c *Conn) WriteData(epoch uint64, body []byte, coded, pack bool) (int, error) {
 	limit, flags := DataBody, byte(0)
 	if coded {

@@ -7,12 +7,11 @@
 int xlft_unfinished(xc_interface *xch, uint32_t domid)
 {
     xc_domaininfo_t info;
-    int n = xc_domain_getinfolist(xch, domid, 1, &info);
+    int rc = xlft_domain_info(xch, domid, &info);
 
-    if (n < 0)
-        return -errno;
-    return n == 1 && info.domain == domid && info.cpu_time == 0 &&
-           (info.flags & XEN_DOMINF_paused);
+    if (rc)
+        return rc == -ESRCH ? 0 : rc;
+    return info.cpu_time == 0 && (info.flags & XEN_DOMINF_paused);
 }
 
 int xlft_create(libxl_ctx *ctx, const char *json, uint32_t *domid)

@@ -1,6 +1,5 @@
 //go:build xen
 
-#define XC_WANT_COMPAT_DEVICEMODEL_API /* xc_hvm_modified_memory */
 #include "shim.h"
 #include "capture.h"
 
@@ -82,15 +81,22 @@ char *xlft_logger_take(xentoollog_logger *l)
     return s;
 }
 
-int xlft_domain_state(xc_interface *xch, uint32_t domid, int *reason)
+int xlft_domain_info(xc_interface *xch, uint32_t domid, xc_domaininfo_t *info)
 {
-    xc_domaininfo_t info;
-    int n = xc_domain_getinfolist(xch, domid, 1, &info);
+    int n = xc_domain_getinfolist(xch, domid, 1, info);
 
     if (n < 0)
         return -errno;
-    if (n == 0 || info.domain != domid)
-        return XLFT_GONE;
+    return n == 0 || info->domain != domid ? -ESRCH : 0;
+}
+
+int xlft_domain_state(xc_interface *xch, uint32_t domid, int *reason)
+{
+    xc_domaininfo_t info;
+    int rc = xlft_domain_info(xch, domid, &info);
+
+    if (rc)
+        return rc == -ESRCH ? XLFT_GONE : rc;
     *reason = (info.flags >> XEN_DOMINF_shutdownshift) & XEN_DOMINF_shutdownmask;
     if (info.flags & XEN_DOMINF_dying)
         return XLFT_GONE;
@@ -131,12 +137,10 @@ int xlft_domain_memory(xc_interface *xch, uint32_t domid, uint64_t *pages,
                        uint64_t *limit)
 {
     xc_domaininfo_t info;
-    int n = xc_domain_getinfolist(xch, domid, 1, &info);
+    int rc = xlft_domain_info(xch, domid, &info);
 
-    if (n < 0)
-        return -errno;
-    if (n == 0 || info.domain != domid)
-        return -ESRCH;
+    if (rc)
+        return rc;
     *pages = info.tot_pages;
     *limit = info.max_pages;
     return 0;
@@ -145,12 +149,10 @@ int xlft_domain_memory(xc_interface *xch, uint32_t domid, uint64_t *pages,
 int xlft_domain_is_hvm(xc_interface *xch, uint32_t domid)
 {
     xc_domaininfo_t info;
-    int n = xc_domain_getinfolist(xch, domid, 1, &info);
+    int rc = xlft_domain_info(xch, domid, &info);
 
-    if (n < 0)
-        return -errno;
-    if (n == 0 || info.domain != domid)
-        return -ESRCH;
+    if (rc)
+        return rc;
     return !!(info.flags & XEN_DOMINF_hvm_guest);
 }
 
@@ -206,42 +208,6 @@ long xlft_dirty_pages(xc_interface *xch, uint32_t domid)
                             &stats) < 0)
         return -errno;
     return stats.dirty_count;
-}
-
-/* The page whose bit is the mark: firmware's, which a running domain does not write. */
-#define MARK 0
-
-int xlft_marked(xc_interface *xch, uint32_t domid)
-{
-    const struct timespec step = { .tv_nsec = 300 * 1000 };
-    DECLARE_HYPERCALL_BUFFER(uint64_t, bits);
-    int rc, tries = 100;
-
-    bits = xc_hypercall_buffer_alloc(xch, bits, sizeof *bits);
-    if (!bits)
-        return -ENOMEM;
-    for (;;) {
-        *bits = 0;
-        if (xc_logdirty_control(xch, domid, XEN_DOMCTL_SHADOW_OP_PEEK,
-                                HYPERCALL_BUFFER(bits), 64, 0, NULL) >= 0) {
-            rc = *bits >> MARK & 1;
-            break;
-        }
-        rc = -errno;
-        /* Another look at the bitmap has not come to its end. */
-        if (rc != -EBUSY || !tries--)
-            break;
-        nanosleep(&step, NULL);
-    }
-    xc_hypercall_buffer_free(xch, bits);
-    return rc;
-}
-
-int xlft_mark(xc_interface *xch, uint32_t domid)
-{
-    if (xc_hvm_modified_memory(xch, domid, MARK, 1))
-        return errno == EINVAL ? 0 : -errno;
-    return xlft_marked(xch, domid);
 }
 
 static int save_suspend(void *data) { return xlftSaveSuspend((uintptr_t)data); }

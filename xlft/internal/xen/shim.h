@@ -18,6 +18,9 @@ void xlft_logger_free(xentoollog_logger *l);
 /* The lines since the last call, or "". To be freed. */
 char *xlft_logger_take(xentoollog_logger *l);
 
+/* What Xen says of a domain. < 0: errno, ESRCH if there is none. */
+int xlft_domain_info(xc_interface *xch, uint32_t domid, xc_domaininfo_t *info);
+
 /* State of a domain; *reason gets SHUTDOWN_xxx when it is over. < 0: errno. */
 int xlft_domain_state(xc_interface *xch, uint32_t domid, int *reason);
 
@@ -46,12 +49,6 @@ int xlft_wait_stopped(xc_interface *xch, uint32_t domid, int *reason, unsigned u
 
 /* Pages in the log-dirty bitmap; < 0: errno. Needs log-dirty mode on. */
 long xlft_dirty_pages(xc_interface *xch, uint32_t domid);
-
-/* Sets a mark in the log-dirty bitmap of a domain, which whoever clears the bitmap
- * clears too. Returns whether it is there: not for a PV domain. < 0: errno. */
-int xlft_mark(xc_interface *xch, uint32_t domid);
-/* Whether the mark is still there. < 0: errno. */
-int xlft_marked(xc_interface *xch, uint32_t domid);
 
 /* A checkpointed save; the callbacks are Go's, found by handle. */
 int xlft_save(xc_interface *xch, int fd, uint32_t domid, uintptr_t handle);
