@@ -13,7 +13,8 @@ type GuestState int
 const (
 	GuestRuns GuestState = iota
 	GuestSuspended
-	GuestOver // shut down, rebooting, crashed or gone
+	GuestOver             // shut down, rebooting, crashed or gone
+	GuestSuspendedByOther // another program has suspended it, and is to resume it
 )
 
 // A Guest is the domain that a primary protects.
@@ -24,8 +25,8 @@ type Guest interface {
 	// failed, and leaves the domain as the hooks left it.
 	Save(ctx context.Context, dst io.ReaderFrom, hooks SaveHooks) error
 	// Suspend asks the domain to suspend and returns once it has, with the time
-	// of the request. On an error the domain runs on, or has ended (an
-	// ErrGuestEnded).
+	// of the request. On an error the domain runs on, has ended (an ErrGuestEnded),
+	// or is another program's to resume (an ErrSuspendedByOther).
 	Suspend(ctx context.Context) (asked time.Time, err error)
 	// Resume lets a suspended domain run on.
 	Resume() error
@@ -82,6 +83,11 @@ var (
 	ErrSuspendTimeout = errors.New("the domain did not suspend in time")
 	// ErrGuestEnded: the domain shut down, crashed or was destroyed.
 	ErrGuestEnded = errors.New("the domain ended")
+	// ErrSuspendedByOther: another program has suspended the domain, or asked it to, as xl
+	// save does. That program decides what becomes of the domain.
+	ErrSuspendedByOther = errors.New("another program suspended the domain, as xl save and xl migrate do")
+	// ErrSaved: another program writes an image of the domain.
+	ErrSaved = errors.New("another program saves or migrates the domain, as xl save and xl migrate do")
 	// ErrMemoryChanged: the domain gave memory back or was to get more
 	// (ballooning). The backup needs a new copy.
 	ErrMemoryChanged = errors.New("the domain's memory changed")

@@ -77,6 +77,31 @@ func TestSuspendedThenKilled(t *testing.T) {
 	}, "cas", "fence")
 }
 
+// Another program suspends the domain, as the real xl save does: nobody resumes it in that
+// program's place, and nobody protects it meanwhile.
+func TestSuspendedByOther(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.begin()
+		m.domain.SuspendByOther()
+		for m.session.Status().State == primary.Protected {
+			time.Sleep(time.Millisecond)
+		}
+		for range 300 {
+			time.Sleep(100 * time.Millisecond)
+			if st := m.session.Status(); st.State == primary.Protected {
+				m.t.Fatal("it is protected while it is suspended")
+			}
+		}
+		if why := m.session.Status().LastError; !strings.Contains(why, xlft.ErrSuspendedByOther.Error()) {
+			m.t.Errorf("the status does not say why: %q", why)
+		}
+		if !m.domain.ResumeByOther() {
+			m.t.Error("it was resumed")
+		}
+		m.await(m.session, primary.Protected)
+	}, "none", "cas", "fence")
+}
+
 // A domain that ends while no checkpoint is taken has ended for its protector too.
 func TestEndsWithoutBackup(t *testing.T) {
 	seams(t, func(m *seam) {

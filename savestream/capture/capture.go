@@ -104,7 +104,11 @@ func save(ctx context.Context, w io.Writer, src Source, h Hooks) (err error) {
 	if err := src.StartLog(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, src.StopLog()) }()
+	defer func() {
+		if !errors.Is(err, ErrLogTaken) { // or it may be that program's that is switched off
+			err = errors.Join(err, src.StopLog())
+		}
+	}()
 	if err := s.live(ctx); err != nil {
 		return err
 	}

@@ -386,7 +386,7 @@ func TestErrors(t *testing.T) {
 	t.Run("the log was taken", func(t *testing.T) {
 		m := newMachine(64, pfns(0, 10)...)
 		err := Save(context.Background(), new(reader), m, unhindered(func() bool { clear(m.log); return true }))
-		if !errors.Is(err, ErrLogTaken) || m.logging || len(m.mapped) > 0 {
+		if !errors.Is(err, ErrLogTaken) || !m.logging || len(m.mapped) > 0 {
 			t.Errorf("%v, log %v, mapped %d", err, m.logging, len(m.mapped))
 		}
 	})

@@ -30,7 +30,8 @@ type Domain struct {
 	limit     int          // pages that it may have
 	written   int          // page that Write wrote last
 	suspended bool
-	paused    int // how often, as Xen counts
+	saved     bool // another program has suspended it
+	paused    int  // how often, as Xen counts
 	gone      bool
 	ended     string // why the program ended by itself; "" until then
 	deaf      bool   // ignores suspend requests
@@ -109,7 +110,7 @@ func (d *Domain) Touch(n int) {
 func (d *Domain) Write(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone || d.suspended || d.paused > 0 {
+	if d.gone || d.stopped() {
 		return
 	}
 	for range n {
@@ -127,7 +128,7 @@ func fold(sum, in, count uint64) uint64 {
 func (d *Domain) step() {
 	in := d.host.outside.Rand()
 	d.mu.Lock()
-	if d.gone || d.suspended || d.paused > 0 || d.ended != "" {
+	if d.gone || d.stopped() || d.ended != "" {
 		d.mu.Unlock()
 		return
 	}
@@ -171,14 +172,14 @@ func state(pages [][]byte) (count, sum uint64) {
 func (d *Domain) speaks() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.gone && !d.suspended && d.paused == 0 && d.ended == "" && d.vif.speaks.Load()
+	return !d.gone && !d.stopped() && d.ended == "" && d.vif.speaks.Load()
 }
 
 // Runs reports whether the domain takes steps.
 func (d *Domain) Runs() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.gone && !d.suspended && d.paused == 0 && d.ended == ""
+	return !d.gone && !d.stopped() && d.ended == ""
 }
 
 // Undelivered returns how many packets of this life were not delivered.
@@ -245,6 +246,32 @@ func hash(pages [][]byte) uint64 {
 	return h.Sum64()
 }
 
+// stopped is whether the domain's program stands still; its lock is held.
+func (d *Domain) stopped() bool { return d.suspended || d.saved || d.paused > 0 }
+
+// SuspendByOther suspends the domain as another program does, such as xl save, once it is
+// not suspended otherwise. ResumeByOther undoes it, and reports whether nobody else has.
+func (d *Domain) SuspendByOther() {
+	for {
+		d.mu.Lock()
+		d.saved = !d.suspended
+		done := d.saved
+		d.mu.Unlock()
+		if done {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (d *Domain) ResumeByOther() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was := d.saved
+	d.saved = false
+	return was
+}
+
 // guest is a process's handle on a domain.
 type guest struct {
 	p *Process
@@ -269,6 +296,9 @@ func (g *guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 		case g.d.gone || g.d.ended != "":
 			g.d.mu.Unlock()
 			return asked, xlft.ErrGuestEnded
+		case g.d.saved:
+			g.d.mu.Unlock()
+			return asked, xlft.ErrSuspendedByOther
 		case !g.d.deaf && g.d.paused == 0:
 			g.d.suspended = true
 			h := hash(g.d.pages)
@@ -302,8 +332,10 @@ func (g *guest) with(f func(*Domain)) error {
 	return nil
 }
 
-func (g *guest) Resume() error { return g.change(func(d *Domain) { d.suspended = false }) }
-func (g *guest) Pause() error  { return g.change(func(d *Domain) { d.paused++ }) }
+func (g *guest) Resume() error {
+	return g.change(func(d *Domain) { d.suspended, d.saved = false, false })
+}
+func (g *guest) Pause() error { return g.change(func(d *Domain) { d.paused++ }) }
 
 func (g *guest) Unpause() error {
 	var none error
@@ -343,6 +375,8 @@ func (g *guest) State() (xlft.GuestState, string, error) {
 		return xlft.GuestOver, "destroyed", nil
 	case g.d.ended != "":
 		return xlft.GuestOver, g.d.ended, nil
+	case g.d.saved:
+		return xlft.GuestSuspendedByOther, "", nil
 	case g.d.suspended:
 		return xlft.GuestSuspended, "", nil
 	}

@@ -28,7 +28,7 @@ func (d *Domain) GiveBack() {
 	at := 1 + int(d.host.outside.Rand()%uint64(len(d.pages)-1))
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone || d.suspended || d.lacks[at] {
+	if d.gone || d.suspended || d.saved || d.lacks[at] {
 		return
 	}
 	d.lacks[at], d.pages[at] = true, nil

@@ -35,11 +35,8 @@ func (s *Session) watchGuest(ctx context.Context) {
 const guestPoll = time.Second
 
 // resumeLeftover resumes a domain that an earlier protector, or the last save, left
-// suspended.
+// suspended. What another program has suspended is left to that program.
 func (s *Session) resumeLeftover() error {
-	if s.save != nil && !s.save.suspended {
-		return nil
-	}
 	st, _, err := s.Guest.State()
 	if err == nil && st == xlft.GuestSuspended {
 		err = s.Guest.Resume()

@@ -65,6 +65,8 @@ func advice(err error) string {
 		return "Destroy the domain on one of the hosts, then start protection on the other."
 	case is(wire.ErrExists):
 		return "--force replaces it; its peers then need the new fingerprint."
+	case is(xlft.ErrSuspendedByOther), is(xlft.ErrSaved):
+		return "Protection is tried again until that program is done. If it has ended without resuming the domain, \"xl resume\" (Xen 4.20 or later) or \"xl destroy\" and \"xl restore\" do."
 	case is(xlft.ErrMemoryChanged):
 		return "Start protection again when \"xl list\" shows that the domain's memory stays the same."
 	case is(xlft.ErrSuspendTimeout):

@@ -243,7 +243,7 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 	switch {
 	case err != nil:
 		return nil, err
-	case st == xlft.GuestSuspended:
+	case st == xlft.GuestSuspended || st == xlft.GuestSuspendedByOther:
 		add("the domain is suspended", "Resume it, or wait for what suspended it.")
 	case st == xlft.GuestOver:
 		add("the domain has ended: "+why, "Start it again.")

@@ -135,6 +135,11 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	}
 	gates := xlft.Gates{Net: gate}
 	_, found := gate.Holding()
+	guest := h.Guest(d)
+	// A record that can't be read may be of this domain.
+	if was, err := records.Load(p.Domain); found || err != nil || was.Instance == instance(d) {
+		guest.Inherit()
+	}
 	size := settling{o.Pages}
 	offer := func() (wire.Offer, error) {
 		var conf *domconf.Config
@@ -144,6 +149,9 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 		})
 		if err == nil {
 			err = gate.covers(d.ID, conf.Devices())
+		}
+		if err == nil {
+			err = untouched(guest, d.ID)
 		}
 		if err == nil && conf.Create.Name != p.Domain {
 			err = fmt.Errorf("it was renamed to %s: \"xl rename %s %s\", or \"xl ft-start %s\" to protect it by that name", conf.Create.Name, conf.Create.Name, p.Domain, conf.Create.Name)
@@ -173,8 +181,6 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 		client := diskserver.NewClient(diskserver.CommandSocket(c.RunDir, p.Domain), peer.Name, o.Disks)
 		gates.Disks = &disks{client, func() error { return outdate(records, p.Domain, o.Disks) }}
 	}
-	guest := h.Guest(d)
-	guest.Unsubscribe()
 	s := &primary.Session{
 		Domain: p.Domain, Software: p.Software, Offer: o, Instance: instance(d), Describe: offer, Same: same,
 		Settings: primary.Settings{
@@ -196,6 +202,21 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	}
 	gate.quiesce = s.Quiesce
 	return s, nil
+}
+
+// untouched returns an error while another program saves or migrates the domain: it
+// suspends the domain, and needs Xen's log of written pages.
+func untouched(guest *xen.Guest, domid uint32) error {
+	switch st, _, err := guest.State(); {
+	case err != nil:
+		return err
+	case st == xlft.GuestSuspendedByOther:
+		return xlft.ErrSuspendedByOther
+	}
+	if pid := xen.Saver("/proc", domid); pid != 0 {
+		return fmt.Errorf("%w (process %d)", xlft.ErrSaved, pid)
+	}
+	return nil
 }
 
 // renamed says under which name a domain was protected that has another name

@@ -110,18 +110,7 @@ static int shadow_op(struct xlft_source *s, uint32_t op)
 
 int xlft_source_log(struct xlft_source *s, int on)
 {
-    int rc;
-
-    if (!on)
-        return shadow_op(s, XEN_DOMCTL_SHADOW_OP_OFF);
-    rc = shadow_op(s, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY);
-    if (rc) {
-        /* It is on: a protector that was killed left it, or it tracks video memory. */
-        rc = shadow_op(s, XEN_DOMCTL_SHADOW_OP_OFF);
-        if (!rc)
-            rc = shadow_op(s, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY);
-    }
-    return rc;
+    return shadow_op(s, on ? XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY : XEN_DOMCTL_SHADOW_OP_OFF);
 }
 
 int xlft_source_take(struct xlft_source *s, uint64_t span, int suspended, uint64_t **log)

@@ -116,8 +116,19 @@ func (s *source) Span() (uint64, error) {
 	return uint64(n), s.failed(rc, "ask for the size of the memory map")
 }
 
+// StartLog switches the log on. It is on already if another program uses it, which would
+// miss pages if it began anew, or because a protector was killed.
 func (s *source) StartLog() error {
-	return s.failed(C.xlft_source_log(s.src, 1), "switch on the log of written pages")
+	rc := C.xlft_source_log(s.src, 1)
+	if rc == -C.EINVAL {
+		if pid := Saver("/proc", s.g.d.ID); pid != 0 {
+			return fmt.Errorf("%w (process %d)", xlft.ErrSaved, pid)
+		}
+		if rc = C.xlft_source_log(s.src, 0); rc == 0 {
+			rc = C.xlft_source_log(s.src, 1)
+		}
+	}
+	return s.failed(rc, "switch on the log of written pages")
 }
 
 // StopLog switches the log off. A domain that is gone has none.

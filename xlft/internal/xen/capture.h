@@ -18,7 +18,7 @@ void xlft_source_close(struct xlft_source *s);
 
 /* Pages that the domain's memory spans. */
 int xlft_source_span(struct xlft_source *s, uint64_t *span);
-/* Switches the log of written pages on, empty, or off. */
+/* Switches the log of written pages on, empty, or off. EINVAL: it is on already. */
 int xlft_source_log(struct xlft_source *s, int on);
 /* Reads and empties the log: span bits, valid until the next call. */
 int xlft_source_take(struct xlft_source *s, uint64_t span, int suspended, uint64_t **log);

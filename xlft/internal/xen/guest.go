@@ -32,6 +32,7 @@ type Guest struct {
 	port evtchn.Port // made in the domain, for its suspends; 0: none yet
 
 	mu       sync.Mutex
+	own      bool        // the domain is suspended, if it is, because this project asked for it
 	told     *suspension // nil: the domain is asked again and again whether it has suspended
 	reminded time.Time   // when xenstored was told last that the domain runs
 }
@@ -71,8 +72,10 @@ func (g *Guest) State() (xlft.GuestState, string, error) {
 		return 0, "", err
 	case st == C.XLFT_RUNS:
 		return xlft.GuestRuns, "", nil
-	case st == C.XLFT_SUSPENDED:
+	case st == C.XLFT_SUSPENDED && g.owns():
 		return xlft.GuestSuspended, "", nil
+	case st == C.XLFT_SUSPENDED:
+		return xlft.GuestSuspendedByOther, "", nil
 	}
 	return xlft.GuestOver, endReason(st, reason), nil
 }
@@ -96,7 +99,7 @@ func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHook
 	if err := g.subscribe(); err != nil && hooks.Polled != nil {
 		hooks.Polled(err)
 	}
-	defer g.Unsubscribe()
+	defer g.unsubscribe()
 	switch hvm := C.xlft_domain_is_hvm(g.h.xch, g.id()); {
 	case hvm < 0:
 		return fmt.Errorf("look at domain %d: %w", g.d.ID, syscall.Errno(-hvm))

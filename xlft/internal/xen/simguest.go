@@ -93,8 +93,8 @@ func (g *Guest) State() (xlft.GuestState, string, error) {
 	return xlft.GuestState(a.State), a.Why, err
 }
 
-// Unsubscribe has nothing to undo: a simulated suspend tells nobody but its caller.
-func (g *Guest) Unsubscribe() {}
+// Inherit says nothing new: no other program suspends a simulated domain.
+func (g *Guest) Inherit() {}
 
 // Save runs the capture that ships.
 func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {

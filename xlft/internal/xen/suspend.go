@@ -27,25 +27,40 @@ const stepSuspended = 20 * time.Millisecond
 
 // Suspend asks by xenstore's control/shutdown, as xl does, and waits for Xen's
 // answer. A request that is there already, such as that of xl shutdown, is the
-// domain's to take first: it is not overwritten.
+// domain's to take first: it is not overwritten. A suspend that another program asked
+// for is left to that program.
 func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 	const request = "suspend"
 	path := fmt.Sprintf("/local/domain/%d/control/shutdown", g.d.ID)
+	defer g.listen(false)
 	var grace time.Time
 	for {
 		if asked.IsZero() {
+			// Nobody listens yet: another program hears of the suspend that it asked for.
+			var reason C.int
+			if C.xlft_domain_state(g.h.xch, g.id(), &reason) == C.XLFT_SUSPENDED {
+				if !g.owns() {
+					return asked, xlft.ErrSuspendedByOther
+				}
+				return time.Now(), nil
+			}
 			pending, err := g.h.xsSwap(path, "", request)
 			if err != nil {
 				return asked, err
 			}
-			if pending == "" || pending == request {
+			switch {
+			case pending == request && !g.owns():
+				return asked, xlft.ErrSuspendedByOther
+			case pending == "" || pending == request:
 				asked = time.Now()
-			} else if ctx.Err() != nil {
+				g.setOwn(true)
+				g.listen(true)
+			case ctx.Err() != nil:
 				return asked, fmt.Errorf("%w: it has not taken the request before, %q, yet", xlft.ErrSuspendTimeout, pending)
 			}
 		}
 		switch st, reason := g.awaitStopped(); {
-		case st == C.XLFT_SUSPENDED:
+		case st == C.XLFT_SUSPENDED && !asked.IsZero():
 			return asked, nil
 		case st == C.XLFT_OVER || st == C.XLFT_GONE:
 			return asked, fmt.Errorf("%w: %s", xlft.ErrGuestEnded, endReason(st, reason))
@@ -61,6 +76,7 @@ func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 				return asked, err
 			}
 			if was == request {
+				g.setOwn(false)
 				return asked, xlft.ErrSuspendTimeout
 			}
 			grace = time.Now().Add(ackGrace)
@@ -86,7 +102,7 @@ func (g *Guest) awaitStopped() (C.int, int) {
 			return st, int(reason)
 		}
 		if err := told.wait(limit); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			g.Unsubscribe() // it is broken; the other way works too
+			g.unsubscribe() // it is broken; the other way works too
 			return st, int(reason)
 		}
 	}
@@ -97,8 +113,9 @@ func (g *Guest) awaitStopped() (C.int, int) {
 // common/domain.c). Nobody else hears of that suspend: xenstored, and by it xl and the
 // console daemon, are not woken for each checkpoint.
 type suspension struct {
-	dev *evtchn.Device
-	buf [1]evtchn.Port
+	dev    *evtchn.Device
+	theirs evtchn.Port // the domain's end of the channel
+	buf    [1]evtchn.Port
 }
 
 func (s *suspension) wait(limit time.Time) error {
@@ -112,9 +129,9 @@ func (s *suspension) wait(limit time.Time) error {
 	return s.dev.Unmask(ports...)
 }
 
-// subscribe has Xen tell of the domain's suspends. The event's channel needs a port in
-// the domain, which only the domain could free: its number is kept in xenstore, for the
-// next subscriber.
+// subscribe makes the channel by which Xen can tell of the domain's suspends, see listen.
+// It needs a port in the domain, which only the domain could free: its number is kept in
+// xenstore, for the next subscriber.
 func (g *Guest) subscribe() error {
 	hv, err := evtchn.OpenHypervisor()
 	if err != nil {
@@ -129,19 +146,63 @@ func (g *Guest) subscribe() error {
 	if err == nil {
 		_, err = dev.BindInterdomain(g.d.ID, theirs)
 	}
+	told := &suspension{dev: dev, theirs: theirs}
 	if err == nil {
-		if r, errno := C.xc_domain_subscribe_for_suspend(g.h.xch, g.id(), C.evtchn_port_t(theirs)); r != 0 {
-			err = fmt.Errorf("subscribe for the suspends of domain %d: %w%s", g.d.ID, errno, g.h.lastErrors())
-		}
+		err = g.listenBy(told, true)
+	}
+	if err == nil {
+		err = g.listenBy(told, false)
 	}
 	if err != nil {
 		dev.Close()
 		return err
 	}
 	g.mu.Lock()
-	g.told = &suspension{dev: dev}
+	g.told = told
 	g.mu.Unlock()
 	return nil
+}
+
+// listen has Xen tell this process of the domain's next suspend, or xenstored again, whose
+// word libxl waits for. This process listens only while it waits for a suspend of its own:
+// who else asks for one hears of it. A failure costs time: the domain is asked then.
+func (g *Guest) listen(on bool) {
+	if told := g.teller(); told != nil {
+		g.listenBy(told, on) //nolint:errcheck // as above
+	}
+}
+
+func (g *Guest) listenBy(told *suspension, on bool) error {
+	var port evtchn.Port
+	if on {
+		port = told.theirs
+	}
+	if r, errno := C.xc_domain_subscribe_for_suspend(g.h.xch, g.id(), C.evtchn_port_t(port)); r != 0 {
+		return fmt.Errorf("subscribe for the suspends of domain %d: %w%s", g.d.ID, errno, g.h.lastErrors())
+	}
+	return nil
+}
+
+// Inherit says that an earlier protector may have left the domain suspended, or about to
+// suspend, and may have left undone that Xen tells xenstored of its suspends.
+func (g *Guest) Inherit() {
+	g.setOwn(true)
+	C.xc_domain_subscribe_for_suspend(g.h.xch, g.id(), 0)
+	g.tellXenstore()
+}
+
+// owns reports whether a suspend of the domain is this project's: asked for, and not
+// resumed yet.
+func (g *Guest) owns() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.own
+}
+
+func (g *Guest) setOwn(own bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.own = own
 }
 
 // teller returns what tells of the domain's suspends, or nil.
@@ -182,10 +243,9 @@ func (g *Guest) suspendPort(hv *evtchn.Hypervisor) (evtchn.Port, error) {
 	return p, err
 }
 
-// Unsubscribe has the domain's suspends told to xenstored again, whose word libxl waits for.
-// It is for protectors that begin, too: one that was killed leaves that undone.
-func (g *Guest) Unsubscribe() {
-	C.xc_domain_subscribe_for_suspend(g.h.xch, g.id(), 0)
+// unsubscribe undoes subscribe.
+func (g *Guest) unsubscribe() {
+	g.listen(false)
 	g.mu.Lock()
 	told := g.told
 	g.told = nil
@@ -207,6 +267,7 @@ func (g *Guest) Resume() error {
 		return fmt.Errorf("resume domain %d: %w%s", g.d.ID, err, g.h.lastErrors())
 	}
 	g.mu.Lock()
+	g.own = false
 	due := g.told == nil || time.Since(g.reminded) > remind
 	if due {
 		g.reminded = time.Now()
