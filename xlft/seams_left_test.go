@@ -77,6 +77,54 @@ func TestSuspendedThenKilled(t *testing.T) {
 	}, "cas", "fence")
 }
 
+// interrupted is a Guest that another program resumes when it has suspended, once armed.
+type interrupted struct {
+	xlft.Guest
+	armed *atomic.Bool
+}
+
+func (i interrupted) Suspend(ctx context.Context) (time.Time, error) {
+	asked, err := i.Guest.Suspend(ctx)
+	if err == nil && i.armed.Load() {
+		err = i.Guest.Resume()
+	}
+	return asked, err
+}
+
+// A last checkpoint that is captured while the domain runs is not handed over.
+func TestResumedByOther(t *testing.T) {
+	seams(t, func(m *seam) {
+		var armed atomic.Bool
+		m.receive(m.b, nil)
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Guest = interrupted{s.Guest, &armed} })
+		m.await(m.session, primary.Protected)
+		armed.Store(true)
+		if o, err := m.session.Failover(context.Background()); err == nil {
+			m.t.Errorf("the switch-over succeeded: %v", o)
+		}
+		armed.Store(false)
+		if !m.domain.Runs() || m.runs(m.b) {
+			m.t.Errorf("it runs on A: %v, on B: %v", m.domain.Runs(), m.runs(m.b))
+		}
+		m.await(m.session, primary.Protected)
+	}, "none", "cas", "fence")
+}
+
+// A domain takes a suspend request long after its protector has given that up, and while
+// its backup is dead. It runs on.
+func TestSuspendsLate(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.begin()
+		m.b.Crash()
+		m.await(m.session, primary.Connecting)
+		m.domain.SuspendLate()
+		time.Sleep(10 * time.Second)
+		if !m.domain.Runs() {
+			m.t.Errorf("it is still suspended: %+v", m.session.Status())
+		}
+	}, "none", "cas", "fence")
+}
+
 // Another program suspends the domain, as the real xl save does: nobody resumes it in that
 // program's place, and nobody protects it meanwhile.
 func TestSuspendedByOther(t *testing.T) {

@@ -51,10 +51,10 @@ type Source interface {
 	// cover span pages. They are valid until the next call. Suspended: the domain writes
 	// nothing, and pages that others hold for writing count as written.
 	TakeLog(span uint64, suspended bool) ([]uint64, error)
-	// Mark logs a page as written. Marked reports whether it is in the log: not if the
-	// hypervisor has begun to take the domain down, or if another program emptied the log or
-	// switched it off.
-	Mark(pfn uint64) error
+	// Mark logs n pages from pfn on as written. Marked reports whether a page is in the log:
+	// not if the hypervisor has begun to take the domain down, or if another program emptied
+	// the log or switched it off.
+	Mark(pfn, n uint64) error
 	Marked(pfn uint64) (bool, error)
 	// Types sets types[i] to the type of page pfns[i].
 	Types(pfns []uint64, types []savestream.PageType) error
@@ -104,8 +104,12 @@ func save(ctx context.Context, w io.Writer, src Source, h Hooks) (err error) {
 	if err := src.StartLog(); err != nil {
 		return err
 	}
+	if err := s.findMark(); err != nil {
+		return errors.Join(err, src.StopLog())
+	}
 	defer func() {
-		if !errors.Is(err, ErrLogTaken) { // or it may be that program's that is switched off
+		// A log without the mark is another program's, which would miss pages.
+		if mine, merr := src.Marked(s.mark); merr == nil && mine {
 			err = errors.Join(err, src.StopLog())
 		}
 	}()
@@ -172,9 +176,6 @@ func (s *saver) begin() error {
 func (s *saver) live(ctx context.Context) error {
 	s.running = true
 	defer func() { s.running = false }()
-	if err := s.findMark(); err != nil {
-		return err
-	}
 	s.first = true
 	for pfn := range s.span {
 		if err := s.add(pfn); err != nil {
@@ -249,7 +250,7 @@ func (s *saver) findMark() error {
 		for i, t := range types {
 			if t.HasData() {
 				s.mark, s.pfns = s.pfns[i], s.pfns[:0]
-				return s.src.Mark(s.mark)
+				return s.src.Mark(s.mark, 1)
 			}
 		}
 	}
@@ -265,6 +266,13 @@ func (s *saver) take(suspended bool) ([]uint64, uint64, error) {
 	if span > s.most {
 		return nil, 0, fmt.Errorf("%w to %d pages, it had %d", ErrGrown, span, s.span)
 	}
+	// Looked for before the log is emptied: it may be another program's by now.
+	switch mine, err := s.src.Marked(s.mark); {
+	case err != nil:
+		return nil, 0, err
+	case !mine:
+		return nil, 0, ErrLogTaken
+	}
 	had := s.span
 	s.span = max(s.span, span)
 	log, err := s.src.TakeLog(s.span, suspended)
@@ -275,9 +283,9 @@ func (s *saver) take(suspended bool) ([]uint64, uint64, error) {
 		log[s.span/64] &= 1<<rest - 1 // Xen writes whole bytes
 	}
 	if log[s.mark/64]>>(s.mark%64)&1 == 0 {
-		return nil, 0, ErrLogTaken
+		return nil, 0, errors.Join(ErrLogTaken, s.putBack(log))
 	}
-	if err := s.src.Mark(s.mark); err != nil {
+	if err := s.src.Mark(s.mark, 1); err != nil {
 		return nil, 0, err
 	}
 	// Pages above those that the domain had are new to the backup, whatever the log says.
@@ -289,6 +297,27 @@ func (s *saver) take(suspended bool) ([]uint64, uint64, error) {
 		n += bits.OnesCount64(word)
 	}
 	return log, uint64(n), nil
+}
+
+// putBack has the log of another program as it was before it was taken.
+func (s *saver) putBack(log []uint64) error {
+	for p := uint64(0); p < s.span; {
+		word := log[p/64] >> (p % 64)
+		if word == 0 {
+			p = (p/64 + 1) * 64
+			continue
+		}
+		p += uint64(bits.TrailingZeros64(word))
+		n := uint64(1)
+		for p+n < s.span && log[(p+n)/64]>>((p+n)%64)&1 == 1 {
+			n++
+		}
+		if err := s.src.Mark(p, n); err != nil {
+			return err
+		}
+		p += n
+	}
+	return nil
 }
 
 // pages writes the pages of a log.

@@ -24,9 +24,12 @@ type machine struct {
 	mapped  map[*byte][]uint64
 	state   byte
 
-	taken func()         // after the log of a suspended domain was taken
-	while func(*machine) // the domain runs: called between steps of the live pass
+	taking  func()         // before the log is taken
+	mapping func()         // before pages are mapped
+	taken   func()         // after the log of a suspended domain was taken
+	while   func(*machine) // the domain runs: called between steps of the live pass
 
+	robs bool // another program's log was taken
 	dies bool // it is being destroyed: the log is as if nothing were written
 
 	// Broken on purpose.
@@ -79,9 +82,15 @@ func (m *machine) TakeLog(span uint64, suspended bool) ([]uint64, error) {
 	if m.dies {
 		return log, nil
 	}
+	if !m.log[slices.Min(slices.Collect(maps.Keys(m.pages)))] {
+		m.robs = true
+	}
+	if m.taking != nil {
+		m.taking()
+	}
 	if m.short {
 		clear(m.log)
-		m.Mark(slices.Min(slices.Collect(maps.Keys(m.pages))))
+		m.Mark(slices.Min(slices.Collect(maps.Keys(m.pages))), 1)
 	}
 	for p := range m.log {
 		if p < span {
@@ -101,9 +110,11 @@ func (m *machine) TakeLog(span uint64, suspended bool) ([]uint64, error) {
 	return log, nil
 }
 
-func (m *machine) Mark(pfn uint64) error {
-	if m.pages[pfn] != nil { // Xen logs no page that the domain does not have
-		m.log[pfn] = true
+func (m *machine) Mark(pfn, n uint64) error {
+	for p := pfn; p < pfn+n; p++ {
+		if m.pages[p] != nil { // Xen logs no page that the domain does not have
+			m.log[p] = true
+		}
 	}
 	return nil
 }
@@ -124,6 +135,9 @@ func (m *machine) Types(pfns []uint64, types []savestream.PageType) error {
 }
 
 func (m *machine) Map(pfns []uint64) ([]byte, error) {
+	if m.mapping != nil {
+		m.mapping()
+	}
 	var b []byte
 	if m.mapOther {
 		pfns = slices.Clone(pfns)
@@ -383,13 +397,40 @@ func TestErrors(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	t.Run("the log was taken", func(t *testing.T) {
-		m := newMachine(64, pfns(0, 10)...)
-		err := Save(context.Background(), new(reader), m, unhindered(func() bool { clear(m.log); return true }))
-		if !errors.Is(err, ErrLogTaken) || !m.logging || len(m.mapped) > 0 {
-			t.Errorf("%v, log %v, mapped %d", err, m.logging, len(m.mapped))
-		}
-	})
+	// Another program begins the log anew, for itself. It gets all pages that were written
+	// since, whatever ends the save.
+	for _, end := range []string{"next checkpoint", "no next checkpoint", "suspend", "live pass", "while it is taken"} {
+		t.Run("the log was taken: "+end, func(t *testing.T) {
+			m := newMachine(64, pfns(0, 10)...)
+			anew := func() { clear(m.log); m.write(5, 7); m.write(6, 7); m.write(9, 7) }
+			n, want := 0, ErrLogTaken
+			h := Hooks{Suspend: func() error { n++; return nil }, Captured: func() error { return nil }, Next: func() bool { anew(); return true }}
+			switch end {
+			case "no next checkpoint":
+				want, h.Next = nil, func() bool { anew(); return false }
+			case "suspend":
+				want, h.Next = gone, func() bool { return true }
+				h.Suspend = func() error {
+					if n++; n == 2 {
+						anew()
+						return gone
+					}
+					return nil
+				}
+			case "live pass":
+				m.mapping = anew
+			case "while it is taken":
+				h.Next = func() bool { m.taking = anew; return true }
+			}
+			err := Save(context.Background(), new(reader), m, h)
+			if !errors.Is(err, want) || !m.logging || len(m.mapped) > 0 {
+				t.Errorf("%v, log %v, mapped %d", err, m.logging, len(m.mapped))
+			}
+			if m.robs || !m.log[5] || !m.log[6] || !m.log[9] {
+				t.Errorf("written pages are missing in its log: %v", m.log)
+			}
+		})
+	}
 	t.Run("the reader fails", func(t *testing.T) {
 		m := newMachine(64, pfns(0, 10)...)
 		err := Save(context.Background(), &reader{fails: 2, err: gone}, m, unhindered(func() bool { m.write(3, 1); return true }))
@@ -475,7 +516,7 @@ func (s *still) Span() (uint64, error)                       { return s.span, ni
 func (s *still) TakeLog(uint64, bool) ([]uint64, error)      { return s.log, nil }
 func (s *still) StartLog() error                             { return nil }
 func (s *still) StopLog() error                              { return nil }
-func (s *still) Mark(uint64) error                           { return nil }
+func (s *still) Mark(uint64, uint64) error                   { return nil }
 func (s *still) Marked(uint64) (bool, error)                 { return true, nil }
 func (s *still) Types([]uint64, []savestream.PageType) error { return nil }
 func (s *still) Map(pfns []uint64) ([]byte, error) {

@@ -48,8 +48,12 @@ func (s *source) TakeLog(uint64, bool) ([]uint64, error) {
 	return s.log, err
 }
 
-func (s *source) Mark(pfn uint64) error {
-	return s.g.with(func(d *Domain) { d.dirty[int(pfn)] = true })
+func (s *source) Mark(pfn, n uint64) error {
+	return s.g.with(func(d *Domain) {
+		for p := range n {
+			d.dirty[int(pfn+p)] = true
+		}
+	})
 }
 
 func (s *source) Marked(pfn uint64) (ok bool, err error) {

@@ -249,6 +249,13 @@ func hash(pages [][]byte) uint64 {
 // stopped is whether the domain's program stands still; its lock is held.
 func (d *Domain) stopped() bool { return d.suspended || d.saved || d.paused > 0 }
 
+// SuspendLate suspends the domain as it was asked to before.
+func (d *Domain) SuspendLate() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.suspended = true
+}
+
 // SuspendByOther suspends the domain as another program does, such as xl save, once it is
 // not suspended otherwise. ResumeByOther undoes it, and reports whether nobody else has.
 func (d *Domain) SuspendByOther() {

@@ -24,9 +24,17 @@ func (s *Session) watchGuest(ctx context.Context) {
 			s.Log.Warn("look at the domain", zap.Error(err))
 			continue
 		}
-		if st == xlft.GuestOver {
+		switch st {
+		case xlft.GuestOver:
 			s.post(ctx, GuestEnded{why})
 			return
+		case xlft.GuestSuspended:
+			// A domain may suspend long after it was asked to.
+			s.ask(ctx, request{do: func(context.Context) { //nolint:errcheck // the session ends
+				if s.m.State() == Connecting {
+					s.left("resume the domain", once(s.resumeLeftover))
+				}
+			}})
 		}
 	}
 }

@@ -156,7 +156,17 @@ func (v *save) suspend() error {
 func (v *save) captured() error {
 	v.taken = time.Now()
 	// A final checkpoint leaves the domain suspended until the switch-over is
-	// decided, a strict one until its output has been let out.
+	// decided, a strict one until its output has been let out. Another program may have
+	// resumed the domain meanwhile, which Resume would notice.
+	if v.cp.Final || v.cp.Strict {
+		switch st, _, err := v.s.Guest.State(); {
+		case err != nil:
+			return fmt.Errorf("look at the domain: %w", err)
+		case st != xlft.GuestSuspended:
+			v.suspended = false
+			return errResumed
+		}
+	}
 	switch {
 	case v.cp.Final:
 		v.count(v.taken)
@@ -169,6 +179,9 @@ func (v *save) captured() error {
 	v.s.post(v.ctx, saved{Captured{v.cp.Epoch}, v})
 	return nil
 }
+
+// errResumed: what was captured may be of several moments.
+var errResumed = errors.New("another program resumed the domain while its checkpoint was captured")
 
 // resume lets the domain run on; begun is when it no longer had to wait for anything.
 func (v *save) resume(begun time.Time) error {

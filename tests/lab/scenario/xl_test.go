@@ -67,7 +67,6 @@ func TestRealSave(t *testing.T) {
 	if why := r.Primary.LastError; !strings.Contains(why, xlft.ErrSuspendedByOther.Error()) && !strings.Contains(why, xlft.ErrSaved.Error()) {
 		t.Errorf("the status does not say why: %q", why)
 	}
-	fx.expectLog(from, xlft.ErrSuspendedByOther.Error())
 	had, _, err := fx.ask().Filled()
 	check(t, err)
 	more := had + 500
@@ -102,7 +101,9 @@ func TestRealSave(t *testing.T) {
 		return r.Protected && r.Primary.Generation > before.Primary.Generation
 	})
 	fx.over = true
+	begun = time.Now()
 	from.Must(t, "/usr/sbin/xl", "save", fx.guest.Name, "/root/last")
+	t.Logf("xl save took %v", round(time.Since(begun)))
 	fx.until(soon, func() error {
 		if got := fx.domains(to); len(got) > 0 {
 			return fmt.Errorf("%s has %q", to.Name(), got)
@@ -114,10 +115,12 @@ func TestRealSave(t *testing.T) {
 	fx.refused(from, "not protected", "xl", "ft-status", fx.guest.Name)
 
 	for _, image := range []string{"/root/running", "/root/last"} {
+		begun := time.Now()
 		from.Must(t, "/usr/sbin/xl", "restore", image)
+		restored := time.Now()
 		filled, wrong, err := fx.dial().Filled()
 		check(t, err)
-		t.Logf("%s has %d pages", image, filled)
+		t.Logf("%s has %d pages; restored in %v, it answered %v later", image, filled, round(restored.Sub(begun)), round(time.Since(restored)))
 		if filled < more || wrong > 0 {
 			t.Errorf("%s: %d of %d pages lost their contents", image, wrong, filled)
 		}
@@ -126,11 +129,11 @@ func TestRealSave(t *testing.T) {
 }
 
 // Somebody calls the real xl migrate, here to the same host. It begins Xen's log of written pages anew for itself while
-// the domain runs, which the protection notices and leaves to it: the migrated domain has all that was written meanwhile.
+// the domain runs. The protection leaves the log to it: the migrated domain has all that was written meanwhile.
 func TestRealMigrate(t *testing.T) {
 	lab.Long(t)
 	fx := protected(t)
-	from, to := fx.home, fx.backup()
+	from := fx.home
 	check(t, fx.ask().Fill(6000, 50))
 	before := fx.domid()
 	fx.over = true
@@ -146,6 +149,5 @@ func TestRealMigrate(t *testing.T) {
 	if filled == 0 || wrong > 0 {
 		t.Errorf("%d of %d pages lost their contents", wrong, filled)
 	}
-	fx.expectLog(from, xlft.ErrLogTaken.Error())
-	t.Log(fx.domains(from), fx.domains(to))
+	fx.expectLog(from, xlft.ErrSaved.Error())
 }

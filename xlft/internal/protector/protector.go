@@ -136,9 +136,8 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	gates := xlft.Gates{Net: gate}
 	_, found := gate.Holding()
 	guest := h.Guest(d)
-	// A record that can't be read may be of this domain.
-	if was, err := records.Load(p.Domain); found || err != nil || was.Instance == instance(d) {
-		guest.Inherit()
+	if err := guest.Inherit(filepath.Join(c.RunDir, xlft.FileName(p.Domain)+".suspend"), instance(d)); err != nil {
+		p.Log.Warn("a suspend of the domain counts as this program's", zap.String("domain", p.Domain), zap.Error(err))
 	}
 	size := settling{o.Pages}
 	offer := func() (wire.Offer, error) {

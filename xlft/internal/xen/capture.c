@@ -138,9 +138,9 @@ int xlft_source_take(struct xlft_source *s, uint64_t span, int suspended, uint64
     return rc ? rc : s->op->u.shadow_op.pages == span ? 0 : -ERANGE;
 }
 
-int xlft_source_mark(struct xlft_source *s, uint64_t page)
+int xlft_source_mark(struct xlft_source *s, uint64_t page, uint64_t n)
 {
-    return xc_hvm_modified_memory(s->xch, s->domid, page, 1) ? -errno : 0;
+    return xc_hvm_modified_memory(s->xch, s->domid, page, n) ? -errno : 0;
 }
 
 int xlft_source_marked(struct xlft_source *s, uint64_t page)

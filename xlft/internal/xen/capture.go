@@ -121,8 +121,8 @@ func (s *source) Span() (uint64, error) {
 func (s *source) StartLog() error {
 	rc := C.xlft_source_log(s.src, 1)
 	if rc == -C.EINVAL {
-		if pid := Saver("/proc", s.g.d.ID); pid != 0 {
-			return fmt.Errorf("%w (process %d)", xlft.ErrSaved, pid)
+		if err := s.g.unsaved(); err != nil {
+			return err
 		}
 		if rc = C.xlft_source_log(s.src, 0); rc == 0 {
 			rc = C.xlft_source_log(s.src, 1)
@@ -152,8 +152,13 @@ func (s *source) TakeLog(span uint64, suspended bool) ([]uint64, error) {
 	return unsafe.Slice((*uint64)(log), (span+63)/64), nil
 }
 
-func (s *source) Mark(pfn uint64) error {
-	return s.failed(C.xlft_source_mark(s.src, C.uint64_t(pfn)), "mark the log of written pages")
+func (s *source) Mark(pfn, n uint64) error {
+	for most := uint64(1 << 20); n > 0; pfn, n = pfn+min(n, most), n-min(n, most) {
+		if err := s.failed(C.xlft_source_mark(s.src, C.uint64_t(pfn), C.uint64_t(min(n, most))), "mark the log of written pages"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *source) Marked(pfn uint64) (bool, error) {

@@ -22,7 +22,8 @@ int xlft_source_span(struct xlft_source *s, uint64_t *span);
 int xlft_source_log(struct xlft_source *s, int on);
 /* Reads and empties the log: span bits, valid until the next call. */
 int xlft_source_take(struct xlft_source *s, uint64_t span, int suspended, uint64_t **log);
-int xlft_source_mark(struct xlft_source *s, uint64_t page);
+/* Marks n pages, 2^20 at most, as written. */
+int xlft_source_mark(struct xlft_source *s, uint64_t page, uint64_t n);
 /* Whether a page is in the log: 1 or 0. Not of a domain that is being destroyed. */
 int xlft_source_marked(struct xlft_source *s, uint64_t page);
 /* Room for XLFT_BATCH page numbers, which xlft_source_types turns into XEN_DOMCTL_PFINFO_xxx. */

@@ -31,8 +31,10 @@ type Guest struct {
 
 	port evtchn.Port // made in the domain, for its suspends; 0: none yet
 
+	claim  claim
+	savers *saverWatch // of Save, and its goroutine's
+
 	mu       sync.Mutex
-	own      bool        // the domain is suspended, if it is, because this project asked for it
 	told     *suspension // nil: the domain is asked again and again whether it has suspended
 	reminded time.Time   // when xenstored was told last that the domain runs
 }
@@ -72,7 +74,7 @@ func (g *Guest) State() (xlft.GuestState, string, error) {
 		return 0, "", err
 	case st == C.XLFT_RUNS:
 		return xlft.GuestRuns, "", nil
-	case st == C.XLFT_SUSPENDED && g.owns():
+	case st == C.XLFT_SUSPENDED && g.claim.holds(func() bool { return g.saver() != 0 }):
 		return xlft.GuestSuspended, "", nil
 	case st == C.XLFT_SUSPENDED:
 		return xlft.GuestSuspendedByOther, "", nil
@@ -100,6 +102,8 @@ func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHook
 		hooks.Polled(err)
 	}
 	defer g.unsubscribe()
+	g.savers = watchSavers(helperDirs, g.saver)
+	defer func() { g.savers.close(); g.savers = nil }()
 	switch hvm := C.xlft_domain_is_hvm(g.h.xch, g.id()); {
 	case hvm < 0:
 		return fmt.Errorf("look at domain %d: %w", g.d.ID, syscall.Errno(-hvm))

@@ -31,9 +31,21 @@ type saving struct {
 }
 
 // saveByLibxc runs xc_domain_save with a Remus stream, for a PV domain: Xen lets nobody mark
-// its log of written pages, as capture does. libxc writes to a pipe, which
-// a goroutine copies to dst, so that dst needs no file descriptor.
+// its log of written pages, as capture does. Whether another program uses the log is seen
+// by its process alone: before the save, which begins a new log, and in each checkpoint.
+// libxc writes to a pipe, which a goroutine copies to dst, so that dst needs no file
+// descriptor.
 func (g *Guest) saveByLibxc(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {
+	suspend := hooks.Suspend
+	hooks.Suspend = func() error {
+		if err := suspend(); err != nil {
+			return err
+		}
+		return g.unsaved()
+	}
+	if err := g.unsaved(); err != nil {
+		return err
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("make pipe: %w", err)

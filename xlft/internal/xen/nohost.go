@@ -56,6 +56,6 @@ func (*Guest) DirtyPages() (uint64, error)                               { retur
 func (*Guest) HoldMemory() (xlft.Memory, error)                          { return xlft.Memory{}, ErrNoXen }
 func (*Guest) ReleaseMemory() error                                      { return ErrNoXen }
 func (*Guest) Memory() (xlft.Memory, error)                              { return xlft.Memory{}, ErrNoXen }
-func (*Guest) Inherit()                                                  {}
+func (*Guest) Inherit(string, string) error                              { return ErrNoXen }
 func (*Guest) Unpopulated() (uint64, error)                              { return 0, ErrNoXen }
 func (*Guest) State() (xlft.GuestState, string, error)                   { return 0, "", ErrNoXen }

@@ -2,9 +2,11 @@ package xen
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestSaver(t *testing.T) {
@@ -34,5 +36,61 @@ func TestSaver(t *testing.T) {
 	}
 	if got := Saver(filepath.Join(proc, "none"), 6); got != 0 {
 		t.Errorf("without /proc: process %d", got)
+	}
+}
+
+// The watch finds a process that has just begun, and looks at no processes for long.
+func TestSaverWatch(t *testing.T) {
+	dir := t.TempDir()
+	helper := filepath.Join(dir, "xen-4.17", "bin", saveHelper)
+	if err := os.MkdirAll(filepath.Dir(helper), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sh, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(helper, sh, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	looks, found := 0, 0
+	find := func() int { looks++; return found }
+	w := watchSavers([]string{filepath.Join(dir, "xen*", "bin"), filepath.Join(dir, "other")}, find)
+	defer w.close()
+	if w.saver() != 0 || looks != 1 {
+		t.Errorf("%d looks at the processes that were there", looks)
+	}
+	w.last = time.Now().Add(-time.Minute)
+	if w.saver() != 0 || looks != 1 {
+		t.Errorf("%d looks, and nothing has begun", looks)
+	}
+
+	p := exec.Command(helper, "60")
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer p.Wait()         //nolint:errcheck // it was killed
+	defer p.Process.Kill() //nolint:errcheck // as above
+	if w.saver() != 0 || looks != 2 {
+		t.Errorf("%d looks after one has begun", looks)
+	}
+	found = p.Process.Pid // it has its command line now
+	if w.saver() != found || looks != 3 {
+		t.Errorf("%d looks just after one has begun", looks)
+	}
+	w.last = time.Now().Add(-time.Minute)
+	if w.saver() != found || looks != 4 {
+		t.Errorf("%d looks while it runs", looks)
+	}
+	found = 0
+	if w.saver() != 0 || looks != 5 || w.saver() != 0 || looks != 5 {
+		t.Errorf("%d looks after its end", looks)
+	}
+
+	none := watchSavers([]string{filepath.Join(dir, "other")}, find)
+	found = 7
+	none.last = time.Now().Add(-time.Minute)
+	if none.saver() != 7 {
+		t.Error("without a file to watch nobody looks")
 	}
 }

@@ -93,8 +93,8 @@ func (g *Guest) State() (xlft.GuestState, string, error) {
 	return xlft.GuestState(a.State), a.Why, err
 }
 
-// Inherit says nothing new: no other program suspends a simulated domain.
-func (g *Guest) Inherit() {}
+// Inherit has nothing to take up: no other program suspends a simulated domain.
+func (g *Guest) Inherit(string, string) error { return nil }
 
 // Save runs the capture that ships.
 func (g *Guest) Save(ctx context.Context, dst io.ReaderFrom, hooks xlft.SaveHooks) error {
@@ -132,8 +132,13 @@ func (s simSource) TakeLog(span uint64, suspended bool) ([]uint64, error) {
 	return log, err
 }
 
-func (s simSource) Mark(pfn uint64) error {
-	return s.g.h.do(SimCall{Op: "mark", ID: s.g.id, N: pfn})
+func (s simSource) Mark(pfn, n uint64) error {
+	for p := range n {
+		if err := s.g.h.do(SimCall{Op: "mark", ID: s.g.id, N: pfn + p}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s simSource) Marked(pfn uint64) (bool, error) {

@@ -37,23 +37,32 @@ func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 	for {
 		if asked.IsZero() {
 			// Nobody listens yet: another program hears of the suspend that it asked for.
-			var reason C.int
-			if C.xlft_domain_state(g.h.xch, g.id(), &reason) == C.XLFT_SUSPENDED {
-				if !g.owns() {
-					return asked, xlft.ErrSuspendedByOther
-				}
+			switch st, _, err := g.State(); {
+			case err != nil:
+				return asked, err
+			case st == xlft.GuestSuspendedByOther:
+				return asked, xlft.ErrSuspendedByOther
+			case st == xlft.GuestSuspended:
+				g.claim.saw()
 				return time.Now(), nil
 			}
+			if err := g.unsaved(); err != nil {
+				return asked, err // it is about to ask
+			}
+			had := g.claim.made()
+			g.claim.set(true)
 			pending, err := g.h.xsSwap(path, "", request)
 			if err != nil {
-				return asked, err
+				return asked, err // it may be written
+			}
+			if pending != "" && !had {
+				g.claim.set(false)
 			}
 			switch {
-			case pending == request && !g.owns():
+			case pending == request && !had:
 				return asked, xlft.ErrSuspendedByOther
 			case pending == "" || pending == request:
 				asked = time.Now()
-				g.setOwn(true)
 				g.listen(true)
 			case ctx.Err() != nil:
 				return asked, fmt.Errorf("%w: it has not taken the request before, %q, yet", xlft.ErrSuspendTimeout, pending)
@@ -61,7 +70,8 @@ func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 		}
 		switch st, reason := g.awaitStopped(); {
 		case st == C.XLFT_SUSPENDED && !asked.IsZero():
-			return asked, nil
+			g.claim.saw()
+			return asked, g.uncontested(path, request)
 		case st == C.XLFT_OVER || st == C.XLFT_GONE:
 			return asked, fmt.Errorf("%w: %s", xlft.ErrGuestEnded, endReason(st, reason))
 		case st < 0:
@@ -76,7 +86,7 @@ func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 				return asked, err
 			}
 			if was == request {
-				g.setOwn(false)
+				g.claim.set(false)
 				return asked, xlft.ErrSuspendTimeout
 			}
 			grace = time.Now().Add(ackGrace)
@@ -86,6 +96,26 @@ func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
 		}
 	}
 }
+
+// uncontested looks whether another program may have asked for the suspend too: then the
+// domain is that program's, which may read its memory from now on. That program waits for
+// the domain to take its request, which a suspended domain does not.
+func (g *Guest) uncontested(path, request string) error {
+	if g.unsaved() == nil {
+		return nil
+	}
+	g.listen(false)
+	g.claim.set(false)
+	for begun := time.Now(); time.Since(begun) < askGrace; time.Sleep(stepSuspended) {
+		if was, err := g.h.xsSwap(path, request, ""); err != nil || was == request {
+			break
+		}
+	}
+	return xlft.ErrSuspendedByOther
+}
+
+// askGrace is longer than libxl takes from the begin of its helper to its request.
+const askGrace = 3 * time.Second
 
 // awaitStopped waits until the domain does not run, at most stepSuspended, and returns
 // its state. Without an event to wait for it asks again and again.
@@ -183,26 +213,30 @@ func (g *Guest) listenBy(told *suspension, on bool) error {
 	return nil
 }
 
-// Inherit says that an earlier protector may have left the domain suspended, or about to
-// suspend, and may have left undone that Xen tells xenstored of its suspends.
-func (g *Guest) Inherit() {
-	g.setOwn(true)
+// Inherit takes up what an earlier protector left: a suspend that it asked for, according to
+// the file, and that Xen tells xenstored of suspends. The file is kept from now on.
+func (g *Guest) Inherit(file, instance string) error {
 	C.xc_domain_subscribe_for_suspend(g.h.xch, g.id(), 0)
 	g.tellXenstore()
+	return g.claim.keep(file, instance)
 }
 
-// owns reports whether a suspend of the domain is this project's: asked for, and not
-// resumed yet.
-func (g *Guest) owns() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.own
-}
+// helperDirs are where distributions and Xen's own build have the helper (LIBEXEC_BIN).
+var helperDirs = []string{"/usr/lib/xen*/bin", "/usr/libexec/xen*/bin", "/usr/lib64/xen*/bin", "/usr/local/lib/xen*/bin", "/usr/local/libexec/xen*/bin"}
 
-func (g *Guest) setOwn(own bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.own = own
+func (g *Guest) saver() int { return Saver("/proc", g.d.ID) }
+
+// unsaved returns an error while another program saves or migrates the domain. It is for
+// Save's goroutine.
+func (g *Guest) unsaved() error {
+	w := g.savers
+	if w == nil {
+		w = &saverWatch{find: g.saver, fd: -1}
+	}
+	if pid := w.saver(); pid != 0 {
+		return fmt.Errorf("%w (process %d)", xlft.ErrSaved, pid)
+	}
+	return nil
 }
 
 // teller returns what tells of the domain's suspends, or nil.
@@ -266,8 +300,8 @@ func (g *Guest) Resume() error {
 	if r, err := C.xc_domain_resume(g.h.xch, g.id(), 1); r != 0 {
 		return fmt.Errorf("resume domain %d: %w%s", g.d.ID, err, g.h.lastErrors())
 	}
+	g.claim.set(false)
 	g.mu.Lock()
-	g.own = false
 	due := g.told == nil || time.Since(g.reminded) > remind
 	if due {
 		g.reminded = time.Now()
