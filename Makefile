@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export PATH := $(CURDIR)/build/go/bin:$(PATH):/usr/local/go/bin
 
-.PHONY: all help setup build build-xen build/xlft vet test test-quick test-go test-sim test-processes test-lab demo lab bench fuzz xtf install clean
+.PHONY: all help setup build build-xen build/xlft vet test test-quick test-go test-sim test-processes test-lab demo lab bench bench-model fuzz xtf install clean
 
 all: build-xen ## build xlft with libxl (the default)
 
@@ -64,6 +64,10 @@ bench: ## print the table of measurements
 	scripts/dev/setup test
 	$(MAKE) build-xen
 	scripts/dev/bench
+
+bench-model: ## print what a model of real hosts and links gives (a few minutes)
+	scripts/dev/setup test
+	go run ./tests/model
 
 fuzz: ## fuzz every parser for 30 s each
 	scripts/dev/fuzz
