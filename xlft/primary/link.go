@@ -133,6 +133,7 @@ func (l *link) listen(post func(Event)) error {
 		}
 		switch f.Type {
 		case wire.TypeAck:
+			l.out.acked(f.Epoch)
 			post(Acked{f.Epoch})
 		case wire.TypeDestroyed, wire.TypeRefuse:
 			err := f.Refusal()

@@ -52,3 +52,32 @@ func TestPacking(t *testing.T) {
 		t.Error("a small body is compressed")
 	}
 }
+
+// An epoch that fits into the kernel's buffers is judged by its ack: over a slow link it is
+// compressed, over a fast one not.
+func TestPackingOfEpochs(t *testing.T) {
+	const size = 48 << 10
+	for _, c := range []struct {
+		rate      float64
+		low, high int
+	}{{1.25e6, 150, 200}, {1.25e9, 0, 30}} {
+		o := newOutput(true, 0)
+		n := 0
+		for e := uint64(2); e < 202; e++ {
+			first, second := o.packs(e, size/2), o.packs(e, size/2)
+			if first != second {
+				t.Fatal("one epoch, and two ways")
+			}
+			took := 5*time.Millisecond + time.Duration(size/c.rate*1e9)
+			if first {
+				n++
+				took = 5*time.Millisecond + time.Duration(size/500e6*1e9) + time.Duration(size/2/c.rate*1e9)
+			}
+			o.begun = time.Now().Add(-took)
+			o.acked(e)
+		}
+		if n < c.low || n > c.high {
+			t.Errorf("%.1f MB/s: %d of 200 epochs are compressed, want %d to %d", c.rate/1e6, n, c.low, c.high)
+		}
+	}
+}
