@@ -17,7 +17,7 @@ import (
 
 var (
 	chance = flag.Uint64("xtf.seed", 0, "seed of the moments of death; 0: a new one")
-	rounds = flag.Int("xtf.rounds", 3, "how many hosts die")
+	rounds = flag.Int("xtf.rounds", 2, "how many hosts die")
 	rate   = flag.Int("xtf.rate", 200, "the counter's steps a second; 0: all it can")
 )
 
