@@ -38,17 +38,17 @@ func TestFullDiskAtHandOver(t *testing.T) {
 	}, "none", "cas", "fence")
 }
 
-// dying is a Guest whose process dies when the domain is suspended, once armed.
-type dying struct {
+// suspending is a Guest to which something happens when it has suspended, once armed.
+type suspending struct {
 	xlft.Guest
 	armed *atomic.Bool
-	die   func()
+	then  func()
 }
 
-func (d dying) Suspend(ctx context.Context) (time.Time, error) {
-	asked, err := d.Guest.Suspend(ctx)
-	if err == nil && d.armed.Load() {
-		d.die()
+func (g suspending) Suspend(ctx context.Context) (time.Time, error) {
+	asked, err := g.Guest.Suspend(ctx)
+	if err == nil && g.armed.Load() {
+		g.then()
 	}
 	return asked, err
 }
@@ -60,7 +60,7 @@ func TestSuspendedThenKilled(t *testing.T) {
 		var armed atomic.Bool
 		m.receive(m.b, nil)
 		m.protect(m.a, m.domain, "B", func(s *primary.Session) {
-			s.Guest = dying{s.Guest, &armed, func() { m.b.Crash(); m.pa.Kill() }}
+			s.Guest = suspending{s.Guest, &armed, func() { m.b.Crash(); m.pa.Kill() }}
 		})
 		m.await(m.session, primary.Protected)
 		armed.Store(true)
@@ -77,26 +77,15 @@ func TestSuspendedThenKilled(t *testing.T) {
 	}, "cas", "fence")
 }
 
-// interrupted is a Guest that another program resumes when it has suspended, once armed.
-type interrupted struct {
-	xlft.Guest
-	armed *atomic.Bool
-}
-
-func (i interrupted) Suspend(ctx context.Context) (time.Time, error) {
-	asked, err := i.Guest.Suspend(ctx)
-	if err == nil && i.armed.Load() {
-		err = i.Guest.Resume()
-	}
-	return asked, err
-}
-
 // A last checkpoint that is captured while the domain runs is not handed over.
 func TestResumedByOther(t *testing.T) {
 	seams(t, func(m *seam) {
 		var armed atomic.Bool
 		m.receive(m.b, nil)
-		m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Guest = interrupted{s.Guest, &armed} })
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) {
+			g := s.Guest
+			s.Guest = suspending{g, &armed, func() { g.Resume() }} //nolint:errcheck // then it stays suspended, and the test fails
+		})
 		m.await(m.session, primary.Protected)
 		armed.Store(true)
 		if o, err := m.session.Failover(context.Background()); err == nil {

@@ -159,9 +159,11 @@ func (v *save) captured() error {
 	// decided, a strict one until its output has been let out. Another program may have
 	// resumed the domain meanwhile, which Resume would notice.
 	if v.cp.Final || v.cp.Strict {
-		switch st, _, err := v.s.Guest.State(); {
+		switch st, why, err := v.s.Guest.State(); {
 		case err != nil:
 			return fmt.Errorf("look at the domain: %w", err)
+		case st == xlft.GuestOver:
+			return fmt.Errorf("%w: %s", xlft.ErrGuestEnded, why)
 		case st != xlft.GuestSuspended:
 			v.suspended = false
 			return errResumed

@@ -212,10 +212,7 @@ func untouched(guest *xen.Guest, domid uint32) error {
 	case st == xlft.GuestSuspendedByOther:
 		return xlft.ErrSuspendedByOther
 	}
-	if pid := xen.Saver("/proc", domid); pid != 0 {
-		return fmt.Errorf("%w (process %d)", xlft.ErrSaved, pid)
-	}
-	return nil
+	return xen.Unsaved(domid)
 }
 
 // renamed says under which name a domain was protected that has another name

@@ -74,7 +74,7 @@ func (g *Guest) State() (xlft.GuestState, string, error) {
 		return 0, "", err
 	case st == C.XLFT_RUNS:
 		return xlft.GuestRuns, "", nil
-	case st == C.XLFT_SUSPENDED && g.claim.holds(func() bool { return g.saver() != 0 }):
+	case st == C.XLFT_SUSPENDED && g.claim.holds(func() bool { return Unsaved(g.d.ID) != nil }):
 		return xlft.GuestSuspended, "", nil
 	case st == C.XLFT_SUSPENDED:
 		return xlft.GuestSuspendedByOther, "", nil

@@ -1,6 +1,8 @@
 package xen
 
 import (
+	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -8,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"xlft/xlft"
 )
 
 // Saver returns the process that writes an image of a domain for libxl, to save or to
@@ -31,34 +35,53 @@ func Saver(proc string, domid uint32) (pid int) {
 	return 0
 }
 
+// Unsaved returns an xlft.ErrSaved while another program saves or migrates the domain.
+func Unsaved(domid uint32) error { return savedBy(Saver("/proc", domid)) }
+
+func savedBy(pid int) error {
+	if pid == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w (process %d)", xlft.ErrSaved, pid)
+}
+
 const saveHelper = "libxl-save-helper"
 
 // A saverWatch knows without a look at all processes that none saves a domain: the kernel
 // tells when the helper's file is opened, as it is before it runs. One goroutine uses it.
 type saverWatch struct {
+	dirs []string
 	find func() int // Saver
 	fd   int        // inotify's; < 0: there is none, and find is asked each time
 	last time.Time  // when a helper was begun, as far as is known
 	pid  int        // found at the last look
 }
 
-// beginning is longer than a process takes from the open of its file to its command line.
-const beginning = 5 * time.Second
+// beginning is longer than a process takes from the open of its file to its command line,
+// also in a dom0 that hardly gets on.
+const beginning = 30 * time.Second
 
 func watchSavers(dirs []string, find func() int) *saverWatch {
-	w := &saverWatch{find: find, last: time.Now()}
+	w := &saverWatch{dirs: dirs, find: find}
+	w.watch()
+	return w
+}
+
+// watch watches the files that are there now.
+func (w *saverWatch) watch() {
+	w.last = time.Now()
 	var err error
 	if w.fd, err = unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC); err != nil {
 		w.fd = -1
-		return w
+		return
 	}
 	watched := false
-	for _, dir := range dirs {
+	for _, dir := range w.dirs {
 		files, _ := filepath.Glob(filepath.Join(dir, saveHelper))
 		for _, f := range files {
-			if _, err := unix.InotifyAddWatch(w.fd, f, unix.IN_OPEN); err != nil {
+			if _, err := unix.InotifyAddWatch(w.fd, f, unix.IN_OPEN|replaced); err != nil {
 				w.close()
-				return w
+				return
 			}
 			watched = true
 		}
@@ -66,12 +89,16 @@ func watchSavers(dirs []string, find func() int) *saverWatch {
 	if !watched {
 		w.close()
 	}
-	return w
 }
+
+// replaced are the events of a file that is not that of its name any more, as after an
+// upgrade of Xen's tools.
+const replaced = unix.IN_ATTRIB | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
 
 // saver returns the process that saves the domain, or 0.
 func (w *saverWatch) saver() int {
 	var buf [4096]byte
+	anew := false
 	for w.fd >= 0 {
 		n, err := unix.Read(w.fd, buf[:])
 		if err == unix.EINTR {
@@ -81,6 +108,15 @@ func (w *saverWatch) saver() int {
 			break
 		}
 		w.last = time.Now()
+		for at := 0; at+unix.SizeofInotifyEvent <= n; {
+			mask := binary.NativeEndian.Uint32(buf[at+4:])
+			anew = anew || mask&(replaced|unix.IN_Q_OVERFLOW) != 0
+			at += unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buf[at+12:]))
+		}
+	}
+	if anew {
+		w.close()
+		w.watch()
 	}
 	if w.fd < 0 || w.pid != 0 || time.Since(w.last) < beginning {
 		w.pid = w.find()

@@ -87,6 +87,25 @@ func TestSaverWatch(t *testing.T) {
 		t.Errorf("%d looks after its end", looks)
 	}
 
+	// An upgrade puts another file in the helper's place, while the old one runs.
+	if err := os.WriteFile(helper+".new", sh, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(helper+".new", helper); err != nil {
+		t.Fatal(err)
+	}
+	w.saver()
+	w.last, looks = time.Now().Add(-time.Minute), 0
+	q := exec.Command(helper, "60")
+	if err := q.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer q.Wait()         //nolint:errcheck // it was killed
+	defer q.Process.Kill() //nolint:errcheck // as above
+	if w.saver(); looks != 1 {
+		t.Errorf("%d looks after the new file was run", looks)
+	}
+
 	none := watchSavers([]string{filepath.Join(dir, "other")}, find)
 	found = 7
 	none.last = time.Now().Add(-time.Minute)

@@ -229,14 +229,10 @@ func (g *Guest) saver() int { return Saver("/proc", g.d.ID) }
 // unsaved returns an error while another program saves or migrates the domain. It is for
 // Save's goroutine.
 func (g *Guest) unsaved() error {
-	w := g.savers
-	if w == nil {
-		w = &saverWatch{find: g.saver, fd: -1}
+	if g.savers == nil {
+		return Unsaved(g.d.ID)
 	}
-	if pid := w.saver(); pid != 0 {
-		return fmt.Errorf("%w (process %d)", xlft.ErrSaved, pid)
-	}
-	return nil
+	return savedBy(g.savers.saver())
 }
 
 // teller returns what tells of the domain's suspends, or nil.
