@@ -351,3 +351,61 @@ func TestClaimSaysWhy(t *testing.T) {
 		}
 	}, "cas")
 }
+
+// sealing tells whether an epoch is sealed.
+type sealing struct {
+	xlft.Gate
+	sealed *atomic.Bool
+}
+
+func (g sealing) Seal(e uint64) error {
+	err := g.Gate.Seal(e)
+	g.sealed.Store(err == nil)
+	return err
+}
+
+func (g sealing) Release(e uint64) error {
+	g.sealed.Store(false)
+	return g.Gate.Release(e)
+}
+
+// A protector that has read an ack stands still before it acts on it, and until the
+// backup has taken the domain over: what the ack would have let out stays here.
+func TestAckOfLongAgo(t *testing.T) {
+	seams(t, func(m *seam) {
+		var sealed atomic.Bool
+		m.receive(m.b, nil)
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) {
+			s.Gates.Net = sealing{s.Gates.Net, &sealed}
+			s.Settings.AckTimeout = time.Minute // no other reason is found first
+		})
+		m.await(m.session, primary.Protected)
+		var held bool
+		for range 1000 {
+			_, err := m.session.Pace(context.Background(), func(p xlft.Pacing) (xlft.Pacing, error) {
+				// The loop stands still here.
+				time.Sleep(simSilence / 10) // the ack of an epoch in flight has come
+				if held = sealed.Load(); held {
+					m.net.Mute("A", true)
+					if !m.runs(m.b) {
+						m.t.Error("B does not take over")
+					}
+					time.Sleep(time.Second)
+				}
+				return p, nil
+			})
+			if held || err != nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if !held {
+			m.t.Fatal("no epoch was in flight")
+		}
+		m.net.Mute("A", false)
+		time.Sleep(10 * time.Second)
+		if !m.domain.Gone() {
+			m.t.Errorf("A keeps its copy: %+v", m.session.Status())
+		}
+	}, "cas")
+}

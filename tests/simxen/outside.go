@@ -221,6 +221,9 @@ func (o *Outside) deliver(id int, p Packet) {
 		if n.descends(l) && p.Count > n.forked {
 			o.violate("P1", "life %d is heard at count %d after life %d began at %d", l.id, p.Count, n.id, n.forked)
 		}
+		if n.got > 0 && n.descends(l) {
+			o.violate("P3", "life %d (%s) is heard at count %d after life %d (%s) was heard", l.id, l.host, p.Count, n.id, n.host)
+		}
 	}
 }
 

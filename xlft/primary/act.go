@@ -65,6 +65,11 @@ func (s *Session) do(ctx context.Context, a Action) {
 			s.awaitCheckpoint()
 		}
 		s.status.acked(a.Epoch, s.why, s.trigger.open(), s.save.spool)
+		if !s.link.latest() {
+			// What the backup said since is read next, and ends the protection.
+			s.Log.Warn("this process stood still: output that was acknowledged meanwhile stays held", zap.Uint64("epoch", a.Epoch))
+			return
+		}
 		if err := s.Gates.Release(a.Epoch); err != nil {
 			s.fail(ctx, fmt.Errorf("release epoch %d: %w", a.Epoch, err))
 		}

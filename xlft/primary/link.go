@@ -27,6 +27,7 @@ type link struct {
 	offer   wire.Offer // as the backup accepted it
 	pages   uint64     // that the backup was told the domain has; 0: not told
 	out     *output
+	acted   chan struct{} // gets a value when the loop is done with an ack
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -40,7 +41,8 @@ var errHungUp = errors.New("hung up")
 func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Offer, set Settings) (_ *link, err error) {
 	var id [16]byte
 	rand.Read(id[:])
-	l := &link{session: hex.EncodeToString(id[:]), silence: set.FailureTimeout, offer: o, spool: newSpool(set.SpoolLimit), pages: o.Pages}
+	l := &link{session: hex.EncodeToString(id[:]), silence: set.FailureTimeout, offer: o, spool: newSpool(set.SpoolLimit), pages: o.Pages,
+		acted: make(chan struct{}, 1)}
 	if l.control, err = wire.OpenControl(ctx, dial, software, l.session, o); err != nil {
 		return nil, err
 	}
@@ -135,6 +137,12 @@ func (l *link) listen(post func(Event)) error {
 		case wire.TypeAck:
 			l.out.acked(f.Epoch)
 			post(Acked{f.Epoch})
+			// Until the loop is done with it, the loop may read: see latest.
+			select {
+			case <-l.acted:
+			case <-l.ctx.Done():
+				return errHungUp
+			}
 		case wire.TypeDestroyed, wire.TypeRefuse:
 			err := f.Refusal()
 			post(ReplicaDestroyed{err})
@@ -147,6 +155,10 @@ func (l *link) listen(post func(Event)) error {
 		}
 	}
 }
+
+// latest reports whether the ack that the loop is about to act on is the backup's last
+// word. The loop, or the listener, may have stood still since the ack was read.
+func (l *link) latest() bool { return l.control.Latest() }
 
 func (l *link) send(ctx context.Context, sent sentFunc) error {
 	for e := uint64(1); ; e++ {

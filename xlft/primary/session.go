@@ -304,7 +304,9 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		if e.from != s.link {
 			return
 		}
-		ev = e.Event
+		if ev = e.Event; isAck(ev) {
+			defer func() { e.from.acted <- struct{}{} }()
+		}
 	case saved:
 		if e.from != s.save {
 			return
@@ -345,6 +347,11 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		v.Protected = s.coverable(now)
 	})
 	s.answerFailovers()
+}
+
+func isAck(ev Event) bool {
+	_, ok := ev.(Acked)
+	return ok
 }
 
 // coverable reports whether the backup can take over in a state. In a switch-over

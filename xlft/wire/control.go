@@ -22,12 +22,13 @@ const heartbeatsPerTimeout = 5
 //
 // Suspicion decides nothing. What a side may do about it, the arbiter says.
 //
-// One goroutine may call Receive while others send.
+// One goroutine at a time may receive, while others send.
 type Control struct {
 	conn    *Conn
 	in      *patient
 	ahead   *bufio.Reader // reads from in
 	silence time.Duration // the failure timeout
+	read    *received     // by Latest, for Receive
 
 	wmu sync.Mutex // one sender at a time
 }
@@ -118,29 +119,58 @@ func (c *Control) Beat(ctx context.Context) error {
 
 // Receive returns the next frame that is no heartbeat. An error says why the
 // other side is suspected: ErrSilent, or how the connection broke.
-//
-// When nothing was read for long, as by a process that stood still, an ACK
-// counts only if nothing else came after it: the backup may have taken the domain
-// over since, and what the ACK would let out has to stay here then.
 func (c *Control) Receive() (Frame, error) {
-	var ack Frame
+	if r := c.read; r != nil {
+		c.read = nil
+		return r.Frame, r.err
+	}
 	for {
-		if ack.Type == TypeAck && !c.waiting() {
-			return ack, nil
-		}
-		f, err := c.conn.ReadFrame()
-		var ne net.Error
-		switch {
-		case errors.As(err, &ne) && ne.Timeout():
-			return Frame{}, fmt.Errorf("%w for %v", ErrSilent, c.silence)
-		case err != nil:
-			return Frame{}, fmt.Errorf("connection broke: %w", err)
-		case f.Type == TypeAck && c.in.late:
-			ack = f
-		case f.Type != TypeHeartbeat:
-			return f, nil
+		f, err := c.next()
+		if err != nil || f.Type != TypeHeartbeat {
+			return f, err
 		}
 	}
+}
+
+// Latest reports whether the frame that Receive returned is the peer's last word,
+// as far as can be known here. A process that stood still may find itself with an
+// ACK of long ago: the backup may have taken the domain over since, and what the ACK
+// would let out has to stay here then. What came after the frame is returned by the
+// next Receive.
+//
+// Latest reads: call it between two calls of Receive, and act on its answer at once.
+func (c *Control) Latest() bool {
+	if c.read != nil {
+		return false
+	}
+	if !c.in.late && time.Since(c.in.last) <= c.silence/2 {
+		return true
+	}
+	for c.waiting() {
+		if f, err := c.next(); err != nil || f.Type != TypeHeartbeat {
+			c.read = &received{f, err}
+			return false
+		}
+	}
+	return true
+}
+
+// received is what Latest found.
+type received struct {
+	Frame
+	err error
+}
+
+func (c *Control) next() (Frame, error) {
+	f, err := c.conn.ReadFrame()
+	var ne net.Error
+	switch {
+	case errors.As(err, &ne) && ne.Timeout():
+		return Frame{}, fmt.Errorf("%w for %v", ErrSilent, c.silence)
+	case err != nil:
+		return Frame{}, fmt.Errorf("connection broke: %w", err)
+	}
+	return f, nil
 }
 
 // waiting reports whether more is here already: a frame, or the connection's end.
@@ -152,7 +182,7 @@ func (c *Control) waiting() bool {
 	c.in.brief = false
 	var ne net.Error
 	if errors.As(err, &ne) && ne.Timeout() {
-		c.in.late = false
+		c.in.late, c.in.last = false, time.Now()
 		return false
 	}
 	return true

@@ -138,6 +138,9 @@ func (fx *fixture) oneVoice(h heard, before, after *lab.Host) {
 		fx.t.Errorf("heard of %s: %v, of %s: %v", before.Name(), !lastOld.IsZero(), after.Name(), !firstNew.IsZero())
 	case lastOld.After(firstNew):
 		fx.t.Errorf("both spoke: %s until %v after %s began", before.Name(), round(lastOld.Sub(firstNew)), after.Name())
+		for _, f := range h.between(before, firstNew, lastOld.Add(1)) {
+			fx.t.Logf("%v later: % x", round(f.Time.Sub(firstNew)), f.Data[:min(len(f.Data), 60)])
+		}
 	default:
 		fx.t.Logf("%s was silent for %v when %s began to speak", before.Name(), round(firstNew.Sub(lastOld)), after.Name())
 	}
