@@ -32,6 +32,10 @@ func (f Frame) Src() net.HardwareAddr { return net.HardwareAddr(f.Data[6:12]) }
 // Dst is the address the frame goes to.
 func (f Frame) Dst() net.HardwareAddr { return net.HardwareAddr(f.Data[:6]) }
 
+// Announces reports whether the frame is a reverse-ARP request: so a host announces a domain that it takes over, before
+// the domain runs there.
+func (f Frame) Announces() bool { return len(f.Data) > 14 && f.Data[12] == 0x80 && f.Data[13] == 0x35 }
+
 // Probe returns the guest's probe in the frame, if it is one.
 func (f Frame) Probe() (probe.Probe, bool) { return probe.Parse(f.Data) }
 

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -159,6 +160,26 @@ func TestProtectorKilled(t *testing.T) {
 	}
 }
 
+// knock sends the guest a datagram again and again: something always arrives while the guest runs nowhere.
+func (fx *fixture) knock() (stop func()) {
+	fx.t.Helper()
+	conn, err := fx.Dial(within(fx.t, soon), "udp", netip.AddrPortFrom(fx.guest.IPv4, 9).String())
+	check(fx.t, err)
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for t := time.NewTicker(50 * time.Millisecond); ; {
+			select {
+			case <-t.C:
+				conn.Write([]byte("knock")) // that nobody listens is an error, and told
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { close(done); <-stopped; conn.Close() }
+}
+
 // The primary's host dies at a random moment, with a busy guest: clients over IPv4 and IPv6 continue over their
 // connections, and every reply stays true.
 func TestTakeoverLinux(t *testing.T) {
@@ -176,6 +197,7 @@ func TestTakeoverLinux(t *testing.T) {
 	if !r.Protected {
 		t.Fatalf("%s is not protected on %s any more: %s", r.Domain, from.Name(), r.State)
 	}
+	stop := fx.knock()
 	from.Kill()
 	killed := time.Now()
 	t.Logf("killed %s after %d checkpoints; pause median %v, worst %v; %d KiB a checkpoint", from.Name(),
@@ -189,6 +211,8 @@ func TestTakeoverLinux(t *testing.T) {
 	fx.oneVoice(k.end(), from, to)
 	fx.awaitDomains(to, fx.guest.Name)
 	fx.expectLog(to, "took the domain over")
+	stop()
+	fx.expectLog(to, "what arrived for the domain before it ran")
 	fx.revive(from)
 }
 

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
-	"xlft/xlft/internal/announce"
 	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/inbound"
 	"xlft/xlft/internal/xen"
 )
 
@@ -78,12 +80,16 @@ func Work(log *zap.Logger, runs func(domain string)) error {
 		return fail(err)
 	}
 
-	run := make(chan bool, 1)
+	run, gaps := make(chan bool, 1), make(chan []gap, 1)
 	go func() {
 		var next order
 		err := in.Decode(&next)
 		room.Close() // the stream ends after the order, and then libxl writes
-		run <- err == nil && next.Run
+		goOn := err == nil && next.Run
+		run <- goOn
+		if goOn {
+			gaps <- begin(log, o.Config) // while libxl completes the domain
+		}
 	}()
 	domid, err := h.Restore(o.Config, o.Name+suffix, stream)
 	if err != nil {
@@ -122,26 +128,63 @@ func Work(log *zap.Logger, runs func(domain string)) error {
 		return fail(err)
 	}
 	out.Encode(answer{Running: true, DomID: domid})
-	announceAll(log, o.Config)
 	runs(name)
+	// The work on the replica is done: another one may be made.
+	if err := unix.Close(lockFD); err != nil {
+		log.Error("give up the lock", zap.Error(err))
+	}
+	end(log, <-gaps, domid)
 	return nil
 }
 
-// announceAll announces the domain's addresses. Failures are logged: the
-// domain's own first packets do the same.
-func announceAll(log *zap.Logger, config json.RawMessage) {
+// A gap is a network device of a domain that does not run yet.
+type gap struct {
+	*inbound.Gap
+	devid int
+}
+
+// begin has what arrives for the domain kept until the domain runs, and announces its
+// addresses. Failures are logged: the domain's own first packets tell the network too.
+func begin(log *zap.Logger, config json.RawMessage) (gaps []gap) {
 	c, err := domconf.Parse(config)
 	if err != nil {
 		log.Error("announce", zap.Error(err))
-		return
+		return nil
 	}
 	for _, nic := range c.NICs {
 		mac, err := net.ParseMAC(nic.MAC)
 		if err == nil {
-			err = announce.Send(nic.Bridge, mac)
+			var g *inbound.Gap
+			g, err = inbound.Begin(nic.Bridge, mac)
+			gaps = append(gaps, gap{g, nic.DevID})
 		}
 		if err != nil {
-			log.Warn("announce", zap.String("mac", nic.MAC), zap.Error(err))
+			log.Warn("announce the domain, and keep what arrives for it", zap.String("mac", nic.MAC), zap.Error(err))
 		}
 	}
+	return gaps
+}
+
+// connectTimeout is how long the domain's drivers may take until its network works.
+const connectTimeout = 15 * time.Second
+
+// end gives the domain, which runs, what arrived for it, and announces it some more
+// times.
+func end(log *zap.Logger, gaps []gap, domid uint32) {
+	var all sync.WaitGroup
+	for _, g := range gaps {
+		vif := fmt.Sprintf("vif%d.%d", domid, g.devid)
+		all.Go(func() {
+			sent, lost, err := g.End(vif, connectTimeout)
+			if sent > 0 || lost > 0 || err != nil {
+				log.Info("what arrived for the domain before it ran", zap.String("vif", vif), zap.Int("frames", sent), zap.Int("lost", lost), zap.Error(err))
+			}
+		})
+		all.Go(func() {
+			if err := g.Announce(); err != nil {
+				log.Warn("announce", zap.String("vif", vif), zap.Error(err))
+			}
+		})
+	}
+	all.Wait()
 }

@@ -147,7 +147,7 @@ func show(ctx context.Context, n narrator, l *lab.Lab, g lab.Guest, client *prob
 		return nil, err
 	}
 	for _, f := range frames {
-		if f.Host == l.B && f.Time.After(killed) {
+		if f.Host == l.B && f.Time.After(killed) && !f.Announces() {
 			r.spoke = f.Time.Sub(killed)
 			break
 		}
