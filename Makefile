@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export PATH := $(CURDIR)/build/go/bin:$(PATH):/usr/local/go/bin
 
-.PHONY: all help setup build build-xen build/xlft vet test test-quick test-go test-sim test-processes test-lab demo lab bench bench-model fuzz xtf install clean
+.PHONY: all help setup build build-xen build/xlft vet test test-quick test-go test-sim test-processes test-lab demo lab bench bench-model bench-lab fuzz xtf install clean
 
 all: build-xen ## build xlft with libxl (the default)
 
@@ -68,6 +68,9 @@ bench: ## print the table of measurements
 bench-model: ## print what a model of real hosts and links gives (a few minutes)
 	scripts/dev/setup test
 	go run ./tests/model
+
+bench-lab: setup build-xen ## compare unprotected, stock Remus and xlft on two Xen hosts: most of an hour; SHORT=1: a quarter (root)
+	go run ./tests/lab/cmd/bench $(if $(SHORT),-short)
 
 fuzz: ## fuzz every parser for 30 s each
 	scripts/dev/fuzz

@@ -35,6 +35,7 @@ type Guest struct {
 	DirtyRate  int      // pages a second, from boot on
 	WorkingSet int      // pages that the dirtier goes round in
 	Chatter    int      // probes of each kind a second, from boot on
+	Ramdisk    string   // path on the host; empty: the workload's
 	Kernel     string   // more words for the kernel command line
 	Config     string   // more lines for the configuration
 }
@@ -68,7 +69,11 @@ func (g Guest) Render() string {
 	fmt.Fprintf(&b, "name = %q\n", g.Name)
 	fmt.Fprintf(&b, "type = \"pvh\"\n")
 	fmt.Fprintf(&b, "kernel = \"%s/vmlinux\"\n", GuestDir)
-	fmt.Fprintf(&b, "ramdisk = \"%s/initramfs\"\n", GuestDir)
+	ramdisk := g.Ramdisk
+	if ramdisk == "" {
+		ramdisk = GuestDir + "/initramfs"
+	}
+	fmt.Fprintf(&b, "ramdisk = %q\n", ramdisk)
 	fmt.Fprintf(&b, "extra = %q\n", cmdline)
 	fmt.Fprintf(&b, "memory = %d\n", g.Memory)
 	fmt.Fprintf(&b, "vcpus = %d\n", g.VCPUs)

@@ -42,6 +42,7 @@ type image struct {
 	xen, kernel, initramfs string
 	disk                   string // raw; hosts write to overlays
 	key                    string
+	stock                  string // of OpenBench: where the stock guest was made
 	held                   []*entry
 }
 
@@ -51,8 +52,8 @@ func (i image) release() {
 	}
 }
 
-// prepareImage returns the hosts' image, building what is not in the cache.
-func prepareImage(ctx context.Context, c cache, logf func(string, ...any)) (image, error) {
+// prepareImage returns the hosts' image, building what is not in the cache. With more, the hosts have what [OpenBench] says.
+func prepareImage(ctx context.Context, c cache, more bool, logf func(string, ...any)) (image, error) {
 	base, err := prepareBase(ctx, c, logf)
 	if err != nil {
 		return image{}, err
@@ -63,19 +64,34 @@ func prepareImage(ctx context.Context, c cache, logf func(string, ...any)) (imag
 		return image{}, err
 	}
 	defer tools.release() // the hosts' disk has a copy
-	dom0, key, err := prepareDom0(ctx, c, base, tools, logf)
+	held := []*entry{base}
+	var x *extras
+	if more {
+		x, err = prepareExtras(ctx, c, base, logf)
+		if err != nil {
+			base.release()
+			return image{}, err
+		}
+		defer x.remus.release()
+		held = append(held, x.stock)
+	}
+	dom0, key, err := prepareDom0(ctx, c, base, tools, x, logf)
 	if err != nil {
-		base.release()
+		image{held: held}.release()
 		return image{}, err
 	}
-	return image{
+	i := image{
 		xen:       filepath.Join(base.dir, "xen"),
 		kernel:    filepath.Join(base.dir, "vmlinux"),
 		initramfs: filepath.Join(dom0.dir, "initramfs"),
 		disk:      filepath.Join(dom0.dir, "dom0.img"),
 		key:       key,
-		held:      []*entry{base, dom0},
-	}, nil
+		held:      append(held, dom0),
+	}
+	if x != nil {
+		i.stock = x.stock.dir
+	}
+	return i, nil
 }
 
 // prepareBase returns the Debian root, hypervisor and kernel: a minute or two when new.
@@ -175,7 +191,7 @@ func candidates(ctx context.Context, packages []string) (string, error) {
 }
 
 // prepareDom0 returns the disk made from a base: a few seconds when new.
-func prepareDom0(ctx context.Context, c cache, base, tools *entry, logf func(string, ...any)) (*entry, string, error) {
+func prepareDom0(ctx context.Context, c cache, base, tools *entry, x *extras, logf func(string, ...any)) (*entry, string, error) {
 	tmp, err := os.MkdirTemp("", "xlft-lab-")
 	if err != nil {
 		return nil, "", err
@@ -190,6 +206,7 @@ func prepareDom0(ctx context.Context, c cache, base, tools *entry, logf func(str
 	}
 	key, err := newKey().
 		text("base", filepath.Base(base.dir)).
+		text("extras", x.key()).
 		file("packages", filepath.Join(base.dir, "packages.txt")).
 		file("tools", filepath.Join(tools.dir, "tools.img")).
 		tree(recipes, "recipe").
@@ -217,6 +234,7 @@ func prepareDom0(ctx context.Context, c cache, base, tools *entry, logf func(str
 				"WORKLOAD="+workload,
 				"TOOLS="+filepath.Join(tools.dir, "tools.img"),
 				"SIZE="+diskSize)
+			cmd.Env = append(cmd.Env, x.env()...)
 			confine(cmd)
 		}, "bash", filepath.Join(recipe, "dom0.sh"))
 	})

@@ -39,7 +39,11 @@ func Prepare(ctx context.Context, logf func(format string, args ...any)) error {
 }
 
 // Open prepares the lab and returns it with both hosts down. Tests call [Start] instead.
-func Open(ctx context.Context, logf func(format string, args ...any)) (l *Lab, err error) {
+func Open(ctx context.Context, logf func(format string, args ...any)) (*Lab, error) {
+	return open(ctx, false, logf)
+}
+
+func open(ctx context.Context, more bool, logf func(format string, args ...any)) (l *Lab, err error) {
 	if err := installTools(ctx, logf); err != nil {
 		return nil, err
 	}
@@ -57,7 +61,7 @@ func Open(ctx context.Context, logf func(format string, args ...any)) (l *Lab, e
 	if l.run, err = c.newRun(); err != nil {
 		return l, err
 	}
-	if l.img, err = prepareImage(ctx, c, logf); err != nil {
+	if l.img, err = prepareImage(ctx, c, more, logf); err != nil {
 		return l, err
 	}
 	ns, err := newNamespace()

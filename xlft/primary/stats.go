@@ -15,6 +15,15 @@ type Downtime struct {
 	Total   time.Duration `json:"total_ns"`
 }
 
+func (d *Downtime) add(e Downtime) {
+	d.Suspend += e.Suspend
+	d.Seal += e.Seal
+	d.Capture += e.Capture
+	d.Ack += e.Ack
+	d.Resume += e.Resume
+	d.Total += e.Total
+}
+
 // samples is how many checkpoints the medians in a Status are of, at most.
 const samples = 1024
 

@@ -44,6 +44,11 @@ type Status struct {
 	BytesMedian uint64        `json:"bytes_median"`  // per checkpoint
 	WireMedian  uint64        `json:"wire_median"`   // that on the wire
 
+	// PauseSum and AckSum are over all checkpoints since the session began, without first ones: two
+	// of them give the mean of the time between.
+	PauseSum Downtime      `json:"pause_sum"`
+	AckSum   time.Duration `json:"ack_sum_ns"`
+
 	// Holding: the domain is paused until the backup has acknowledged a checkpoint,
 	// since it writes more than the next one can carry. Holds and HeldTime count
 	// that since the session began.
@@ -111,6 +116,7 @@ func (b *statusBox) paused(epoch uint64, d Downtime) {
 	defer b.mu.Unlock()
 	if epoch > 1 {
 		b.pauses.add(d)
+		b.v.PauseSum.add(d)
 	}
 }
 
@@ -128,6 +134,7 @@ func (b *statusBox) acked(epoch uint64, why Why, sent time.Time, sp *spool) {
 	defer b.mu.Unlock()
 	if epoch > 1 {
 		b.acks.add(now.Sub(sent))
+		b.v.AckSum += now.Sub(sent)
 	}
 }
 

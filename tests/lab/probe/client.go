@@ -117,6 +117,39 @@ func (c *Client) Bulk(warm, d time.Duration) (n int64, err error) {
 	return n, nil
 }
 
+// Sink makes the guest take whatever is written to the connection, which is the caller's from now on.
+func (c *Client) Sink() (io.WriteCloser, error) {
+	if _, err := c.conn.Write([]byte("sink\n")); err != nil {
+		return nil, fmt.Errorf("probe: sink: %w", err)
+	}
+	return c.conn, nil
+}
+
+// Sunk returns how many bytes the guest took by Sink, and its clock then.
+func (c *Client) Sunk() (n int64, at time.Duration, err error) {
+	line, err := c.do("sunk")
+	if err != nil {
+		return 0, 0, err
+	}
+	var us int64
+	if _, err := fmt.Sscan(line, &n, &us); err != nil {
+		return 0, 0, fmt.Errorf("probe: sunk: answer %q: %w", line, err)
+	}
+	return n, time.Duration(us) * time.Microsecond, nil
+}
+
+// Spin makes the guest ask for the time, again and again, for so long. It returns how often the guest did.
+func (c *Client) Spin(d time.Duration) (n int64, err error) {
+	line, err := c.do("spin %d", d.Milliseconds())
+	if err != nil {
+		return 0, err
+	}
+	if _, err := fmt.Sscan(line, &n); err != nil {
+		return 0, fmt.Errorf("probe: spin: answer %q: %w", line, err)
+	}
+	return n, nil
+}
+
 // MovingPage is the size of the pages that Moving asks for, in bytes.
 const MovingPage = 4096
 

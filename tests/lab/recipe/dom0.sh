@@ -2,7 +2,8 @@
 # Builds the disk of a lab host from what base.sh made: configuration, the lab's agent, a guest. Called by package lab.
 #
 # in:   OUT (directory), BASE (OUT of base.sh), FILES (the files/ beside this script), VMLINUX (the kernel unpacked),
-#       AGENT and WORKLOAD (static programs), TOOLS (disk image of tools.sh), SIZE (of the disk)
+#       AGENT and WORKLOAD (static programs), TOOLS (disk image of tools.sh), SIZE (of the disk); for the benchmark also
+#       STOCK (OUT of extra/stock.sh) and REMUS (archive of extra/remus.sh)
 # out:  OUT/dom0.img, OUT/initramfs
 set -euo pipefail
 export LC_ALL=C
@@ -76,6 +77,15 @@ systemctl --root="$root" --quiet mask \
 	systemd-machine-id-commit.service systemd-journal-flush.service modprobe@dm_mod.service modprobe@loop.service \
 	hwclock.service hwclock.sh.service systemd-remount-fs.service systemd-fsck-root.service
 systemctl --root="$root" --quiet set-default multi-user.target
+
+if [ -n "${STOCK:-}" ]; then
+	cp --sparse=always "$STOCK/stock.img" "$STOCK/stock-initramfs" "$lab/"
+	tar -C "$root" --no-same-owner -xf "$REMUS"
+	chroot "$root" sh -c 'dpkg -i /opt/remus/debs/*.deb'
+	rm -r "$root/opt/remus/debs"
+	ln -s libnl-3 "$root/usr/lib/x86_64-linux-gnu/libnl" # where Debian's libnl-utils looks for its modules
+	printf '%s\n' cls_u32 >> "$root/etc/modules-load.d/lab.conf"
+fi
 
 mkdir "$OUT/host"
 install -m 755 "$FILES/host/initramfs-init" "$OUT/host/init"

@@ -15,13 +15,15 @@ import (
 	"xlft/tests/lab/probe"
 )
 
-// take answers the commands after which the connection carries nothing but what the guest sends. It reports whether
+// take answers the commands after which the connection carries a stream, of which there are no answers. It reports whether
 // the line was one.
 func take(conn net.Conn, line string) (bool, error) {
 	verb, rest, _ := strings.Cut(line, " ")
 	switch verb {
 	case "bulk":
 		return true, bulk(conn)
+	case "sink":
+		return true, sink(conn)
 	case "moving":
 		var n, every int
 		if _, err := fmt.Sscan(rest, &n, &every); err != nil {
@@ -40,6 +42,33 @@ func bulk(conn net.Conn) error {
 			return nil // the client has seen enough
 		}
 	}
+}
+
+// sunk is how many bytes sinks took.
+var sunk atomic.Int64
+
+// sink takes as much as the client sends.
+func sink(conn net.Conn) error {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := conn.Read(b)
+		sunk.Add(int64(n))
+		if err != nil {
+			return nil // the client has sent enough
+		}
+	}
+}
+
+// spin asks for the time, again and again, for so long by the clock that goes on while the guest is suspended. It returns how
+// often it did.
+func spin(d time.Duration) (n int) {
+	const look = 1000
+	for end := boottime() + d; boottime() < end; n += look {
+		for range look {
+			_ = time.Now() // by the vDSO, as a program's gettimeofday
+		}
+	}
+	return n
 }
 
 // moving sends so many pages of a file whose content moves on all the time, by sendfile: the packets refer to the

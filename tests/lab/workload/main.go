@@ -17,6 +17,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"xlft/tests/lab/probe"
 )
@@ -133,6 +134,14 @@ func (g *guest) answer(line string) (string, error) {
 		return fmt.Sprint(last, " ", since), nil
 	case "stall":
 		return fmt.Sprint(g.watcher.take().Microseconds()), nil
+	case "sunk":
+		return fmt.Sprint(sunk.Load(), " ", boottime().Microseconds()), nil
+	case "spin":
+		var ms int
+		if _, err := fmt.Sscan(rest, &ms); err != nil {
+			return "", fmt.Errorf("spin: %w", err)
+		}
+		return fmt.Sprint(spin(time.Duration(ms) * time.Millisecond)), nil
 	case "fill":
 		var pages, rate int
 		if _, err := fmt.Sscan(rest, &pages, &rate); err != nil {
