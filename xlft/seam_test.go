@@ -86,6 +86,10 @@ func (m *seam) receive(h *simxen.Host, change func(*backup.Receiver)) {
 		PeerName:   func(c net.Conn) string { return c.(*simxen.Conn).From() },
 		RetryDelay: 100 * time.Millisecond, EpochLimit: 1 << 20, PageCache: 1 << 20,
 	}
+	r.Ask = func(ctx context.Context, peer string, q wire.OwnerQuery) (res wire.OwnerResult, err error) {
+		err = wire.Ask(ctx, p.Dial(peer), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &res)
+		return res, err
+	}
 	if change != nil {
 		change(r)
 	}

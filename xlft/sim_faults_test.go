@@ -20,7 +20,8 @@ const (
 	takeoverBad  = 24
 	domainEnds   = 25
 	stopAndStart = 26 // not a fault
-	faultKinds   = 27
+	operatorSays = 27
+	faultKinds   = 28
 )
 
 func (s *sim) fault(begun time.Time) {
@@ -145,6 +146,8 @@ func (s *sim) fault(begun time.Time) {
 				s.protect()
 			}
 		})
+	case operatorSays:
+		s.resolve(at, primary, backup)
 	case 17:
 		s.tell("%v disk server killed", at)
 		s.domain.RestartDisk()

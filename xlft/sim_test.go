@@ -254,6 +254,10 @@ func (s *sim) receive() {
 		RetryDelay: 100 * time.Millisecond, EpochLimit: max(1<<20, uint64(s.v.memory)), PageCache: 8 * simxen.PageSize, Disks: &simxen.DiskHost{P: p, Broken: s.v.copy},
 	}
 	ended := make(chan struct{})
+	r.Ask = func(ctx context.Context, peer string, q wire.OwnerQuery) (res wire.OwnerResult, err error) {
+		err = wire.Ask(ctx, p.Dial(peer), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &res)
+		return res, err
+	}
 	s.backup, s.receiver, s.received = p, r, ended
 	l := p.Listen()
 	s.wg.Go(func() {

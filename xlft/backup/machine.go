@@ -72,6 +72,9 @@ type (
 	}
 	// Arbitrated is the arbiter's answer.
 	Arbitrated struct{ Verdict xlft.Verdict }
+	// Resolved is an operator's word on a domain that waits for the arbiter. Here: it
+	// is to run on this host; otherwise the replica is given up.
+	Resolved struct{ Here bool }
 	// Retry says that the delay after an unreachable arbiter is over.
 	Retry struct{}
 	// ReplicaFailed says that the restore ended by itself, or that an epoch or a
@@ -86,6 +89,7 @@ func (PrimaryLost) isEvent()   {}
 func (Handed) isEvent()        {}
 func (DestroyAsked) isEvent()  {}
 func (Arbitrated) isEvent()    {}
+func (Resolved) isEvent()      {}
 func (Retry) isEvent()         {}
 func (ReplicaFailed) isEvent() {}
 func (Restored) isEvent()      {}
@@ -137,6 +141,7 @@ func (Exit) isAction()        {}
 var (
 	ErrNoCheckpoint = errors.New("the primary was lost before the first whole checkpoint")
 	ErrArbiterOther = errors.New("the arbiter gave the domain to the primary")
+	ErrGivenUp      = errors.New("an operator gave the replica up")
 	ErrTakeover     = errors.New("takeover failed: the domain runs nowhere")
 )
 
@@ -237,6 +242,19 @@ func (m *Machine) stepClaiming(ev Event) []Action {
 			return []Action{Withdraw{}}
 		}
 		return m.destroy(ev.Why)
+	case Resolved:
+		switch {
+		case m.reclaimed != nil:
+			return nil // the primary is heard, and has the first word
+		case ev.Here:
+			m.state = TakingOver
+			return []Action{Withdraw{}, TakeOver{}}
+		case m.asking:
+			// What is under way may have been won: its answer comes first.
+			m.reclaimed = ErrGivenUp
+			return []Action{Withdraw{}}
+		}
+		return m.destroy(ErrGivenUp)
 	case ReplicaFailed:
 		// The claim may still be won: then this host owns a domain that it
 		// can't run, and says so.

@@ -34,6 +34,8 @@ func tell(m *Machine) func([]string) string {
 			ev = Arbitrated{verdicts[w[1]]}
 		case "retry":
 			ev = Retry{}
+		case "resolved":
+			ev = Resolved{w[1] == "here"}
 		case "failed":
 			ev = ReplicaFailed{errStory}
 		case "restored":
@@ -51,14 +53,17 @@ func FuzzMachine(f *testing.F) {
 	f.Add([]byte{0, 0, 1, 4})
 	f.Fuzz(func(t *testing.T, script []byte) {
 		m := new(Machine)
-		won := false
+		won := false // by the arbiter, or an operator's word
 		for _, c := range script {
 			arg := uint64(c >> 4)
 			ev := []Event{
 				Whole{m.acked + 1}, PrimaryLost{errStory}, Handed{arg}, DestroyAsked{errUnprotected, true}, Arbitrated{xlft.Verdict(arg % 3)},
-				Retry{}, ReplicaFailed{errStory}, Restored{},
-			}[c%8]
+				Retry{}, ReplicaFailed{errStory}, Restored{}, Resolved{arg%2 == 1},
+			}[c%9]
 			if cl, ok := ev.(Arbitrated); ok && m.State() == Claiming && cl.Verdict == xlft.Won {
+				won = true
+			}
+			if w, ok := ev.(Resolved); ok && m.State() == Claiming && w.Here {
 				won = true
 			}
 			for _, a := range m.Step(ev) {

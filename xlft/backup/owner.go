@@ -90,6 +90,7 @@ func (r *Receiver) lookWithin(wait context.Context, q wire.OwnerQuery, peer stri
 			close(over)
 		}()
 		res, err := r.look(q, peer)
+		r.note(q, peer, res, err)
 		done <- answer{res, err}
 	}()
 	select {
@@ -190,7 +191,7 @@ func (r *Receiver) ownership(domain string) (xlft.Ownership, error) {
 	default:
 		if r.said.New("pending "+domain, "unknown") {
 			r.Log.Error("this host lost its power during a takeover: the domain may have run here, so that no other copy of it is run. "+
-				"If the peer's copy is to run on, remove this host's record of the domain",
+				"\"xl ft-resolve\" on this host takes an operator's word on it",
 				zap.String("domain", domain), zap.String("peer", rec.Peer))
 		}
 		return rec, nil

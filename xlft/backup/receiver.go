@@ -35,6 +35,8 @@ type Receiver struct {
 	Log      *zap.Logger
 	// PeerName names the peer behind a connection, by its certificate.
 	PeerName func(net.Conn) string
+	// Ask asks another host about a domain; nil if none can be asked.
+	Ask func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error)
 	// RetryDelay is the time before an unreachable arbiter is asked again.
 	RetryDelay time.Duration
 	// Disks has this host's copies of disks; nil if it keeps none.
@@ -57,6 +59,7 @@ type Receiver struct {
 	conflicts map[string]Conflict      // by domain
 	looks     map[string]chan struct{} // by domain: closed when the look is over that a question needs
 	workers   map[string]time.Time     // by domain: since when an earlier receiver's worker is known
+	questions map[string]question      // by domain: the newest that this host could not answer
 	said      xlft.Said
 }
 
@@ -378,6 +381,7 @@ type Status struct {
 	Peer       string    `json:"peer"`
 	Arbiter    string    `json:"arbiter"`
 	State      State     `json:"state"`
+	Since      time.Time `json:"since"`
 	Epoch      uint64    `json:"epoch"` // newest whole one
 	LastAck    time.Time `json:"last_ack"`
 	Generation uint64    `json:"generation"`

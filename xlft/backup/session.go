@@ -59,8 +59,9 @@ type session struct {
 	acked      uint64
 	lastAck    time.Time
 	bytes      uint64
-	pageCache  int64  // bytes
-	lastError  string // of the newest claim
+	pageCache  int64     // bytes
+	lastError  string    // of the newest claim
+	since      time.Time // of the state
 }
 
 // newSession returns the session of an admitted offer. Known is what this host's
@@ -72,7 +73,7 @@ func newSession(r *Receiver, o wire.Offer, peer string, known xlft.Ownership) *s
 		events: make(chan Event),
 		log:    r.Log.With(zap.String("domain", o.Domain), zap.String("peer", peer)),
 	}
-	s.cond = sync.NewCond(&s.mu)
+	s.cond, s.since = sync.NewCond(&s.mu), time.Now()
 	return s
 }
 
@@ -156,7 +157,19 @@ func (s *session) step(ctx context.Context, wg *sync.WaitGroup, ev Event) {
 		s.whole, ev = a.epoch, a.Whole
 	}
 	before := s.m.State()
+	told, byWord := ev.(told)
+	if byWord {
+		ev = told.Resolved
+		if before != Claiming {
+			told.taken <- false
+			return
+		}
+		s.log.Warn("an operator's word decides who runs the domain", told.fields...)
+	}
 	acts := s.m.Step(ev)
+	if byWord {
+		told.taken <- len(acts) > 0
+	}
 	if st := s.m.State(); st != before {
 		f := []zap.Field{zap.Stringer("from", before), zap.Stringer("to", st), zap.Uint64("epoch", s.m.Acked())}
 		if lost, ok := ev.(PrimaryLost); ok {
@@ -250,7 +263,7 @@ func codeOf(why error) wire.Code {
 		return wire.CodeDestroyed
 	case errors.Is(why, errReclaimed):
 		return wire.CodeGeneration
-	case errors.Is(why, ErrArbiterOther):
+	case errors.Is(why, ErrArbiterOther), errors.Is(why, ErrGivenUp):
 		return wire.CodeArbiter
 	}
 	return wire.CodeReplica
@@ -329,8 +342,8 @@ func (s *session) isDestroying() bool {
 func (s *session) setState(st State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != Running { // stays known as such after run
-		s.state = st
+	if s.state != st && s.state != Running { // that stays known after run
+		s.state, s.since = st, time.Now()
 	}
 	s.cond.Broadcast()
 }
@@ -341,7 +354,7 @@ func (s *session) status() Status {
 	defer s.mu.Unlock()
 	return Status{
 		Domain: s.offer.Domain, Peer: s.peer, Arbiter: s.r.Arbiter.String(), State: s.state,
-		Epoch: s.acked, LastAck: s.lastAck, Generation: s.offer.Generation, Bytes: s.bytes, PageCache: s.pageCache,
+		Since: s.since, Epoch: s.acked, LastAck: s.lastAck, Generation: s.offer.Generation, Bytes: s.bytes, PageCache: s.pageCache,
 		LastError: s.lastError,
 	}
 }
@@ -369,7 +382,11 @@ func (s *session) claim(ctx context.Context, handed bool, withdrawn <-chan struc
 	c := xlft.Claim{Domain: s.offer.Domain, UUID: s.offer.UUID, Generation: s.offer.Generation, Side: xlft.Backup, Peer: s.peer, Handed: handed, Withdrawn: withdrawn}
 	v, err := xlft.Arbitrate(ctx, s.r.Arbiter, c)
 	if s.said.New("arbiter", fmt.Sprint(v, err)) {
-		s.log.Warn("arbiter asked", zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", c.Generation), zap.Stringer("verdict", v), zap.Error(err))
+		f := []zap.Field{zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", c.Generation), zap.Stringer("verdict", v), zap.Error(err)}
+		if v == xlft.Unreachable {
+			f = append(f, zap.String("decide_by", "xl ft-resolve "+c.Domain))
+		}
+		s.log.Warn("arbiter asked", f...)
 	}
 	s.mu.Lock()
 	s.lastError = ""

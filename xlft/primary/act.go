@@ -28,6 +28,8 @@ func (s *Session) do(ctx context.Context, a Action) {
 		d, withdrawn := s.decider, make(chan struct{})
 		s.withdrawn = withdrawn
 		s.spawn(func() { s.claim(ctx, d, a.Handed, withdrawn) })
+	case Withdraw:
+		s.withdraw()
 	case SyncDisks:
 		s.beginSession(ctx)
 	case BeginSave:

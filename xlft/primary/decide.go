@@ -109,7 +109,11 @@ func (s *Session) claim(ctx context.Context, d decider, handed bool, withdrawn <
 		}
 	}
 	if s.said.New("arbiter", fmt.Sprint(v, err)) {
-		s.Log.Warn("arbiter asked", zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", d.generation), zap.Stringer("verdict", v), zap.Error(err))
+		f := []zap.Field{zap.Stringer("arbiter", s.Arbiter), zap.Uint64("generation", d.generation), zap.Stringer("verdict", v), zap.Error(err)}
+		if v == xlft.Unreachable {
+			f = append(f, zap.String("decide_by", "xl ft-resolve "+s.Domain))
+		}
+		s.Log.Warn("arbiter asked", f...)
 	}
 	switch {
 	case err == nil && v == xlft.Lost && handed:

@@ -64,6 +64,9 @@ type (
 	StopAsked struct{}
 	// FailoverAsked is an operator's wish to move the domain to the backup.
 	FailoverAsked struct{}
+	// Resolved is an operator's word on a domain that waits for a decision. Here: it
+	// is to run on this host; otherwise the copy here is given up.
+	Resolved struct{ Here bool }
 	// NotDrained says that the backup has not been told to run the domain:
 	// released output has not left, or the switch-over could not be recorded.
 	NotDrained struct{ Err error }
@@ -92,6 +95,7 @@ func (BackupRuns) isEvent()       {}
 func (Retry) isEvent()            {}
 func (StopAsked) isEvent()        {}
 func (FailoverAsked) isEvent()    {}
+func (Resolved) isEvent()         {}
 func (NotDrained) isEvent()       {}
 func (GuestEnded) isEvent()       {}
 
@@ -104,6 +108,9 @@ type (
 	Connect struct{}
 	// AskOwner asks the backup for the domain back.
 	AskOwner struct{}
+	// Withdraw tells the arbiter that the claim under way is not wanted any more; it
+	// may be won all the same.
+	Withdraw struct{}
 	// SyncDisks begins the session, with the first copy of the disks.
 	SyncDisks struct{}
 	// BeginSave starts the save with its first, live checkpoint.
@@ -160,6 +167,7 @@ type (
 
 func (Connect) isAction()        {}
 func (AskOwner) isAction()       {}
+func (Withdraw) isAction()       {}
 func (SyncDisks) isAction()      {}
 func (BeginSave) isAction()      {}
 func (Checkpoint) isAction()     {}
@@ -187,6 +195,7 @@ const (
 	Stopped      Outcome = "stopped"       // as asked; the domain runs here, unprotected
 	SwitchedOver Outcome = "switched-over" // as asked; the backup runs the domain
 	TakenOver    Outcome = "taken-over"    // ErrBackupRuns
+	GivenUp      Outcome = "given-up"      // ErrGivenUp
 	DomainEnded  Outcome = "domain-ended"  // xlft.ErrGuestEnded
 	Failed       Outcome = "failed"        // the domain runs here, unprotected
 )
@@ -196,6 +205,8 @@ var (
 	// ErrBackupRuns: the backup runs the domain; the local copy was destroyed
 	// before any of its held output left.
 	ErrBackupRuns = errors.New("the backup runs the domain; the local copy was destroyed and its held output dropped")
+	// ErrGivenUp: an operator said so ("xl ft-resolve").
+	ErrGivenUp = errors.New("an operator gave the copy of the domain here up; it was destroyed and its held output dropped")
 	// ErrBothRun: the backup says that it runs the domain, while this host
 	// rightfully runs it too. Only an operator can choose which one goes on.
 	ErrBothRun = errors.New("the backup says it runs the domain too: split brain")

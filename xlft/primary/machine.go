@@ -94,6 +94,7 @@ type Machine struct {
 	failover bool // hand over as soon as nothing is in flight
 	handed   bool // the backup may have been told, by this protector or an earlier one, to run the domain
 	paused   bool // the domain was paused by Pause, of this protector or an earlier one
+	givingUp bool // an operator gave the copy here up, while a question is under way
 }
 
 // State returns the state.
@@ -414,6 +415,8 @@ func (m *Machine) stepArbitrating(ev Event) []Action {
 	case Arbitrated:
 		switch ev.Verdict {
 		case xlft.Won:
+			// Also against an operator who gave the copy up meanwhile: it may be the
+			// only one now.
 			return append([]Action{HangUp{AskDestroy: true}}, m.alone()...)
 		case xlft.Lost:
 			if !m.handed {
@@ -421,6 +424,9 @@ func (m *Machine) stepArbitrating(ev Event) []Action {
 			}
 			// The backup has claimed the domain that it was handed. Only the
 			// backup itself can say whether the domain runs there.
+		}
+		if m.givingUp {
+			return m.givenUp()
 		}
 		// In doubt the domain waits; nothing is guessed. The backup may claim.
 		m.state = Blocked
@@ -436,8 +442,22 @@ func (m *Machine) stepArbitrating(ev Event) []Action {
 			return m.yield()
 		case ev.Role == wire.RoleNone:
 			return m.detach()
+		case m.givingUp:
+			return m.givenUp()
 		}
 		return []Action{Claim{Handed: true}}
+	case Resolved:
+		switch {
+		case ev.Here:
+			return append([]Action{HangUp{AskDestroy: true}}, m.alone()...)
+		case m.state == Blocked:
+			return m.givenUp()
+		case m.givingUp:
+			return nil
+		}
+		// What is under way may have been won: its answer comes first.
+		m.givingUp = true
+		return []Action{Withdraw{}}
 	case ReplicaDestroyed:
 		// The backup was only slow, and needs no arbiter to give the domain back.
 		return m.detach()
@@ -492,7 +512,7 @@ func (m *Machine) detach() []Action {
 // alone: this host is the only runner. The held output may go once the save has
 // ended: until then a capture might seal the gate again.
 func (m *Machine) alone() []Action {
-	m.state = Detaching
+	m.state, m.givingUp = Detaching, false
 	acts := []Action{NextGeneration{}}
 	acts = append(acts, m.unpause()...)
 	if m.saving {
@@ -537,13 +557,19 @@ func (m *Machine) settle() []Action {
 }
 
 // yield: the backup is the runner.
-func (m *Machine) yield() []Action {
+func (m *Machine) yield() []Action { return m.leave(Exit{TakenOver, ErrBackupRuns}) }
+
+// givenUp: this host does not run the domain, by an operator's word.
+func (m *Machine) givenUp() []Action { return m.leave(Exit{GivenUp, ErrGivenUp}) }
+
+// leave ends the protection, and the copy here.
+func (m *Machine) leave(exit Exit) []Action {
 	m.state = Ended
 	acts := []Action{Destroy{}}
 	if m.saving {
 		acts = append(acts, EndSave{})
 	}
-	return append(acts, HangUp{}, Exit{TakenOver, ErrBackupRuns})
+	return append(acts, HangUp{}, exit)
 }
 
 func (m *Machine) end(err error) []Action {

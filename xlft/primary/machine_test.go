@@ -72,6 +72,8 @@ func tell(m *Machine) func([]string) string {
 			ev = StopAsked{}
 		case "failover":
 			ev = FailoverAsked{}
+		case "resolved":
+			ev = Resolved{Here: w[1] == "here"}
 		case "guest-ended":
 			ev = GuestEnded{w[1]}
 		default:
@@ -96,6 +98,7 @@ func FuzzMachine(f *testing.F) {
 				Start{Held: arg%2 == 1, Handed: arg%4 == 3, Yielded: arg == 4, Paused: arg%8 > 5}, Connected{}, ConnectFailed{errStory}, Owner{[]wire.Role{wire.RoleNone, wire.RoleRunning, wire.RoleReplica, ""}[arg%4]}, Trigger{[]Why{WhyDirty, WhyFull}[arg%2]},
 				Captured{m.taking}, SaveEnded{}, Acked{arg}, BackupLost{errStory}, ReplicaDestroyed{errStory},
 				Arbitrated{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"}, GateFailed{errStory}, DomainChanged{errStory}, Paced{Strict: arg%2 == 1},
+				Resolved{Here: arg%2 == 1},
 			}
 			ev := evs[int(c)%len(evs)]
 			if _, ok := ev.(Captured); ok && m.taking == 0 {
@@ -133,6 +136,9 @@ func FuzzMachine(f *testing.F) {
 					}
 					paused = !paused
 				case Destroy:
+					if _, ok := ev.(Resolved); ok && before != Blocked {
+						t.Fatalf("destroyed in %v by an operator's word: nothing waited for it, or it may have been won", before)
+					}
 					paused = false
 				case CloseGate:
 					if paused {

@@ -73,27 +73,37 @@ func (s *Session) Failover(ctx context.Context) (Outcome, error) {
 // Pace changes when checkpoints are taken, from what is in effect now, and returns
 // what is then. It lasts until the session ends. An error of change changes nothing.
 func (s *Session) Pace(ctx context.Context, change func(xlft.Pacing) (xlft.Pacing, error)) (p xlft.Pacing, err error) {
-	answered := make(chan struct{})
-	r := request{do: func(work context.Context) {
-		defer close(answered)
+	if over := s.inLoop(ctx, func(work context.Context) {
 		now, _ := s.trigger.paced()
 		if p, err = change(now); err == nil {
 			s.pace(work, p)
 		}
+	}); over != nil {
+		return p, over
+	}
+	return p, err
+}
+
+// inLoop has the loop call f. An error means that f was not called.
+func (s *Session) inLoop(ctx context.Context, f func(work context.Context)) error {
+	answered := make(chan struct{})
+	r := request{do: func(work context.Context) {
+		defer close(answered)
+		f(work)
 	}}
 	if err := s.ask(ctx, r); err != nil {
-		return p, err
+		return err
 	}
 	select {
 	case <-answered:
-		return p, err
+		return nil
 	case <-s.done:
 	}
 	select {
 	case <-answered: // and then it ended
-		return p, err
+		return nil
 	default:
-		return p, fmt.Errorf("%s: the protection has ended", s.Domain)
+		return fmt.Errorf("%s: the protection has ended", s.Domain)
 	}
 }
 

@@ -91,6 +91,7 @@ type Session struct {
 	stuck     error // what of the end of a protection could not be done: output is held, or the domain does not run
 	panicked  bool
 	withdrawn chan struct{} // of the claim under way: closed when it is not wanted any more
+	waits     time.Time     // since when the domain waits for a decision
 	caughtUp  bool          // with the backup's generation, in this try to connect
 	protected time.Time     // when the domain last became protected
 	exit      *Exit
@@ -322,9 +323,8 @@ func (s *Session) step(ctx context.Context, ev Event) {
 	}
 	before := s.m.State()
 	acts := s.m.Step(ev)
-	if before == Arbitrating && s.m.State() != Arbitrating && s.withdrawn != nil {
-		close(s.withdrawn)
-		s.withdrawn = nil
+	if now := s.m.State(); before == Arbitrating && now != Arbitrating {
+		s.withdraw()
 	}
 	s.report(before, ev)
 	// An action may take long: a record that hangs, a call that is tried again.
@@ -335,6 +335,9 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		s.do(ctx, a)
 	}
 	now := s.m.State()
+	if undecided(now) && !undecided(before) {
+		s.waits = time.Now()
+	}
 	switch now {
 	case Protected, Syncing:
 	case Recovering, Arbitrating, Ending, Detaching:

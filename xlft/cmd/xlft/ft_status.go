@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"xlft/xlft"
+	"xlft/xlft/backup"
 	"xlft/xlft/internal/overview"
 	"xlft/xlft/primary"
 )
@@ -79,6 +80,9 @@ func printRow(out io.Writer, r overview.Row) error {
 	}
 	line("Protected", "%s", text)
 	line("State", "%s", r.State)
+	if r.State == primary.Blocked.String() || r.State == backup.Claiming.String() || r.State == overview.TakingOver {
+		line("Decide by", "xl ft-resolve %s", r.Domain)
+	}
 	line("Generation", "%d", r.Generation)
 	if s := r.Primary; s != nil {
 		printPrimary(line, s)

@@ -37,7 +37,7 @@ func (a *app) protectCommand() *cobra.Command {
 			runDir := r.runDir
 			protector.DontWait(runDir, domain)
 			protector.LeaveError(runDir, domain, err)
-			if outcome == primary.TakenOver || outcome == primary.DomainEnded {
+			if outcome == primary.TakenOver || outcome == primary.GivenUp || outcome == primary.DomainEnded {
 				log.Warn("protection ended", zap.String("outcome", string(outcome)), zap.Error(err))
 			}
 			if err != nil {

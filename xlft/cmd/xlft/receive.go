@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskcopy"
+	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/restore"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
@@ -90,6 +92,14 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		},
 		Disks: copies, RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory, PageCache: int64(c.PageCache),
 	}
+	r.Ask = func(ctx context.Context, peer string, q wire.OwnerQuery) (res wire.OwnerResult, err error) {
+		p, ok := live.config().Peers[peer]
+		if !ok {
+			return res, fmt.Errorf("no [peer.%s] in the configuration", peer)
+		}
+		err = wire.Ask(ctx, id.Dialer(p.Address, p.Fingerprint), software(), wire.TypeOwner, q, wire.TypeOwnerResult, &res)
+		return res, err
+	}
 	changed := make(chan struct{}, 1)
 	r.OnChange(func() {
 		select {
@@ -129,6 +139,16 @@ func serveReceiver(path string, r *backup.Receiver) (stop func(), err error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
+	control.Handle(mux, "GET /decision", func(req *http.Request) (any, error) {
+		return r.Decision(req.Context(), req.URL.Query().Get("domain"))
+	})
+	control.Handle(mux, "POST /resolve", func(req *http.Request) (any, error) {
+		var a protector.Resolution
+		if err := json.NewDecoder(req.Body).Decode(&a); err != nil {
+			return nil, err
+		}
+		return r.Resolve(req.Context(), a.Domain, a.Word, a.By)
+	})
 	control.Handle(mux, "GET /replicas", func(*http.Request) (any, error) { return r.Replicas(), nil })
 	control.Handle(mux, "GET /conflicts", func(*http.Request) (any, error) { return r.Conflicts(), nil })
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}

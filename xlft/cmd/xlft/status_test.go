@@ -89,6 +89,7 @@ Role of this host:  backup
 Peer:              alpha
 Protected:         no
 State:             claiming
+Decide by:         xl ft-resolve web1
 Generation:        3
 Arbiter:           fence
 Newest epoch:      7, acked never

@@ -18,6 +18,13 @@ type Ended struct {
 	Outcome primary.Outcome `json:"outcome"`
 }
 
+// A Resolution is an operator's word on a domain that waits for a decision.
+type Resolution struct {
+	Domain string    `json:"domain"`
+	Word   xlft.Word `json:"word"`
+	By     string    `json:"by"` // the operator
+}
+
 // serve answers the commands of a Client. Requests that end the session are
 // answered when it has ended.
 func serve(runDir string, s *primary.Session) (stop func(), err error) {
@@ -34,6 +41,14 @@ func serve(runDir string, s *primary.Session) (stop func(), err error) {
 			return nil, err
 		}
 		return s.Pace(r.Context(), func(p xlft.Pacing) (xlft.Pacing, error) { return config.Repace(p, words) })
+	})
+	control.Handle(mux, "GET /decision", func(r *http.Request) (any, error) { return s.Decision(r.Context()) })
+	control.Handle(mux, "POST /resolve", func(r *http.Request) (any, error) {
+		var a Resolution
+		if err := json.NewDecoder(r.Body).Decode(&a); err != nil {
+			return nil, err
+		}
+		return s.Resolve(r.Context(), a.Word, a.By)
 	})
 	for what, end := range map[string]func(context.Context) (primary.Outcome, error){"POST /stop": s.Stop, "POST /failover": s.Failover} {
 		control.Handle(mux, what, func(r *http.Request) (any, error) {
@@ -69,6 +84,18 @@ func (c *Client) Status(ctx context.Context) (st primary.Status, err error) {
 func (c *Client) Pace(ctx context.Context, words []string) (p xlft.Pacing, err error) {
 	err = control.Call(ctx, c.path, http.MethodPost, "/pace", words, &p)
 	return p, err
+}
+
+// Decision returns what is known of a domain that waits for an operator's word.
+func (c *Client) Decision(ctx context.Context) (d xlft.Decision, err error) {
+	err = control.Call(ctx, c.path, http.MethodGet, "/decision", nil, &d)
+	return d, err
+}
+
+// Resolve gives an operator's word, and returns when it is in effect.
+func (c *Client) Resolve(ctx context.Context, a Resolution) (d xlft.Decision, err error) {
+	err = control.Call(ctx, c.path, http.MethodPost, "/resolve", a, &d)
+	return d, err
 }
 
 // Stop ends protection and returns how the session ended.
