@@ -3,6 +3,7 @@ package xlft
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // An Arbiter gives a domain, in one generation, to whichever side claims it
@@ -25,6 +26,13 @@ type ArbiterChecker interface {
 	// Check says why the arbiter could not decide against a peer now; nil if it
 	// could.
 	Check(ctx context.Context, peer string) error
+}
+
+// Health is whether an arbiter could decide, when it was last asked.
+type Health struct {
+	At time.Time `json:"at,omitzero"` // zero: it was not asked
+	// Error says why it could not.
+	Error string `json:"error,omitempty"`
 }
 
 // A Claim asks for a domain in one generation.

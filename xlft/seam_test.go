@@ -27,7 +27,7 @@ type seam struct {
 	net      *simxen.Net
 	a, b, c  *simxen.Host
 	cas      *simxen.Arbiter
-	kind     string // of the arbiters: "cas", "fence" or "none"
+	kind     string // of the arbiters: "cas", "fence", "manual" or "none"
 	splits   bool   // both hosts run the domain, as the case wants
 	domain   *simxen.Domain
 	records  map[*simxen.Host]store.Dir
@@ -60,7 +60,7 @@ func (m *seam) arbiter(p *simxen.Process) xlft.Arbiter {
 }
 
 // arbiterOf returns a process's arbiter of a kind: the simulated one, "cas", or the
-// product's "fence" or "none".
+// product's "fence", "manual" or "none".
 func arbiterOf(kind string, p *simxen.Process, cas *simxen.Arbiter, hosts ...*simxen.Host) xlft.Arbiter {
 	ask := arbiter.Asker{Timeout: 2 * simSilence, Log: zap.NewNop(), Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
 		err = wire.Ask(ctx, p.Dial(peer), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
@@ -69,6 +69,8 @@ func arbiterOf(kind string, p *simxen.Process, cas *simxen.Arbiter, hosts ...*si
 	switch kind {
 	case "none":
 		return p.Claims(arbiter.None{Asker: ask})
+	case "manual":
+		return p.Claims(arbiter.Manual{Asker: ask})
 	case "fence":
 		peers := map[string]config.Peer{}
 		for _, h := range hosts {

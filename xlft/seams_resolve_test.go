@@ -161,6 +161,60 @@ func TestGiveUpAndTakeOver(t *testing.T) {
 	}
 }
 
+// With the arbiter "manual" nobody runs the domain on without an operator's word, and
+// status says what to type.
+func TestManual(t *testing.T) {
+	for _, dead := range []string{"A", "B"} {
+		t.Run(dead, func(t *testing.T) {
+			seams(t, func(m *seam) {
+				m.begin()
+				host, said := m.b, func() string { return m.receiver.Replicas()[0].LastError }
+				resolve := m.resolvesB
+				if dead == "A" {
+					m.a.Crash()
+					m.awaitB(backup.Claiming)
+				} else {
+					m.b.Crash()
+					m.await(m.session, primary.Blocked)
+					host, said, resolve = m.a, func() string { return m.session.Status().LastError }, m.resolves
+				}
+				time.Sleep(10 * time.Minute)
+				if d := host.Domain(simDomain); d != nil && d.Runs() {
+					m.t.Fatal("it runs without a word")
+				}
+				if want := "if it is off, \"xl ft-resolve web1 --peer-is-off\" here"; !strings.Contains(said(), want) {
+					m.t.Errorf("the host says %q, want %q", said(), want)
+				}
+				m.taken(resolve(xlft.PeerIsOff))
+				if !m.runs(host) {
+					m.t.Error("the domain runs nowhere")
+				}
+			}, "manual")
+		})
+	}
+}
+
+// Hosts that hear each other need no operator, nor does a planned switch-over.
+func TestManualByThemselves(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.begin()
+		m.net.Cut(true)
+		m.await(m.session, primary.Blocked)
+		m.net.Cut(false)
+		m.await(m.session, primary.Protected)
+		m.pb.Kill()
+		m.receive(m.b, nil)
+		time.Sleep(5 * time.Second)
+		m.await(m.session, primary.Protected)
+		if o, err := m.session.Failover(context.Background()); o != primary.SwitchedOver {
+			m.t.Errorf("switch-over: %v, %v", o, err)
+		}
+		if !m.runs(m.b) {
+			m.t.Error("the domain runs nowhere")
+		}
+	}, "manual")
+}
+
 // A copy is given up while the arbiter is asked for it, and the arbiter gives the domain
 // to this host: the copy may be the only one by now, and runs on.
 func TestGiveUpTooLate(t *testing.T) {

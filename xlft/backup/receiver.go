@@ -37,6 +37,8 @@ type Receiver struct {
 	PeerName func(net.Conn) string
 	// Ask asks another host about a domain; nil if none can be asked.
 	Ask func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error)
+	// Health, if set, says whether this host's arbiter could decide against a peer now.
+	Health func(peer string) xlft.Health
 	// RetryDelay is the time before an unreachable arbiter is asked again.
 	RetryDelay time.Duration
 	// Disks has this host's copies of disks; nil if it keeps none.
@@ -194,6 +196,9 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		res, err := r.owner(ctx, q, peer)
 		if err != nil {
 			return refuse(c, wire.CodeInternal, nil, err)
+		}
+		if r.Health != nil {
+			res.Arbiter = r.Health(peer).Error
 		}
 		return c.WriteJSON(wire.TypeOwnerResult, 0, res)
 	}
@@ -377,17 +382,19 @@ func (r *Receiver) notify() {
 
 // Status is what an operator sees of a replica.
 type Status struct {
-	Domain     string    `json:"domain"`
-	Peer       string    `json:"peer"`
-	Arbiter    string    `json:"arbiter"`
-	State      State     `json:"state"`
-	Since      time.Time `json:"since"`
-	Epoch      uint64    `json:"epoch"` // newest whole one
-	LastAck    time.Time `json:"last_ack"`
-	Generation uint64    `json:"generation"`
-	Bytes      uint64    `json:"bytes_received"`
-	PageCache  int64     `json:"page_cache_bytes"`     // kept of pages that were received
-	LastError  string    `json:"last_error,omitempty"` // why the domain is still claimed
+	Domain  string `json:"domain"`
+	Peer    string `json:"peer"`
+	Arbiter string `json:"arbiter"`
+	// Health is whether this host's arbiter could decide now.
+	Health     xlft.Health `json:"arbiter_health,omitzero"`
+	State      State       `json:"state"`
+	Since      time.Time   `json:"since"`
+	Epoch      uint64      `json:"epoch"` // newest whole one
+	LastAck    time.Time   `json:"last_ack"`
+	Generation uint64      `json:"generation"`
+	Bytes      uint64      `json:"bytes_received"`
+	PageCache  int64       `json:"page_cache_bytes"`     // kept of pages that were received
+	LastError  string      `json:"last_error,omitempty"` // why the domain is still claimed
 }
 
 // Replicas returns the replicas held, by name.

@@ -350,9 +350,14 @@ func (s *session) setState(st State) {
 
 // status returns a snapshot.
 func (s *session) status() Status {
+	var h xlft.Health
+	if s.r.Health != nil {
+		h = s.r.Health(s.peer)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return Status{
+		Health: h,
 		Domain: s.offer.Domain, Peer: s.peer, Arbiter: s.r.Arbiter.String(), State: s.state,
 		Since: s.since, Epoch: s.acked, LastAck: s.lastAck, Generation: s.offer.Generation, Bytes: s.bytes, PageCache: s.pageCache,
 		LastError: s.lastError,

@@ -42,8 +42,9 @@ type Config struct {
 
 // Arbiter says who decides after a failure.
 type Arbiter struct {
-	Type             string // "none" or "fence"
+	Type             string // "fence", "manual" or "none"
 	AcceptSplitBrain bool
+	CheckInterval    time.Duration // between two questions whether it could decide; 0: only ft-check asks
 }
 
 // Peer is another host.

@@ -28,8 +28,9 @@ type rawConfig struct {
 		DurableAck       *bool     `toml:"durable_ack"`
 	} `toml:"receive"`
 	Arbiter struct {
-		Type             *string `toml:"type"`
-		AcceptSplitBrain *bool   `toml:"accept_split_brain"`
+		Type             *string      `toml:"type"`
+		AcceptSplitBrain *bool        `toml:"accept_split_brain"`
+		CheckInterval    *rawDuration `toml:"check_interval"`
 	} `toml:"arbiter"`
 	Peer    map[string]rawPeer   `toml:"peer"`
 	Default rawDomain            `toml:"default"`

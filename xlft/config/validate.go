@@ -80,16 +80,23 @@ func (raw *rawConfig) receive(c *Config) (toml.Key, error) {
 // arbiter reads [arbiter].
 func (raw *rawConfig) arbiter(c *Config) (toml.Key, error) {
 	if raw.Arbiter.Type == nil {
-		return toml.Key{"arbiter", "type"}, errors.New("must be set: who decides which host runs a domain when they can't talk? \"fence\", or \"none\" with accept_split_brain = true")
+		return toml.Key{"arbiter", "type"}, errors.New("must be set: who decides which host runs a domain when they can't talk? \"fence\", \"manual\", or \"none\" with accept_split_brain = true")
 	}
 	c.Arbiter.Type = *raw.Arbiter.Type
 	set(&c.Arbiter.AcceptSplitBrain, raw.Arbiter.AcceptSplitBrain)
 	switch {
-	case c.Arbiter.Type == "fence":
+	case c.Arbiter.Type == "fence", c.Arbiter.Type == "manual":
 	case c.Arbiter.Type != "none":
-		return toml.Key{"arbiter", "type"}, fmt.Errorf("unknown arbiter %q: \"fence\" and \"none\" are there", c.Arbiter.Type)
+		return toml.Key{"arbiter", "type"}, fmt.Errorf("unknown arbiter %q: \"fence\", \"manual\" and \"none\" are there", c.Arbiter.Type)
 	case !c.Arbiter.AcceptSplitBrain:
 		return toml.Key{"arbiter", "type"}, errors.New("\"none\" needs accept_split_brain = true: without an arbiter both hosts run the domain when the network between them breaks")
+	}
+	c.Arbiter.CheckInterval = time.Minute
+	if raw.Arbiter.CheckInterval != nil {
+		c.Arbiter.CheckInterval = time.Duration(*raw.Arbiter.CheckInterval)
+	}
+	if i := c.Arbiter.CheckInterval; i != 0 && (i < 10*time.Second || i > time.Hour) {
+		return toml.Key{"arbiter", "check_interval"}, fmt.Errorf("%v is neither 0s nor between 10s and 1h", i)
 	}
 	return nil, nil
 }

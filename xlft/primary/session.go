@@ -53,6 +53,8 @@ type Session struct {
 	Peers []string
 	Store xlft.Store
 	Log   *zap.Logger
+	// Health, if set, says whether the arbiter could decide now, for Status.
+	Health func() xlft.Health
 	// Hung, if set, is called if something that the session waits for never
 	// returns: a capture inside the hypervisor's library, say. The process has to
 	// end; its successor finds what is left.

@@ -10,14 +10,16 @@ import (
 
 // Status is what an operator sees of a Session.
 type Status struct {
-	Domain     string    `json:"domain"`
-	Peer       string    `json:"peer"`
-	Arbiter    string    `json:"arbiter"`
-	State      State     `json:"state"`
-	Protected  bool      `json:"protected"`
-	Since      time.Time `json:"since"`
-	Generation uint64    `json:"generation"`
-	LastError  string    `json:"last_error,omitempty"`
+	Domain  string `json:"domain"`
+	Peer    string `json:"peer"`
+	Arbiter string `json:"arbiter"`
+	// Health is whether the arbiters of both hosts could decide now.
+	Health     xlft.Health `json:"arbiter_health,omitzero"`
+	State      State       `json:"state"`
+	Protected  bool        `json:"protected"`
+	Since      time.Time   `json:"since"`
+	Generation uint64      `json:"generation"`
+	LastError  string      `json:"last_error,omitempty"`
 	// SplitBrain: the backup said, when it was last heard, that it runs the domain
 	// too.
 	SplitBrain bool `json:"split_brain,omitempty"`
@@ -173,6 +175,9 @@ func (s *Session) Status() Status {
 	}
 	v.Reasons = maps.Clone(v.Reasons)
 	v.Pacing, v.Window = s.trigger.paced()
+	if s.Health != nil {
+		v.Health = s.Health()
+	}
 	if s.Watching != nil {
 		v.Watching = s.Watching()
 	}

@@ -141,6 +141,9 @@ const (
 type OwnerResult struct {
 	Role       Role   `json:"role"`
 	Generation uint64 `json:"generation"`
+	// Arbiter says why the answering host's arbiter could not decide against the asker
+	// now; "" if it could, or is not asked.
+	Arbiter string `json:"arbiter,omitempty"`
 }
 
 // Code says why a peer refused, for programs.

@@ -31,6 +31,9 @@ func (a *app) listCommand() *cobra.Command {
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 			fmt.Fprintln(w, "Name\tRole\tPeer\tState\tEpoch\tGeneration")
 			for _, r := range rows {
+				if r.Protected && r.NoArbiter != "" {
+					r.State += ", no arbiter"
+				}
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\n", r.Domain, r.Role, r.Peer, r.State, r.Epoch, r.Generation)
 			}
 			return w.Flush()

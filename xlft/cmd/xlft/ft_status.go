@@ -19,6 +19,9 @@ import (
 	"xlft/xlft/primary"
 )
 
+// errNoArbiter makes ft-status return exitNoArbiter.
+var errNoArbiter = errors.New("protected, but no arbiter could decide if a host or the network failed now")
+
 // errUnprotected makes ft-status return 1.
 var errUnprotected = errors.New("not protected")
 
@@ -29,8 +32,10 @@ func (a *app) statusCommand() *cobra.Command {
 		Short:   "show the protection of a domain",
 		GroupID: "domain",
 		Long: `Shows the protection of a domain, on either host. The exit status is 0 if the
-domain is protected: if it would survive the loss of its host now. It is 1 if it
-is not, whatever the reason.`,
+domain is protected: if it would survive the loss of its host now. It is 2 if it is
+protected, but the arbiter of a host could not decide now: a fence agent fails, say;
+see arbiter.check_interval. It is 1 if the domain is not protected, whatever the
+reason.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeProtected,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -49,8 +54,13 @@ is not, whatever the reason.`,
 					} else {
 						err = printRow(cmd.OutOrStdout(), r)
 					}
-					if err != nil || r.Protected {
+					switch {
+					case err != nil:
 						return err
+					case r.Protected && r.NoArbiter != "":
+						return fmt.Errorf("ft-status: %s: %w: %s", r.Domain, errNoArbiter, r.NoArbiter)
+					case r.Protected:
+						return nil
 					}
 					return fmt.Errorf("ft-status: %s: %w (%s)", r.Domain, errUnprotected, r.State)
 				}
@@ -75,7 +85,10 @@ func printRow(out io.Writer, r overview.Row) error {
 	line("Role of this host", "%s", r.Role)
 	line("Peer", "%s", r.Peer)
 	text := "no"
-	if r.Protected {
+	switch {
+	case r.Protected && r.NoArbiter != "":
+		text = "yes, but no arbiter"
+	case r.Protected:
 		text = "yes"
 	}
 	line("Protected", "%s", text)
@@ -88,7 +101,7 @@ func printRow(out io.Writer, r overview.Row) error {
 		printPrimary(line, s)
 	}
 	if s := r.Backup; s != nil {
-		line("Arbiter", "%s", s.Arbiter)
+		line("Arbiter", "%s%s", s.Arbiter, checked(s.Health))
 		line("Newest epoch", "%d, acked %s", s.Epoch, ago(s.LastAck))
 		line("Received", "%d MiB", s.Bytes>>20)
 		if s.LastError != "" {
@@ -100,7 +113,7 @@ func printRow(out io.Writer, r overview.Row) error {
 
 // printPrimary prints what only a primary knows.
 func printPrimary(line func(key, format string, args ...any), s *primary.Status) {
-	line("Arbiter", "%s", s.Arbiter)
+	line("Arbiter", "%s%s", s.Arbiter, checked(s.Health))
 	line("Newest epoch", "%d, acked %s", s.Epoch, ago(s.LastAck))
 	line("Checkpoints", "%d, %d pages, %d MiB sent", s.Checkpoints, s.PagesSent, s.BytesSent>>20)
 	if reasons := reasons(s); reasons != "" {
@@ -152,6 +165,18 @@ func printPrimary(line func(key, format string, args ...any), s *primary.Status)
 	if s.LastError != "" {
 		line("Last error", "%s", s.LastError)
 	}
+}
+
+// checked says when the arbiter was last asked whether it could decide, and what it
+// said.
+func checked(h xlft.Health) string {
+	switch {
+	case h.At.IsZero():
+		return ""
+	case h.Error != "":
+		return fmt.Sprintf(", could not decide (asked %v ago): %s", time.Since(h.At).Round(time.Second), h.Error)
+	}
+	return fmt.Sprintf(", could decide (asked %v ago)", time.Since(h.At).Round(time.Second))
 }
 
 // reasons lists what asked for checkpoints, the most frequent first.

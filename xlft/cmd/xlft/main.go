@@ -54,7 +54,14 @@ func (e decidedError) Unwrap() error { return e.error }
 // accident, after which systemd starts a successor (xlft@.service).
 const exitDecided = 3
 
+// exitNoArbiter is ft-status' exit status for a domain that is protected, while no
+// arbiter could decide.
+const exitNoArbiter = 2
+
 func exitStatus(err error) int {
+	if errors.Is(err, errNoArbiter) {
+		return exitNoArbiter
+	}
 	var d decidedError
 	if errors.As(err, &d) {
 		return exitDecided

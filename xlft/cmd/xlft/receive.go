@@ -92,6 +92,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		},
 		Disks: copies, RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory, PageCache: int64(c.PageCache),
 	}
+	r.Health = live.health(ctx, c.RunDir)
 	r.Ask = func(ctx context.Context, peer string, q wire.OwnerQuery) (res wire.OwnerResult, err error) {
 		p, ok := live.config().Peers[peer]
 		if !ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -11,6 +12,7 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/config"
+	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/wire"
 )
 
@@ -117,3 +119,27 @@ func (l *live) Check(ctx context.Context, peer string) error {
 }
 
 var _ xlft.ArbiterChecker = (*live)(nil)
+
+// health returns what says whether the arbiter could decide against a peer, whose host
+// is asked all the time from the first question about it on, until ctx ends.
+func (l *live) health(ctx context.Context, dir string) func(peer string) xlft.Health {
+	var mu sync.Mutex
+	all := map[string]*arbiter.Health{}
+	return func(peer string) xlft.Health {
+		s := l.now.Load()
+		_, configured := s.config.Peers[peer]
+		_, checks := s.arbiter.(xlft.ArbiterChecker)
+		if !configured || !checks || s.config.Arbiter.CheckInterval == 0 {
+			return xlft.Health{}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		h := all[peer]
+		if h == nil {
+			h = &arbiter.Health{Arbiter: l, Peer: peer, Dir: dir, Every: s.config.Arbiter.CheckInterval, Log: l.log}
+			all[peer] = h
+			go h.Run(ctx)
+		}
+		return h.Now()
+	}
+}

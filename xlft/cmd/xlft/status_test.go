@@ -1,6 +1,9 @@
 package main
 
 import (
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +11,7 @@ import (
 	"xlft/diskrepl"
 	"xlft/xlft"
 	"xlft/xlft/backup"
+	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/overview"
 	"xlft/xlft/primary"
 )
@@ -98,6 +102,57 @@ Last error:        ask the arbiter (fence): no route to host
 `
 	if got := b.String(); squeeze(got) != squeeze(want) {
 		t.Errorf("printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A domain that is protected while no arbiter could decide has an exit status of its own.
+func TestNoArbiter(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "xlft.toml")
+	if err := os.WriteFile(conf, []byte("[host]\nrun_dir = \""+dir+"\"\nstate_dir = \""+dir+"\"\n[arbiter]\ntype = \"manual\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	daemon := func(name string, answers map[string]any) {
+		l, err := control.Listen(control.Socket(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mux := http.NewServeMux()
+		for pattern, answer := range answers {
+			control.Handle(mux, pattern, func(*http.Request) (any, error) { return answer, nil })
+		}
+		srv := &http.Server{Handler: mux}
+		go srv.Serve(l)
+		t.Cleanup(func() { srv.Close() })
+	}
+	bad := xlft.Health{At: time.Now(), Error: "fence agent of beta: bad password"}
+	daemon("web1", map[string]any{"GET /status": primary.Status{Domain: "web1", State: primary.Protected, Protected: true, Arbiter: "fence", Health: bad}})
+	daemon("web2", map[string]any{"GET /status": primary.Status{Domain: "web2", Peer: "beta", State: primary.Protected, Protected: true, Arbiter: "fence", Health: xlft.Health{At: time.Now()}}})
+	daemon("web3", map[string]any{"GET /status": primary.Status{Domain: "web3", State: primary.Syncing, Arbiter: "fence", Health: bad}})
+	daemon(control.Receiver, map[string]any{"GET /replicas": []backup.Status{{Domain: "db", State: backup.Ready, Health: bad}}, "GET /conflicts": []backup.Conflict{}})
+	for domain, want := range map[string]struct {
+		status int
+		text   string
+	}{
+		"web1": {2, "Protected: yes, but no arbiter"},
+		"web2": {0, "Arbiter: fence, could decide (asked 0s ago)"},
+		"web3": {1, "Protected: no"},
+		"db":   {2, "could not decide (asked 0s ago): fence agent of beta: bad password"},
+	} {
+		var out strings.Builder
+		c := root()
+		c.SetArgs([]string{"--config", conf, "ft-status", domain})
+		c.SetOut(&out)
+		status := 0
+		if err := c.ExecuteContext(t.Context()); err != nil {
+			status = exitStatus(err)
+		}
+		if status != want.status || !strings.Contains(squeeze(out.String()), want.text) {
+			t.Errorf("%s: exit status %d, want %d, and printed\n%s", domain, status, want.status, out.String())
+		}
+	}
+	if out, _ := run(t, "--config", conf, "ft-list"); !strings.Contains(squeeze(out), "protected, no arbiter") || !strings.Contains(squeeze(out), "web2 primary beta protected 0") {
+		t.Errorf("ft-list prints\n%s", out)
 	}
 }
 

@@ -35,6 +35,8 @@ func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, 
 		return None{ask}
 	case "fence":
 		return &Fence{Asker: ask, Peers: c.Peers}
+	case "manual":
+		return Manual{ask}
 	}
 	// None would give every claim to whoever makes it.
 	panic(fmt.Sprintf("arbiter: type %q is in a validated configuration, and New does not know it", c.Arbiter.Type))

@@ -23,6 +23,7 @@ type world struct {
 	mu   sync.Mutex
 	off  map[xlft.Side]bool // the host has no power: what it does has no effect
 	deaf bool               // nobody can be reached, neither arbiter nor agent
+	asks bool               // who wins, an operator says: nobody does by a claim
 }
 
 // claim is a host's claim; false for one that has no power any more.
@@ -71,9 +72,19 @@ func fences() *world {
 	return w
 }
 
+// operators is a world in which an operator decides.
+func operators() *world {
+	w := fences()
+	w.asks = true
+	for s, a := range w.arbiters {
+		w.arbiters[s] = Manual{a.(*Fence).Asker}
+	}
+	return w
+}
+
 // TestContract is what the machines rest on, of any arbiter.
 func TestContract(t *testing.T) {
-	for name, newWorld := range map[string]func() *world{"fence": fences} {
+	for name, newWorld := range map[string]func() *world{"fence": fences, "manual": operators} {
 		run := func(what string, f func(t *testing.T, w *world)) {
 			t.Run(name+"/"+what, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { f(t, newWorld()) })
@@ -92,14 +103,14 @@ func TestContract(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if won[xlft.Primary] == won[xlft.Backup] {
+			if won[xlft.Primary] == won[xlft.Backup] && (won[xlft.Primary] || !w.asks) {
 				t.Errorf("won: %v, want exactly one", won)
 			}
 		})
 		run("the same answer again", func(t *testing.T, w *world) {
 			for range 3 {
-				if won, err := w.claim(xlft.Backup, false); !won || err != nil {
-					t.Errorf("%v, %v, want won each time", won, err)
+				if won, err := w.claim(xlft.Backup, false); won == w.asks || (err == nil) == w.asks {
+					t.Errorf("%v, %v, want the same each time: won, unless an operator decides", won, err)
 				}
 			}
 			if won, _ := w.claim(xlft.Primary, false); won {
@@ -114,7 +125,7 @@ func TestContract(t *testing.T) {
 				}
 			}
 			w.deaf = false
-			if won, err := w.claim(xlft.Primary, false); !won || err != nil {
+			if won, err := w.claim(xlft.Primary, false); won == w.asks || (err == nil) == w.asks {
 				t.Errorf("reachable again: %v, %v", won, err)
 			}
 		})

@@ -24,11 +24,13 @@ import (
 // A Row is what one host knows of a domain. docs/operation.md says what each
 // State means.
 type Row struct {
-	Domain     string          `json:"domain"`
-	Role       Role            `json:"role"`
-	Peer       string          `json:"peer"`
-	State      string          `json:"state"`
-	Protected  bool            `json:"protected"`
+	Domain    string `json:"domain"`
+	Role      Role   `json:"role"`
+	Peer      string `json:"peer"`
+	State     string `json:"state"`
+	Protected bool   `json:"protected"`
+	// NoArbiter says why nobody could decide if a host or the network failed now.
+	NoArbiter  string          `json:"no_arbiter,omitempty"`
 	Epoch      uint64          `json:"epoch"`
 	Generation uint64          `json:"generation"`
 	Primary    *primary.Status `json:"primary,omitempty"`
@@ -98,7 +100,7 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 		return nil, err
 	}
 	for _, s := range replicas {
-		seen[s.Domain] = Row{Domain: s.Domain, Role: Backup, Peer: s.Peer, State: s.State.String(), Protected: s.State == backup.Ready, Epoch: s.Epoch, Generation: s.Generation, Backup: &s}
+		seen[s.Domain] = Row{Domain: s.Domain, Role: Backup, Peer: s.Peer, State: s.State.String(), Protected: s.State == backup.Ready, NoArbiter: s.Health.Error, Epoch: s.Epoch, Generation: s.Generation, Backup: &s}
 	}
 	recs, unread, err := store.Dir(stateDir).All()
 	if err != nil {
@@ -164,7 +166,7 @@ func asked(ctx context.Context, runDir, domain string) (Row, bool) {
 		if st.SplitBrain {
 			state = SplitBrain
 		}
-		return Row{Domain: domain, Role: Primary, Peer: st.Peer, State: state, Protected: st.Protected, Epoch: st.Epoch, Generation: st.Generation, Primary: &st}, true
+		return Row{Domain: domain, Role: Primary, Peer: st.Peer, State: state, Protected: st.Protected, NoArbiter: st.Health.Error, Epoch: st.Epoch, Generation: st.Generation, Primary: &st}, true
 	case ctx.Err() != nil:
 		return Row{Domain: domain, Role: Primary, State: Unresponsive}, true
 	}

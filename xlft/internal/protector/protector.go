@@ -91,6 +91,9 @@ func (p *Protector) Run(ctx context.Context) (primary.Outcome, error) {
 	if err != nil {
 		return "", err
 	}
+	watch, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	p.watchArbiter(watch, s)
 	stop, err := serve(c.RunDir, s)
 	if err != nil {
 		// What a gate that was found holding has must not leave before it is known
@@ -201,6 +204,32 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	}
 	gate.quiesce = s.Quiesce
 	return s, nil
+}
+
+// watchArbiter finds out all the time whether the arbiters of both hosts could decide,
+// until ctx ends.
+func (p *Protector) watchArbiter(ctx context.Context, s *primary.Session) {
+	a, ok := s.Arbiter.(xlft.ArbiterChecker)
+	if !ok || p.Config.Arbiter.CheckInterval == 0 {
+		return
+	}
+	h := &arbiter.Health{
+		Arbiter: a, Peer: s.Peer, Dir: p.Config.RunDir, Every: p.Config.Arbiter.CheckInterval, Log: s.Log,
+		Backup: func(ctx context.Context) (string, error) {
+			st := s.Status()
+			if !st.Protected {
+				return "", nil // there is no session to ask about
+			}
+			ask, cancel := context.WithTimeout(ctx, wire.OwnerTimeout)
+			defer cancel()
+			var r wire.OwnerResult
+			q := wire.OwnerQuery{Domain: s.Domain, UUID: s.Offer.UUID, Generation: st.Generation, Patience: wire.OwnerTimeout}
+			err := wire.Ask(ask, s.Dial, s.Software, wire.TypeOwner, q, wire.TypeOwnerResult, &r)
+			return r.Arbiter, err
+		},
+	}
+	s.Health = h.Now
+	go h.Run(ctx)
 }
 
 // untouched returns an error while another program saves or migrates the domain: it
