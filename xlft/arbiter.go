@@ -46,6 +46,8 @@ type Claim struct {
 	// claims so has the primary's consent; a primary that claims so does not
 	// know whether the domain runs on the backup by now.
 	Handed bool
+	// Shared: both hosts write to the same storage.
+	Shared bool
 	// Withdrawn, if set, is closed when the claimant does not want the domain any
 	// more: an arbiter that has done nothing yet returns ErrWithdrawn.
 	Withdrawn <-chan struct{}

@@ -62,7 +62,7 @@ func (m *seam) arbiter(p *simxen.Process) xlft.Arbiter {
 // arbiterOf returns a process's arbiter of a kind: the simulated one, "cas", or the
 // product's "fence", "manual" or "none".
 func arbiterOf(kind string, p *simxen.Process, cas *simxen.Arbiter, hosts ...*simxen.Host) xlft.Arbiter {
-	ask := arbiter.Asker{Timeout: 2 * simSilence, Log: zap.NewNop(), Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
+	ask := arbiter.Asker{Timeout: 2 * simSilence, HeadStart: simSilence, Log: zap.NewNop(), Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
 		err = wire.Ask(ctx, p.Dial(peer), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
 		return r, err
 	}}

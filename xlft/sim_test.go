@@ -153,7 +153,7 @@ func (s *sim) arb(p *simxen.Process, to string) xlft.Arbiter {
 		}
 		a = p.Claims(&arbiter.Fence{
 			Peers: peers, Agent: p.FenceAgent(s.arbiter, s.a, s.b),
-			Asker: arbiter.Asker{Timeout: 2 * simSilence, Log: s.log.Named("fence"), Ask: func(ctx context.Context, _ string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
+			Asker: arbiter.Asker{Timeout: 2 * simSilence, HeadStart: simSilence, Log: s.log.Named("fence"), Ask: func(ctx context.Context, _ string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
 				err = wire.Ask(ctx, p.Dial(to), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
 				return r, err
 			}},

@@ -234,3 +234,28 @@ func (r *Receiver) forgetWorker(domain string) {
 	defer r.mu.Unlock()
 	delete(r.workers, domain)
 }
+
+// suspected has this host look after a protector of which the domain's backup, and no
+// other peer, hears nothing.
+func (r *Receiver) suspected(ctx context.Context, domain, peer string) {
+	r.mu.Lock()
+	busy := r.suspects[domain]
+	if !busy {
+		if r.suspects == nil {
+			r.suspects = map[string]bool{}
+		}
+		r.suspects[domain] = true
+	}
+	r.mu.Unlock()
+	if busy {
+		return
+	}
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.suspects, domain)
+	}()
+	if rec, err := r.Store.Load(domain); err == nil && rec.Role == xlft.HostPrimary && rec.Exposed && rec.Peer == peer {
+		r.Suspected(ctx, domain)
+	}
+}

@@ -37,6 +37,9 @@ type Receiver struct {
 	PeerName func(net.Conn) string
 	// Ask asks another host about a domain; nil if none can be asked.
 	Ask func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error)
+	// Suspected, if set, is called when a domain's backup hears nothing of its protector on
+	// this host, which is alone in that.
+	Suspected func(ctx context.Context, domain string)
 	// Health, if set, says whether this host's arbiter could decide against a peer now.
 	Health func(peer string) xlft.Health
 	// RetryDelay is the time before an unreachable arbiter is asked again.
@@ -61,6 +64,7 @@ type Receiver struct {
 	conflicts map[string]Conflict      // by domain
 	looks     map[string]chan struct{} // by domain: closed when the look is over that a question needs
 	workers   map[string]time.Time     // by domain: since when an earlier receiver's worker is known
+	suspects  map[string]bool          // by domain: Suspected is being called
 	questions map[string]question      // by domain: the newest that this host could not answer
 	said      xlft.Said
 }
@@ -192,6 +196,9 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		var q wire.OwnerQuery
 		if err := f.JSON(&q); err != nil {
 			return refuse(c, wire.CodeProtocol, nil, err)
+		}
+		if q.Suspect && r.Suspected != nil {
+			go r.suspected(context.WithoutCancel(ctx), q.Domain, peer)
 		}
 		res, err := r.owner(ctx, q, peer)
 		if err != nil {

@@ -385,6 +385,9 @@ func (s *session) listen(ctx context.Context) error {
 
 func (s *session) claim(ctx context.Context, handed bool, withdrawn <-chan struct{}) {
 	c := xlft.Claim{Domain: s.offer.Domain, UUID: s.offer.UUID, Generation: s.offer.Generation, Side: xlft.Backup, Peer: s.peer, Handed: handed, Withdrawn: withdrawn}
+	for _, d := range s.offer.Disks {
+		c.Shared = c.Shared || d.Shared
+	}
 	v, err := xlft.Arbitrate(ctx, s.r.Arbiter, c)
 	if s.said.New("arbiter", fmt.Sprint(v, err)) {
 		f := []zap.Field{zap.Stringer("arbiter", s.r.Arbiter), zap.Uint64("generation", c.Generation), zap.Stringer("verdict", v), zap.Error(err)}

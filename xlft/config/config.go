@@ -44,6 +44,7 @@ type Config struct {
 type Arbiter struct {
 	Type             string // "fence", "manual" or "none"
 	AcceptSplitBrain bool
+	FenceAfter       time.Duration // a suspected host is asked for so long before it is fenced
 	CheckInterval    time.Duration // between two questions whether it could decide; 0: only ft-check asks
 }
 

@@ -80,7 +80,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "check_interval",
+	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval",
 		"address", "fingerprint", "backup", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
 		if !strings.Contains(string(text), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
@@ -107,6 +107,7 @@ func TestErrors(t *testing.T) {
 		{"no arbiter", strings.Replace(minimal, `type = "none"`, "", 1), "arbiter.type: must be set"},
 		{"arbiter not accepted", strings.Replace(minimal, "= true", "= false", 1), "needs accept_split_brain = true"},
 		{"unknown arbiter", strings.Replace(minimal, `"none"`, `"etcd"`, 1), `x.toml:6: arbiter.type: unknown arbiter "etcd"`},
+		{"fenced too soon", strings.Replace(minimal, "= true", "= true\nfence_after = \"100ms\"", 1), "arbiter.fence_after: 100ms is not between 500ms and 5m"},
 		{"arbiter asked too often", strings.Replace(minimal, "= true", "= true\ncheck_interval = \"1s\"", 1), "arbiter.check_interval: 1s is neither 0s nor between 10s and 1h"},
 		{"no such peer", minimal + "[default]\nbackup = \"gamma\"\n", "x.toml:13: default.backup: no [peer.gamma] is in this file"},
 		{"bad address", strings.Replace(minimal, ":7789", "", 1), `x.toml:10: peer.beta.address: "192.0.2.2" is no "host:port"`},

@@ -30,6 +30,7 @@ type rawConfig struct {
 	Arbiter struct {
 		Type             *string      `toml:"type"`
 		AcceptSplitBrain *bool        `toml:"accept_split_brain"`
+		FenceAfter       *rawDuration `toml:"fence_after"`
 		CheckInterval    *rawDuration `toml:"check_interval"`
 	} `toml:"arbiter"`
 	Peer    map[string]rawPeer   `toml:"peer"`

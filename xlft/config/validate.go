@@ -91,7 +91,13 @@ func (raw *rawConfig) arbiter(c *Config) (toml.Key, error) {
 	case !c.Arbiter.AcceptSplitBrain:
 		return toml.Key{"arbiter", "type"}, errors.New("\"none\" needs accept_split_brain = true: without an arbiter both hosts run the domain when the network between them breaks")
 	}
-	c.Arbiter.CheckInterval = time.Minute
+	c.Arbiter.CheckInterval, c.Arbiter.FenceAfter = time.Minute, 3*time.Second
+	if raw.Arbiter.FenceAfter != nil {
+		c.Arbiter.FenceAfter = time.Duration(*raw.Arbiter.FenceAfter)
+	}
+	if f := c.Arbiter.FenceAfter; f < 500*time.Millisecond || f > 5*time.Minute {
+		return toml.Key{"arbiter", "fence_after"}, fmt.Errorf("%v is not between 500ms and 5m", f)
+	}
 	if raw.Arbiter.CheckInterval != nil {
 		c.Arbiter.CheckInterval = time.Duration(*raw.Arbiter.CheckInterval)
 	}

@@ -123,6 +123,8 @@ type OwnerQuery struct {
 	// runs or is held there counts.
 	Generation uint64 `json:"generation"`
 	Reclaim    bool   `json:"reclaim"`
+	// Suspect: the asker is the domain's backup, and hears nothing of its protector.
+	Suspect bool `json:"suspect,omitempty"`
 	// Patience is how long the asker waits for the answer; an answer that is still
 	// undecided comes in half of that.
 	Patience time.Duration `json:"patience_ns,omitempty"`

@@ -69,7 +69,7 @@ func TestProtectorDies(t *testing.T) {
 			fx.expectLog(fx.B, "Main process exited")
 		}
 		fx.expectLog(fx.B, `"to":"recovering"`)
-		fx.expectLog(fx.A, "waiting before the other host is fenced")
+		fx.expectLog(fx.A, "answers, and has "+fx.guest.Name)
 	}
 }
 

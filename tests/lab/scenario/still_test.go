@@ -210,16 +210,21 @@ func TestFenceStoodStill(t *testing.T) {
 	fx.revive(fx.B)
 	fx.await(fx.A, "protected again", isProtected)
 
+	// A protector that stands still is ended by its own host, which its backup asks, and has
+	// a successor.
 	k = fx.talk(10)
 	p = fx.pair()
 	p.await(time.Now(), 20)
 	fx.stop(fx.A, fx.protectorUnit())
 	stopped = time.Now()
-	fx.awaitTakeover(fx.B)
-	first := p.await(stopped, 20)
+	first := p.await(stopped.Add(time.Second), 20) // not what was let out before
 	t.Logf("first replies after the protector was stopped: IPv4 %v, IPv6 %v", round(first[0]), round(first[1]))
 	p.end()
-	fx.oneVoice(k.end(), fx.A, fx.B)
-	fenced("B", "A")
-	fx.awaitDomains(fx.B, fx.guest.Name)
+	h = k.end()
+	fx.onlyFrom(h, fx.A)
+	fx.complete(h)
+	fx.await(fx.A, "protected again", isProtected)
+	fenced("B")
+	fx.expectLog(fx.A, "was ended: its successor finds out")
+	fx.awaitDomains(fx.A, fx.guest.Name)
 }

@@ -92,6 +92,14 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		},
 		Disks: copies, RetryDelay: c.Default.RetryDelay, EpochLimit: c.CheckpointMemory, PageCache: int64(c.PageCache),
 	}
+	r.Suspected = func(ctx context.Context, domain string) {
+		switch pid, err := protector.EndHung(ctx, c.RunDir, domain); {
+		case err != nil:
+			log.Error("a protector of which its backup hears nothing", zap.String("domain", domain), zap.Error(err))
+		case pid != 0:
+			log.Error("a protector that neither its backup hears, nor this host, was ended: its successor finds out who owns the domain", zap.String("domain", domain), zap.Int("pid", pid))
+		}
+	}
 	r.Health = live.health(ctx, c.RunDir)
 	r.Ask = func(ctx context.Context, peer string, q wire.OwnerQuery) (res wire.OwnerResult, err error) {
 		p, ok := live.config().Peers[peer]

@@ -30,6 +30,9 @@ func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, 
 			return r, err
 		},
 	}
+	if c.Arbiter.Type == "fence" {
+		ask.Timeout, ask.HeadStart = max(ask.Timeout, c.Arbiter.FenceAfter), c.Default.FailureTimeout
+	}
 	switch c.Arbiter.Type {
 	case "none":
 		return None{ask}

@@ -17,9 +17,13 @@ type Asker struct {
 	// Ask asks the other host about a domain that this host wants to keep; nil if
 	// it can't be asked.
 	Ask func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error)
-	// Timeout bounds Ask.
+	// Timeout bounds Ask: a host is not decided against before it has given no answer for
+	// so long.
 	Timeout time.Duration
-	Log     *zap.Logger
+	// HeadStart is how much longer a backup asks than a primary: when only the network
+	// between them breaks, the host that runs the domain comes first.
+	HeadStart time.Duration
+	Log       *zap.Logger
 }
 
 // errUndecided: the other host lives, and will know.
@@ -60,25 +64,53 @@ func (a *Asker) settle(ctx context.Context, c xlft.Claim) (won, decided bool, er
 // question meanwhile lives: then the error is its refusal. Slept says how long this
 // process stood still meanwhile.
 func (a *Asker) askFor(ctx context.Context, c xlft.Claim) (r wire.OwnerResult, slept time.Duration, err error) {
-	ask, cancel := wire.AwakeTimeout(ctx, a.Timeout)
+	limit := a.Timeout
+	if c.Side == xlft.Backup {
+		limit += a.HeadStart
+	}
+	ask, cancel := wire.AwakeTimeout(ctx, limit)
 	defer func() { slept = cancel() }()
-	q := wire.OwnerQuery{Domain: c.Domain, UUID: c.UUID, Generation: c.Generation, Reclaim: true, Patience: a.Timeout / 2}
+	q := wire.OwnerQuery{Domain: c.Domain, UUID: c.UUID, Generation: c.Generation, Reclaim: c.Side == xlft.Primary, Suspect: c.Side == xlft.Backup, Patience: a.Timeout / 2}
+	type reply struct {
+		r   wire.OwnerResult
+		err error
+	}
+	replies := make(chan reply)
+	put := func() {
+		go func() {
+			r, err := a.Ask(ask, c.Peer, q)
+			select {
+			case replies <- reply{r, err}:
+			case <-ask.Done():
+			}
+		}()
+	}
+	put()
+	// A call that began while nothing came through may find that out late: the next
+	// question does not wait for the last one's end.
+	again := time.NewTicker(a.Timeout / 5)
+	defer again.Stop()
+	err = errSilent
 	var refused *wire.Refusal
 	for {
-		r, err = a.Ask(ask, c.Peer, q)
-		if !errors.As(err, &refused) && err != nil && refused != nil {
-			err = refused
-		}
-		if err == nil || ask.Err() != nil {
-			return r, 0, err
-		}
 		select {
-		case <-time.After(a.Timeout / 10):
+		case v := <-replies:
+			if v.err == nil {
+				return v.r, 0, nil
+			}
+			if errors.As(v.err, &refused) || refused == nil && ask.Err() == nil {
+				err = v.err
+			}
+		case <-again.C:
+			put()
 		case <-ask.Done():
 			return r, 0, err
 		}
 	}
 }
+
+// errSilent: a host that is asked does not even refuse the connection.
+var errSilent = errors.New("no answer")
 
 // None is the arbiter of those who accept a split brain: if the other host can't
 // be asked, every claim is won.

@@ -53,7 +53,11 @@ func (a *Fence) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
 		}
 		return false, errHanded
 	}
-	if won, decided, err := a.settle(ctx, c); decided {
+	ask := a.settle
+	if c.Side == xlft.Backup {
+		ask = a.evidence
+	}
+	if won, decided, err := ask(ctx, c); decided {
 		return won, err
 	}
 	if err := a.fence(ctx, c.Peer, c.Withdrawn); err != nil {

@@ -73,6 +73,11 @@ func TestClaim(t *testing.T) {
 		told   string
 	}{
 		{"backup", "exit 0", xlft.Backup, "beta", false, nil, true, "", off},
+		{"backup, primary's host silent", "exit 0", xlft.Backup, "beta", false, silent, true, "", off},
+		{"backup, primary's host has the domain", "exit 0", xlft.Backup, "beta", false, runs, false, "beta answers, and has web1", ""},
+		{"backup, primary's host has lost the domain", "exit 0", xlft.Backup, "beta", false, none, true, "", ""},
+		{"backup, primary's host does not know", "exit 0", xlft.Backup, "beta", false, waits, false, "does not know yet", ""},
+		{"backup, primary's host can't read its record", "exit 0", xlft.Backup, "beta", false, refuses, false, "input/output error", ""},
 		{"agent fails", "echo no route to BMC >&2; exit 1", xlft.Backup, "beta", false, nil, false, "exit status 1: no route to BMC", off},
 		{"agent hangs", "sleep 60", xlft.Backup, "beta", false, nil, false, "no answer within", off},
 		{"unknown peer", "exit 0", xlft.Backup, "gamma", false, nil, false, "no [peer.gamma.fence]", ""},
@@ -100,6 +105,53 @@ func TestClaim(t *testing.T) {
 				t.Errorf("the agent was told %q, want %q", got, c.told)
 			}
 		})
+	}
+}
+
+// A host that has lost the domain may still write to the storage of both.
+func TestSharedIsNotLeft(t *testing.T) {
+	f, told := agent(t, "exit 0")
+	a := fenceBy(f)
+	a.Ask = func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error) {
+		return wire.OwnerResult{Role: wire.RoleNone}, nil
+	}
+	won, err := a.Claim(t.Context(), xlft.Claim{Domain: "web1", Generation: 4, Side: xlft.Backup, Peer: "beta", Shared: true})
+	if won || err == nil || !strings.Contains(err.Error(), "may still write") || told() != "" {
+		t.Errorf("won %v, error %v, the agent was told %q", won, err, told())
+	}
+}
+
+// A claim that is withdrawn while the other host is asked ends at once.
+func TestWithdrawnWhileAsked(t *testing.T) {
+	f, told := agent(t, "exit 0")
+	a := fenceBy(f)
+	a.Timeout = time.Hour
+	withdrawn := make(chan struct{})
+	a.Ask = func(ctx context.Context, _ string, q wire.OwnerQuery) (wire.OwnerResult, error) {
+		if q.Reclaim {
+			t.Error("a backup reclaims the domain")
+		}
+		close(withdrawn)
+		<-ctx.Done()
+		return wire.OwnerResult{}, ctx.Err()
+	}
+	won, err := a.Claim(t.Context(), xlft.Claim{Domain: "web1", Generation: 4, Side: xlft.Backup, Peer: "beta", Withdrawn: withdrawn})
+	if won || !errors.Is(err, xlft.ErrWithdrawn) || told() != "" {
+		t.Errorf("won %v, error %v, the agent was told %q", won, err, told())
+	}
+}
+
+// A host is asked for fence_after before it is fenced; a backup, which does not run the
+// domain, asks for longer.
+func TestFenceAfter(t *testing.T) {
+	c := &config.Config{Arbiter: config.Arbiter{Type: "fence", FenceAfter: 3 * time.Second}, Default: config.Domain{FailureTimeout: time.Second}}
+	a := New(c, "test", nil, zap.NewNop()).(*Fence)
+	if a.Timeout != 3*time.Second || a.HeadStart != time.Second {
+		t.Errorf("asked for %v, and %v more by a backup", a.Timeout, a.HeadStart)
+	}
+	c.Arbiter.Type = "none"
+	if n := New(c, "test", nil, zap.NewNop()).(None); n.Timeout != 2*time.Second {
+		t.Errorf("none asks for %v", n.Timeout)
 	}
 }
 

@@ -19,7 +19,11 @@ func (a Manual) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
 		}
 		return false, errHanded
 	}
-	if won, decided, err := a.settle(ctx, c); decided {
+	ask := a.settle
+	if c.Side == xlft.Backup {
+		ask = a.evidence
+	}
+	if won, decided, err := ask(ctx, c); decided {
 		return won, err
 	}
 	return false, operatorDecides(c)

@@ -180,6 +180,18 @@ func merge(own, backups []wire.Problem, backup string) []wire.Problem {
 	return own
 }
 
+// patience says whether a host is suspected before it is fenced, with a margin.
+func patience(c *config.Config, domain string) (p wire.Problem, ok bool) {
+	silence, after := c.For(domain).FailureTimeout, c.Arbiter.FenceAfter
+	if c.Arbiter.Type != "fence" || after >= silence {
+		return p, true
+	}
+	return wire.Problem{
+		What:   fmt.Sprintf("arbiter.fence_after, %v, is shorter than failure_timeout, %v: a host that is slow for as long as it takes to be suspected would be fenced", after, silence),
+		Advice: "Raise arbiter.fence_after, or lower failure_timeout.",
+	}, false
+}
+
 // each returns the errors that were joined to err.
 func each(err error) []error {
 	if j, ok := err.(interface{ Unwrap() []error }); ok {
@@ -247,6 +259,9 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 		add("the domain is suspended", "Resume it, or wait for what suspended it.")
 	case st == xlft.GuestOver:
 		add("the domain has ended: "+why, "Start it again.")
+	}
+	if p, ok := patience(c.Config, d.Name); !ok {
+		add(p.What, p.Advice)
 	}
 	if a, ok := c.arbiter().(xlft.ArbiterChecker); ok {
 		if err := a.Check(ctx, peer.Name); err != nil {
