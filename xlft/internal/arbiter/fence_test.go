@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,9 +54,9 @@ func TestClaim(t *testing.T) {
 	refuses := func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error) {
 		return wire.OwnerResult{}, fmt.Errorf("ask peer: %w", &wire.Refusal{Code: wire.CodeInternal, Reason: "input/output error"})
 	}
-	asked := 0
+	var asked atomic.Int64 // the next question does not wait for the last one's answer
 	refusesOnce := func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error) {
-		if asked++; asked == 1 {
+		if asked.Add(1) == 1 {
 			return refuses(ctx, peer, q)
 		}
 		<-ctx.Done()
