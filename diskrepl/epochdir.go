@@ -10,12 +10,14 @@ import (
 )
 
 // An EpochDir is an EpochStore in a directory of its own, which Create makes.
-// It is the name of that directory. The file of epoch N is epoch-N; the file
-// free, which is empty, exists while all epochs are to be released.
+// It is the name of that directory. The file of epoch N is epoch-N, and whole-N
+// once it is complete; the file free, which is empty, exists while all epochs
+// are to be released.
 type EpochDir string
 
 const (
 	epochPrefix    = "epoch-"
+	wholePrefix    = "whole-"
 	releaseAllFile = "free"
 )
 
@@ -39,7 +41,7 @@ func (d EpochDir) Create(epoch uint64) (EpochFile, error) {
 		f.Close()
 		return nil, err
 	}
-	return dirFile{f}, nil
+	return &dirFile{File: f}, nil
 }
 
 // Clear removes the directory with all files, durably.
@@ -76,6 +78,11 @@ func (d EpochDir) Left() (files map[uint64]EpochFile, releaseAll bool, err error
 			continue
 		}
 		number, ok := strings.CutPrefix(e.Name(), epochPrefix)
+		whole := false
+		if !ok {
+			number, whole = strings.CutPrefix(e.Name(), wholePrefix)
+			ok = whole
+		}
 		if _, err := fmt.Sscan(number, &epoch); !ok || err != nil {
 			return nil, false, fmt.Errorf("%s in %s: not the file of an epoch", e.Name(), d)
 		}
@@ -83,15 +90,23 @@ func (d EpochDir) Left() (files map[uint64]EpochFile, releaseAll bool, err error
 		if err != nil {
 			return nil, false, err
 		}
-		files[epoch] = dirFile{f}
+		if files[epoch] != nil {
+			f.Close()
+			return nil, false, fmt.Errorf("%s has two files of epoch %d", d, epoch)
+		}
+		files[epoch] = &dirFile{f, whole}
 	}
 	return files, releaseAll, nil
 }
 
 // Any reports whether there are files of epochs.
 func (d EpochDir) Any() (bool, error) {
-	found, err := filepath.Glob(filepath.Join(string(d), epochPrefix+"*"))
-	return len(found) > 0, err
+	for _, prefix := range []string{epochPrefix, wholePrefix} {
+		if found, err := filepath.Glob(filepath.Join(string(d), prefix+"*")); len(found) > 0 || err != nil {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // SetReleaseAll records whether all epochs are to be released.
@@ -114,6 +129,28 @@ func (d EpochDir) Room() (int64, error) {
 	return freeBytes(string(d))
 }
 
-type dirFile struct{ *os.File }
+type dirFile struct {
+	*os.File
+	whole bool
+}
 
-func (f dirFile) Remove() error { return errors.Join(os.Remove(f.Name()), f.Close()) }
+func (f *dirFile) path() string {
+	if dir, number := filepath.Split(f.Name()); f.whole {
+		return dir + wholePrefix + strings.TrimPrefix(strings.TrimPrefix(number, epochPrefix), wholePrefix)
+	}
+	return f.Name()
+}
+
+func (f *dirFile) Complete() error {
+	was := f.path()
+	f.whole = true
+	if err := os.Rename(was, f.path()); err != nil {
+		f.whole = false
+		return err
+	}
+	return syncDir(filepath.Dir(was))
+}
+
+func (f *dirFile) Completed() bool { return f.whole }
+
+func (f *dirFile) Remove() error { return errors.Join(os.Remove(f.path()), f.Close()) }

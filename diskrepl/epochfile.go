@@ -33,6 +33,12 @@ type EpochFile interface {
 	Truncate(size int64) error
 	// Sync returns when stable storage has the file and its name.
 	Sync() error
+	// Complete records that the file is complete, and returns when stable
+	// storage has that. Sync comes before it, and no write after it.
+	Complete() error
+	// Completed reports whether Complete recorded that, in this process or in an
+	// earlier one. What is wrong with such a file its storage did.
+	Completed() bool
 	// Remove closes and deletes the file.
 	Remove() error
 	// Close closes the file.

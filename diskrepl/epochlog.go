@@ -14,8 +14,12 @@ type epochLog struct {
 type logged struct {
 	record
 	body []byte
-	at   int64 // where the body is in the spill file, if it is not in memory
+	at   int64  // where the body is in the spill file, if it is not in memory
+	crc  uint32 // CRC-32C of a body in the spill file
 }
+
+// spilled reports whether the record's body is in the spill file.
+func (l logged) spilled() bool { return l.body == nil && l.typ.hasBody() && l.n > 0 }
 
 // slabs give memory for the bodies of an epoch's records, and take it back
 // after the commit.

@@ -9,7 +9,9 @@ import (
 
 // A journal keeps the epochs that a Replica holds on stable storage, so that
 // what was acknowledged outlives both hosts. The file of an epoch has its
-// records and ends with its SEAL.
+// records and ends with its SEAL. It is completed before the first of its
+// writes goes to the disk. So a file that does not verify is torn if it was not
+// completed, and the disk has nothing of it; if it was completed, it is damaged.
 type journal struct {
 	store EpochStore
 
@@ -102,6 +104,24 @@ func (j *journal) keep(epoch uint64, f EpochFile) error {
 	return j.tidy(epoch)
 }
 
+// complete completes the file of a sealed epoch, which no other goroutine uses.
+// It takes the Replica's lock.
+func (r *Replica) complete(epoch uint64) error {
+	r.mu.Lock()
+	var f EpochFile
+	if r.journal != nil {
+		f = r.journal.held[epoch]
+	}
+	r.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	if err := f.Complete(); err != nil {
+		return fmt.Errorf("diskrepl: durable journal: %w", err)
+	}
+	return nil
+}
+
 // done says that the disk has an epoch on stable storage. It is called with the
 // Replica's lock held. j may be nil.
 func (j *journal) done(epoch uint64) error {
@@ -137,25 +157,31 @@ func (j *journal) close() {
 	}
 }
 
+// ErrJournalDamaged says that a Replica's journal lost on its storage what it had
+// completely. The disk may have any part of the epoch's writes.
+var ErrJournalDamaged = errors.New("diskrepl: the durable journal is damaged")
+
 // Newest returns the oldest and the newest epoch of a Replica's journal, after
 // a crash of its host, or 0 and 0 if it has none. The disk, of size bytes, has
 // all epochs before the oldest. An epoch that the host did not receive
-// completely does not count; an error says that the journal is damaged
-// elsewhere.
+// completely does not count; an error says that the journal is damaged.
 func Newest(store EpochStore, size int64) (oldest, newest uint64, err error) {
 	epochs, left, err := openJournal(store)
 	if err != nil || len(epochs) == 0 {
 		return 0, 0, err
 	}
 	top := len(epochs) - 1
-	if _, err = readEpoch(left[epochs[top]], epochs[top], size); err != nil {
-		// The host died while it received this epoch.
+	_, err = readEpoch(left[epochs[top]], epochs[top], size)
+	if err != nil && !left[epochs[top]].Completed() {
+		// The host died while it received this epoch. The one before was received
+		// before that.
 		if top--; top < 0 {
 			return 0, 0, nil
 		}
-		if _, err = readEpoch(left[epochs[top]], epochs[top], size); err != nil {
-			return 0, 0, fmt.Errorf("diskrepl: durable journal, epoch %d: %w", epochs[top], err)
-		}
+		_, err = readEpoch(left[epochs[top]], epochs[top], size)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("%w: epoch %d: %w", ErrJournalDamaged, epochs[top], err)
 	}
 	return epochs[0], epochs[top], nil
 }
@@ -190,7 +216,7 @@ func Replay(dev Device, store EpochStore, epoch uint64) error {
 		}
 		recs, err := readEpoch(left[e], e, dev.Size())
 		if err != nil {
-			return fmt.Errorf("diskrepl: durable journal, epoch %d: %w", e, err)
+			return fmt.Errorf("%w: epoch %d: %w", ErrJournalDamaged, e, err)
 		}
 		if err := r.applyAll(&epochLog{recs: recs}); err != nil {
 			return err

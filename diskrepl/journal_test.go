@@ -128,6 +128,50 @@ func TestDurable(t *testing.T) {
 	}
 }
 
+// dyingDisk fails every write after so many.
+type dyingDisk struct {
+	*memory
+	left int
+}
+
+func (d *dyingDisk) WriteAt(p []byte, off int64, fua bool) error {
+	if d.left--; d.left < 0 {
+		return errors.New("the host lost its power")
+	}
+	return d.memory.WriteAt(p, off, fua)
+}
+
+// The host dies in the middle of a commit, and one bit of the journal's newest
+// epoch, which was acknowledged, is lost: the disk is torn, and no promotion may
+// take it for a checkpoint.
+func TestDurableRotOfTornCommit(t *testing.T) {
+	there := &dyingDisk{newMemory(1 << 20), 1 << 20}
+	dir := EpochDir(filepath.Join(t.TempDir(), "journal"))
+	p := durablePair(t, newMemory(1<<20), there, dir)
+	p.seal(1)
+	p.commit(1)
+	for i := range 8 {
+		p.m.WriteAt([]byte{byte(i)}, int64(i)<<12, false)
+	}
+	p.seal(2)
+	there.left = 3
+	if err := p.r.Commit(2); err == nil {
+		t.Fatal("the disk took it")
+	}
+	<-p.ended
+	p.r.Close()
+	name := filepath.Join(string(dir), "whole-2")
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[headerSize] ^= 1
+	os.WriteFile(name, b, 0o600)
+	if _, _, err := Newest(dir, 1<<20); !errors.Is(err, ErrJournalDamaged) {
+		t.Errorf("the newest epoch: %v", err)
+	}
+}
+
 // replay brings a disk to the newest epoch of a journal.
 func replay(disk Device, store EpochStore) (uint64, error) {
 	_, n, err := Newest(store, disk.Size())
@@ -165,10 +209,10 @@ func TestDurableDiskFails(t *testing.T) {
 }
 
 // A torn journal ends at its last complete epoch. A journal that is damaged in
-// the middle is refused.
+// the middle, or in an epoch of which a part may be on the disk, is refused.
 func TestDurableTorn(t *testing.T) {
 	dir := EpochDir(t.TempDir())
-	write := func(epoch uint64, damage func([]byte) []byte) {
+	write := func(epoch uint64, completed bool, damage func([]byte) []byte) {
 		t.Helper()
 		j := &journal{store: dir}
 		rec := record{typ: recWrite, n: 4, off: 100 * epoch, epoch: epoch}
@@ -179,8 +223,14 @@ func TestDurableTorn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.Close()
 		name := filepath.Join(string(dir), fmt.Sprint(epochPrefix, epoch))
+		if completed {
+			if err := f.Complete(); err != nil {
+				t.Fatal(err)
+			}
+			name = filepath.Join(string(dir), fmt.Sprint(wholePrefix, epoch))
+		}
+		f.Close()
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -188,8 +238,10 @@ func TestDurableTorn(t *testing.T) {
 		os.WriteFile(name, damage(b), 0o600)
 	}
 	whole := func(b []byte) []byte { return b }
-	write(5, whole)
-	write(6, func(b []byte) []byte { return b[:len(b)-1] })
+	torn := func(b []byte) []byte { return b[:len(b)-1] }
+	rotten := func(b []byte) []byte { b[30] ^= 1; return b }
+	write(5, true, whole)
+	write(6, false, torn)
 	disk := newMemory(4096)
 	if n, err := replay(disk, dir); n != 5 || err != nil || string(disk.b[500:504]) != "data" || disk.b[600] != 0 {
 		t.Errorf("torn: epoch %d, %v", n, err)
@@ -197,11 +249,40 @@ func TestDurableTorn(t *testing.T) {
 	if err := dir.Clear(); err != nil {
 		t.Fatal(err)
 	}
-	write(5, func(b []byte) []byte { b[30] ^= 1; return b })
-	write(6, whole)
-	disk = newMemory(4096)
-	if n, err := replay(disk, dir); err == nil || disk.b[500] != 0 || disk.b[600] != 0 {
-		t.Errorf("damaged: epoch %d, %v", n, err)
+	for _, c := range []struct {
+		what           string
+		older, newest  func([]byte) []byte
+		whole, refused bool
+	}{
+		{"rot before the newest epoch", rotten, whole, true, true},
+		{"rot before one that is not completed", rotten, whole, false, true},
+		{"rot of the newest epoch", whole, rotten, true, true},
+		{"a completed epoch that was cut", whole, torn, true, true},
+		{"a tear that looks like rot", whole, rotten, false, false},
+	} {
+		if err := dir.Clear(); err != nil {
+			t.Fatal(err)
+		}
+		write(5, true, c.older)
+		write(6, c.whole, c.newest)
+		disk = newMemory(4096)
+		n, err := replay(disk, dir)
+		if c.refused && (!errors.Is(err, ErrJournalDamaged) || disk.b[500] != 0 || disk.b[600] != 0) || !c.refused && (n != 5 || err != nil) {
+			t.Errorf("%s: epoch %d, %v", c.what, n, err)
+		}
+	}
+	// The only one: there is no older one that says that it was received.
+	for _, completed := range []bool{true, false} {
+		if err := dir.Clear(); err != nil {
+			t.Fatal(err)
+		}
+		write(6, completed, rotten)
+		if n, err := replay(disk, dir); n != 0 || errors.Is(err, ErrJournalDamaged) != completed {
+			t.Errorf("alone, completed %v: epoch %d, %v", completed, n, err)
+		}
+	}
+	if err := dir.Clear(); err != nil {
+		t.Fatal(err)
 	}
 	if n, err := replay(disk, EpochDir(t.TempDir())); n != 0 || err != nil {
 		t.Errorf("empty: epoch %d, %v", n, err)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/crc32"
 )
 
 // An intake reads the stream of a session into a Replica.
@@ -138,7 +139,7 @@ func (in *intake) change(rec record, body []byte) error {
 		if err != nil {
 			return &diskError{err}
 		}
-		l.body, n = nil, headerSize
+		l.body, l.crc, n = nil, crc32.Checksum(body, castagnoli), headerSize
 		in.log.spilled += int64(len(body))
 	}
 	in.log.recs = append(in.log.recs, l)

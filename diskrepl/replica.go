@@ -229,15 +229,20 @@ func (r *Replica) Commit(epoch uint64) error {
 		return err
 	}
 
-	err = r.applyAll(log)
-	if err == nil && r.journal != nil {
-		err = r.dev.Flush()
+	err = r.complete(epoch)
+	if err == nil && r.shared == nil {
+		err = r.write(log)
 	}
 	r.mu.Lock()
-	if err == nil {
-		err = r.journal.done(epoch)
+	switch {
+	case r.shared == nil:
+		if err == nil {
+			err = r.journal.done(epoch)
+		}
+		r.drop(log)
+	case err == nil:
+		r.shared.commit(epoch, log)
 	}
-	r.drop(log)
 	if err == nil {
 		r.committed = epoch
 	} else {
@@ -252,9 +257,9 @@ func (r *Replica) Commit(epoch uint64) error {
 	return err
 }
 
-// take begins a commit, and returns the log that has to be written to the disk,
-// or nil if there is nothing to write. It is called with the lock held, which
-// it releases while it waits.
+// take begins a commit, and returns the log of the epoch, or nil if it was
+// committed or can't be. It is called with the lock held, which it releases
+// while it waits.
 func (r *Replica) take(epoch uint64) (*epochLog, error) {
 	// Commits run one at a time. At the end of a session two callers may commit
 	// the same epoch.
@@ -274,24 +279,28 @@ func (r *Replica) take(epoch uint64) (*epochLog, error) {
 	log := r.pending
 	r.pending, r.wanted = nil, epoch
 	r.cond.Broadcast()
-	if r.shared != nil {
-		r.shared.commit(epoch, log)
-		r.committed = epoch
-		return nil, nil
-	}
 	return log, nil
+}
+
+// write writes an epoch to the disk; with a journal, to its stable storage.
+func (r *Replica) write(log *epochLog) error {
+	err := r.applyAll(log)
+	if err == nil && r.journal != nil {
+		err = r.dev.Flush()
+	}
+	return err
 }
 
 // applyAll writes a log to the disk.
 func (r *Replica) applyAll(log *epochLog) error {
 	var scratch []byte
 	for _, l := range log.recs {
-		if l.body == nil && l.typ.hasBody() && l.n > 0 {
+		if l.spilled() {
 			if cap(scratch) < int(l.n) {
 				scratch = make([]byte, l.n)
 			}
 			l.body = scratch[:l.n]
-			if err := r.spill.get(l.at, l.body); err != nil {
+			if err := r.spill.load(l, l.body); err != nil {
 				return err
 			}
 		}

@@ -89,6 +89,46 @@ func TestSpill(t *testing.T) {
 	}
 }
 
+// rotten is a file in which a bit is lost.
+type rotten struct{ SpillFile }
+
+func (r rotten) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.SpillFile.ReadAt(p, off)
+	p[0] ^= 0x40
+	return n, err
+}
+
+// The file gives back something else than it was given: a commit does not write
+// that to the disk, nor a takeover to shared storage.
+func TestSpillRot(t *testing.T) {
+	p := newSpillingPair(t, newMemory(1<<20), newMemory(1<<20), 1<<20, 1<<20)
+	p.started()
+	p.m.WriteAt([]byte("data"), 0, false)
+	p.seal(2)
+	p.r.spill.f = rotten{p.r.spill.f}
+	if err := p.r.Commit(2); err == nil || !strings.Contains(err.Error(), "CRC-32C") {
+		t.Errorf("commit: %v", err)
+	}
+	p.same("committed", make([]byte, 1<<20))
+
+	disk := newMemory(1 << 20)
+	s := newSharedPair(t, disk, 1<<20, 1<<20)
+	s.started()
+	s.m.WriteAt([]byte("data"), 0, false)
+	s.seal(2)
+	if err := s.r.Commit(2); err != nil {
+		t.Fatal(err)
+	}
+	s.m.GiveUp()
+	s.r.spill.f = rotten{s.r.spill.f}
+	if err := s.r.Finish(2); err == nil || !strings.Contains(err.Error(), "CRC-32C") {
+		t.Errorf("takeover: %v", err)
+	}
+	if disk.b[0] != 0 {
+		t.Error("the storage has what the file gave back")
+	}
+}
+
 type broken struct{ SpillFile }
 
 func (broken) WriteAt([]byte, int64) (int, error) { return 0, errors.New("no space") }

@@ -71,6 +71,10 @@ func (r *Replica) applied(epoch uint64) error {
 func (r *Replica) replay(kept []keptLog) error {
 	var x extents
 	for _, k := range kept {
+		// All of it, before anything is written: the extents read parts of bodies.
+		if err := r.spill.verify(k.log); err != nil {
+			return err
+		}
 		for _, l := range k.log.recs {
 			x.do(l.record, l.body, l.at)
 		}

@@ -2,6 +2,7 @@ package diskrepl
 
 import (
 	"fmt"
+	"hash/crc32"
 	"io"
 )
 
@@ -33,9 +34,39 @@ func (s *spill) put(at int64, b []byte) error {
 	return s.pieces(at, b, s.f.WriteAt)
 }
 
-// get reads a body from its place.
+// get reads a part of a body from its place.
 func (s *spill) get(at int64, b []byte) error {
 	return s.pieces(at, b, s.f.ReadAt)
+}
+
+// load fills b with the body of a record, and verifies it: the file goes through
+// the page cache, which forgets what it could not write, and storage may return
+// something else than it was given.
+func (s *spill) load(l logged, b []byte) error {
+	if err := s.get(l.at, b); err != nil {
+		return err
+	}
+	if crc := crc32.Checksum(b, castagnoli); crc != l.crc {
+		return fmt.Errorf("diskrepl: journal file: %d bytes at %d were written with CRC-32C %08x and come back with %08x: its storage is damaged", len(b), l.at%s.size, l.crc, crc)
+	}
+	return nil
+}
+
+// verify reads and verifies all bodies of a log that are in the file.
+func (s *spill) verify(log *epochLog) error {
+	var scratch []byte
+	for _, l := range log.recs {
+		if !l.spilled() {
+			continue
+		}
+		if cap(scratch) < int(l.n) {
+			scratch = make([]byte, l.n)
+		}
+		if err := s.load(l, scratch[:l.n]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pieces calls do for each contiguous part of a body.

@@ -25,6 +25,7 @@ type epochFile struct {
 	s      *epochFiles
 	epoch  uint64
 	synced bool
+	whole  bool
 }
 
 func (l *epochFile) WriteAt(p []byte, off int64) (int, error) {
@@ -49,6 +50,19 @@ func (l *epochFile) Sync() error {
 	defer l.s.mu.Unlock()
 	l.synced, l.s.gone = true, nil
 	return nil
+}
+
+func (l *epochFile) Complete() error {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.whole, l.s.gone = true, nil
+	return nil
+}
+
+func (l *epochFile) Completed() bool {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return l.whole
 }
 
 func (l *epochFile) Close() error { return nil }
@@ -134,7 +148,7 @@ func (s *epochFiles) afterPowerCut(o *Outside) *epochFiles {
 				}
 			}
 		}
-		left.all[l.epoch] = &epochFile{s: left, epoch: l.epoch, ramFile: ramFile{b: b}}
+		left.all[l.epoch] = &epochFile{s: left, epoch: l.epoch, whole: l.whole, ramFile: ramFile{b: b}}
 	}
 	for _, e := range slices.Sorted(maps.Keys(s.all)) {
 		keep(s.all[e], !s.all[e].synced)
@@ -179,6 +193,13 @@ func (l handFile) Sync() error {
 		return errDead
 	}
 	return l.epochFile.Sync()
+}
+
+func (l handFile) Complete() error {
+	if l.proc.Dead() {
+		return errDead
+	}
+	return l.epochFile.Complete()
 }
 
 func (l handFile) Remove() error {

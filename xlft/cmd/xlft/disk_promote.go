@@ -26,7 +26,8 @@ DOMAIN/VDEV promotes one disk alone, as new as it can be.
 With storage = "shared" and durable_ack the journal here may have writes that the
 storage does not. They are right only if the other host did not run the domain
 on alone after this one was lost to it: --replay writes them, --discard forgets
-them.`,
+them. A journal that is damaged is refused, because the copy may be torn:
+--discard takes the copy as it is.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fail := func(err error) error { return fmt.Errorf("disk promote: %s: %w", args[0], err) }
@@ -62,7 +63,7 @@ them.`,
 		},
 	}
 	c.Flags().BoolVar(&replay, "replay", false, "write what the journal has to storage that hosts share")
-	c.Flags().BoolVar(&discard, "discard", false, "forget what the journal has for storage that hosts share")
+	c.Flags().BoolVar(&discard, "discard", false, "forget what the journal has: for storage that hosts share, or of a copy whose journal is damaged")
 	c.MarkFlagsMutuallyExclusive("replay", "discard")
 	return c
 }

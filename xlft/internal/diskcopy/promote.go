@@ -19,7 +19,7 @@ type SharedJournal int
 const (
 	AskShared     SharedJournal = iota // refuse to promote
 	ReplayShared                       // replay the journal: the other host did not run the domain any further
-	DiscardShared                      // discard the journal: the other host ran the domain on alone
+	DiscardShared                      // discard the journal: the other host ran the domain on alone, or the journal is damaged
 )
 
 // Promoted is the result of Promote for one disk.
@@ -140,6 +140,13 @@ func (p *promotion) findEpochs(shared SharedJournal) error {
 		return err
 	}
 	oldest, newest, err := diskrepl.Newest(p.journal, p.file.Size())
+	if errors.Is(err, diskrepl.ErrJournalDamaged) {
+		if shared == DiscardShared {
+			p.discard = true
+			return nil
+		}
+		return fmt.Errorf("%w; the copy may be torn in the middle of a checkpoint. If there is no other, --discard takes it as it is", err)
+	}
 	if err != nil || newest == 0 {
 		return err
 	}

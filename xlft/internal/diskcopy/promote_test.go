@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -243,6 +244,38 @@ func TestPromoteTogether(t *testing.T) {
 		if _, err := c.Promote("web1", v, AskShared); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A journal whose newest epoch is damaged is refused, because the disk may have a
+// part of it: only an operator's word takes the copy as it is.
+func TestPromoteDamagedJournal(t *testing.T) {
+	h, primary := newHostDir(t, 'b'), newHostDir(t, 'a')
+	h.Conf.DurableAck = true
+	d := h.protect(primary, "xvda")
+	d.write("acked", 4711)
+	d.seal(2)
+	d.commit(2)
+	d.die()
+	name := filepath.Join(string(d.copies.journal("web1", "xvda")), "whole-2")
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.copies.Promote("web1", "", AskShared)
+	disktest.Refused(t, "a damaged journal", err, "--discard")
+	if st := h.states("xvda"); st[0] != xlft.Consistent {
+		t.Errorf("refused, and recorded as %v", st)
+	}
+	if _, err := d.copies.Promote("web1", "", DiscardShared); err != nil {
+		t.Error(err)
+	}
+	if st := h.states("xvda"); st[0] != xlft.UpToDate {
+		t.Errorf("%v", st)
 	}
 }
 
