@@ -209,7 +209,7 @@ func Replay(dev Device, store EpochStore, epoch uint64) error {
 	if len(epochs) == 0 || epoch < epochs[0]-1 || epoch > epochs[len(epochs)-1] {
 		return fmt.Errorf("diskrepl: durable journal: it has epochs %v, not %d", epochs, epoch)
 	}
-	r := &Replica{dev: dev}
+	r := &Replica{dev: newGuard(dev)}
 	for _, e := range epochs {
 		if e > epoch {
 			break

@@ -66,13 +66,14 @@ func (m *memory) setFail(err error) {
 	m.fail = err
 }
 
-// awaitFlush waits for the first one.
+// awaitFlush waits for the one of the first copy, which comes after the one
+// before it.
 func (m *memory) awaitFlush() {
 	for {
 		m.mu.Lock()
 		n := m.syncs
 		m.mu.Unlock()
-		if n > 0 {
+		if n > 1 {
 			return
 		}
 		time.Sleep(time.Millisecond)

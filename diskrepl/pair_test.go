@@ -59,8 +59,10 @@ func newSpillingPair(t testing.TB, here, there *memory, limit, file int64) *pair
 // guise.
 func unjoined(t testing.TB, here, there *memory, dev Device, a, b net.Conn) *pair {
 	t.Cleanup(func() { a.Close(); b.Close() })
-	return &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(dev, b),
+	p := &pair{t: t, here: here, there: there, m: NewMirror(here), r: NewReplica(dev, b),
 		ended: make(chan error, 1), lost: make(chan error, 1), breaker: a}
+	p.r.every = time.Hour // tests count flushes
+	return p
 }
 
 // join begins the session over the mirror's end of the connection.

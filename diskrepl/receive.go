@@ -21,12 +21,18 @@ type intake struct {
 	synced   bool      // SYNCED has come
 	compared bool      // COMPARE has come
 
+	back *readBack // of the first copy, if it has to be verified
+
 	scratch []byte
 	spilled bool // the body of the current record is in scratch, and goes to the spill file
 }
 
 func newIntake(r *Replica, start func(func() error)) *intake {
-	return &intake{r: r, d: newReader(r.conn, tlsRecord), size: r.dev.Size(), start: start, epoch: 1, log: new(epochLog), direct: r.shared == nil}
+	in := &intake{r: r, d: newReader(r.conn, tlsRecord), size: r.dev.Size(), start: start, epoch: 1, log: new(epochLog), direct: r.shared == nil}
+	if r.copyAll {
+		in.back = &readBack{r: r, log: in.log}
+	}
+	return in
 }
 
 // body returns memory for the body of the next record.
@@ -83,6 +89,11 @@ func (in *intake) take(rec record, body []byte) error {
 	case recWrite, recZero, recTrim, recFlush:
 		return in.change(rec, body)
 	case recSynced:
+		if in.back != nil {
+			if err := in.back.verify(); err != nil {
+				return err
+			}
+		}
 		if !in.synced && r.shared == nil {
 			in.start(r.flushFirstCopy)
 		}
@@ -121,6 +132,9 @@ func (in *intake) change(rec record, body []byte) error {
 	if in.direct {
 		if err := r.apply(rec, body); err != nil {
 			return err
+		}
+		if in.back != nil {
+			return in.back.add(rec, body)
 		}
 		r.slab.release(in.log)
 		return nil
@@ -164,6 +178,11 @@ func (in *intake) seal(body []byte) error {
 		return bad("before SYNCED")
 	}
 	in.d.sum = sum{}
+	if in.epoch == 1 && in.back != nil {
+		if err := in.back.verify(); err != nil {
+			return err
+		}
+	}
 	if in.epoch > 1 && r.journal != nil {
 		f, err := r.journal.seal(in.epoch)
 		if err != nil {
@@ -184,10 +203,25 @@ func (in *intake) seal(body []byte) error {
 	return nil
 }
 
-// sendHashes sends the primary the hashes of all chunks.
+// noHash is sent as the hash of a chunk that is to be written whatever the
+// primary's has.
+var noHash [hashSize]byte
+
+// sendHashes sends the primary the hashes of all chunks, as the storage has
+// them. A chunk that can't be read is to be written, which makes most disks
+// readable there.
 func (r *Replica) sendHashes() error {
+	// A process before this one may have left pages that can't be written back.
+	if err := r.dev.Flush(); err != nil {
+		return &diskError{fmt.Errorf("diskrepl: flush before the first copy: %w", err)}
+	}
 	const perRecord = 128
 	size := r.dev.Size()
+	if r.copyAll {
+		if err := r.dev.forget(0, size); err != nil {
+			return &diskError{err}
+		}
+	}
 	chunk := make([]byte, ChunkSize)
 	out := make([]byte, 0, headerSize+perRecord*hashSize)
 	for off := int64(0); off < size; {
@@ -198,10 +232,10 @@ func (r *Replica) sendHashes() error {
 				break
 			}
 			b := chunk[:min(ChunkSize, size-off)]
-			if err := r.dev.ReadAt(b, off); err != nil {
-				return fmt.Errorf("diskrepl: first copy: %w", err)
+			h := noHash
+			if !r.copyAll && r.dev.readStable(b, off) == nil {
+				h = sha256.Sum256(b)
 			}
-			h := sha256.Sum256(b)
 			out = append(out, h[:]...)
 			off += int64(len(b))
 		}

@@ -15,7 +15,7 @@ import (
 // While the first copy of a Mirror is under way, the disk is inconsistent.
 // Record it as such before Run, and as consistent only after the first commit.
 type Replica struct {
-	dev    Device
+	dev    *guard
 	conn   io.ReadWriteCloser
 	slab   slabs
 	memory int64          // bytes held in memory, at most, if there is a spill
@@ -23,6 +23,8 @@ type Replica struct {
 	shared *sharedStorage // nil: dev is a copy, which the primary does not write to
 
 	writing chan struct{} // has one place: one writer at a time on conn
+	every   time.Duration // between two looks at the disk
+	copyAll bool          // the first copy is of all chunks
 
 	mu        sync.Mutex
 	cond      sync.Cond
@@ -35,6 +37,7 @@ type Replica struct {
 	closed    bool      // Close was called: nothing more is committed
 	err       error     // why nothing more is read; nil while the session lasts
 	diskErr   error     // the disk failed: nothing more is committed
+	torn      error     // why a commit ended in the middle
 
 	// journal is nil if what is held need not outlive this host. Close sets it
 	// to nil. Its own comments say which lock guards which part.
@@ -44,7 +47,7 @@ type Replica struct {
 // NewReplica returns a Replica that writes to dev what a Link sends over conn.
 // It closes conn at the end of the session.
 func NewReplica(dev Device, conn io.ReadWriteCloser) *Replica {
-	r := &Replica{dev: dev, conn: conn, writing: make(chan struct{}, 1)}
+	r := &Replica{dev: newGuard(dev), conn: conn, writing: make(chan struct{}, 1), every: patrolEvery}
 	r.cond.L = &r.mu
 	return r
 }
@@ -56,11 +59,17 @@ func (r *Replica) SpillTo(f SpillFile, n, memory int64) {
 	r.memory, r.spill = memory, &spill{f: f, size: SpillSize(n)}
 }
 
+// CopyAll makes the first copy one of all chunks, though they may be equal, and
+// verifies that the storage has them: the disk failed in an earlier session, and
+// neither what can be read from it nor a flush that succeeds proves anything. Call CopyAll before Run, and offer the Link no SyncPoint.
+func (r *Replica) CopyAll() { r.copyAll = true }
+
 // Run receives what the primary sends until the session ends, and returns why
 // it ended: after Finish or Close, [ErrDetached]; if the connection broke, an
 // error that wraps [ErrLost]; if the stream is damaged, a [StreamError]; or an
 // error of the backup's disk, which is sent to the primary too. A commit that
-// fails ends the session.
+// fails ends the session, and so does a disk that fails at another time: Run has
+// it flush what it was given every second.
 func (r *Replica) Run() error {
 	r.mu.Lock()
 	if r.err != nil {
@@ -77,6 +86,14 @@ func (r *Replica) Run() error {
 	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	stop := make(chan struct{})
+	defer close(stop)
+	wg.Go(func() {
+		if err := r.dev.patrol(stop, r.every); err != nil {
+			r.diskFailed(err)
+			r.fail(err)
+		}
+	})
 	err := newIntake(r, func(f func() error) {
 		wg.Go(func() {
 			if err := f(); err != nil {
@@ -99,6 +116,30 @@ type diskError struct{ err error }
 
 func (e *diskError) Error() string { return e.err.Error() }
 func (e *diskError) Unwrap() error { return e.err }
+
+// diskFailed ends all commits.
+func (r *Replica) diskFailed(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.diskErr == nil {
+		r.diskErr = err
+	}
+	r.cond.Broadcast()
+}
+
+// Failed returns why the copy can't be trusted: its disk failed, or a commit
+// ended in the middle. It returns nil if neither happened.
+func (r *Replica) Failed() error {
+	if err := r.dev.err(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.torn
+}
+
+// Flush makes what was committed durable.
+func (r *Replica) Flush() error { return r.dev.Flush() }
 
 // reportTimeout bounds how long an earlier record on its way to the primary may
 // delay the report of a failure.
@@ -229,11 +270,14 @@ func (r *Replica) Commit(epoch uint64) error {
 		return err
 	}
 
+	var torn error
 	err = r.complete(epoch)
 	if err == nil && r.shared == nil {
-		err = r.write(log)
+		torn = r.write(log)
+		err = torn
 	}
 	r.mu.Lock()
+	r.torn = torn
 	switch {
 	case r.shared == nil:
 		if err == nil {
@@ -246,8 +290,10 @@ func (r *Replica) Commit(epoch uint64) error {
 	if err == nil {
 		r.committed = epoch
 	} else {
-		r.diskErr = fmt.Errorf("commit of epoch %d: %w", epoch, err)
-		err = r.diskErr
+		err = fmt.Errorf("commit of epoch %d: %w", epoch, err)
+		if r.diskErr == nil {
+			r.diskErr = err
+		}
 	}
 	r.cond.Broadcast()
 	r.mu.Unlock()
@@ -285,10 +331,13 @@ func (r *Replica) take(epoch uint64) (*epochLog, error) {
 // write writes an epoch to the disk; with a journal, to its stable storage.
 func (r *Replica) write(log *epochLog) error {
 	err := r.applyAll(log)
-	if err == nil && r.journal != nil {
-		err = r.dev.Flush()
+	switch {
+	case err != nil:
+		return err
+	case r.journal != nil:
+		return r.dev.Flush()
 	}
-	return err
+	return r.dev.err() // what was written earlier may be lost
 }
 
 // applyAll writes a log to the disk.
@@ -385,7 +434,7 @@ func (r *Replica) Close() {
 func (r *Replica) Committed() (uint64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.committed, r.committed > 0 && r.diskErr == nil && r.shared == nil
+	return r.committed, r.committed > 0 && r.diskErr == nil && r.dev.err() == nil && r.shared == nil
 }
 
 // ReplicaStatus is the progress of a Replica.

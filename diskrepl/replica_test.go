@@ -24,8 +24,8 @@ func TestHeldBack(t *testing.T) {
 	p.same("sealed, not committed", before)
 	p.commit(2)
 	p.same("committed", p.here.image())
-	if p.there.syncs != 2 || p.there.fua != 1 {
-		t.Errorf("the backup's disk saw %d flushes and %d writes with FUA, want 2 and 1", p.there.syncs, p.there.fua)
+	if p.there.syncs != 3 || p.there.fua != 1 {
+		t.Errorf("the backup's disk saw %d flushes and %d writes with FUA, want 3 and 1", p.there.syncs, p.there.fua)
 	}
 }
 

@@ -37,7 +37,7 @@ func (r *Replica) answerProbe(rec record) error {
 		return fmt.Errorf("diskrepl: PROBE of %d bytes, at most %d", rec.n, ChunkSize)
 	}
 	b := make([]byte, rec.n)
-	if err := r.dev.ReadAt(b, int64(rec.off)); err != nil {
+	if err := r.dev.readStable(b, int64(rec.off)); err != nil {
 		return &diskError{fmt.Errorf("diskrepl: compare with the primary: %w", err)}
 	}
 	h := sha256.Sum256(b)

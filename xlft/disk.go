@@ -11,6 +11,11 @@ type DiskRecord struct {
 	State DiskState `json:"state"`
 	// SyncPoint is the checkpoint that a Consistent copy is of, if that is known.
 	SyncPoint diskrepl.SyncPoint `json:"mark,omitzero"`
+	// Failed is why the storage of the copy could not be trusted, if it failed in a
+	// session and no first copy was completed since. What can be read from it may
+	// be the page cache's alone: the next first copy is of all chunks. Such a copy
+	// is Inconsistent, or Consistent if its journal repairs it.
+	Failed string `json:"failed,omitempty"`
 }
 
 // DiskState is what a host's copy of a disk is good for, in DRBD's words. The

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,9 @@ type File struct {
 	// part excludes all other writes while one writes a part of a block: it has
 	// to read the rest of the block first.
 	part sync.RWMutex
+
+	stable func() (*os.File, error) // opens the disk once more, past the page cache
+	past   atomic.Pointer[os.File]  // what stable opened
 }
 
 // Open opens a disk for exclusive use: a second Open of the same disk fails. A
@@ -69,6 +73,7 @@ func open(name string, direct, lock bool) (*File, error) {
 		}
 	}
 	d := &File{f: f, direct: direct, block: block}
+	d.stable = sync.OnceValues(d.openStable)
 	if d.size, err = f.Seek(0, 2); err != nil {
 		f.Close()
 		return nil, err
@@ -85,6 +90,9 @@ func (d *File) Close() error {
 	if d.aio != nil {
 		d.aio.close()
 	}
+	if s := d.past.Load(); s != nil {
+		s.Close()
+	}
 	return d.f.Close()
 }
 
@@ -94,6 +102,58 @@ func (d *File) Name() string { return d.f.Name() }
 // Size returns the length of the disk in bytes, as it was when it was opened.
 func (d *File) Size() int64 { return d.size }
 
+// ReadStable fills p from offset off with what the disk has, past the page
+// cache. After a write-back that failed the page cache has what the disk has
+// not, and returns it to everybody.
+func (d *File) ReadStable(p []byte, off int64) error {
+	if d.direct {
+		return d.ReadAt(p, off)
+	}
+	f, err := d.stable()
+	if errors.Is(err, syscall.EINVAL) {
+		return d.readForgotten(p, off)
+	} else if err != nil {
+		return err
+	}
+	if fits(p, off) {
+		_, err := f.ReadAt(p, off)
+		return err
+	}
+	return around(f.ReadAt, p, off, func(b []byte, from int64) error {
+		copy(p, b[off-from:])
+		return nil
+	})
+}
+
+// openStable opens the disk for ReadStable. It fails with EINVAL if the file
+// system has no direct I/O.
+func (d *File) openStable() (*os.File, error) {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", d.f.Fd()), os.O_RDONLY|unix.O_DIRECT, 0)
+	if err == nil {
+		d.past.Store(f)
+	}
+	return f, err
+}
+
+// readForgotten is ReadStable where there is no direct I/O: it has the page
+// cache write the range back, and forget it.
+func (d *File) readForgotten(p []byte, off int64) error {
+	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	fd := int(d.f.Fd())
+	if err := unix.SyncFileRange(fd, off, int64(len(p)), all); err != nil {
+		return d.named("write back", off, err)
+	}
+	if err := d.Forget(off, int64(len(p))); err != nil {
+		return err
+	}
+	return d.ReadAt(p, off)
+}
+
+// Forget drops the clean pages of a range from the page cache.
+func (d *File) Forget(off, n int64) error {
+	return d.named("forget", off, unix.Fadvise(int(d.f.Fd()), off, n, unix.FADV_DONTNEED))
+}
+
 // fits reports whether a request is aligned as O_DIRECT requires.
 func fits(p []byte, off int64) bool {
 	return (int64(addressOf(p))|off|int64(len(p)))&(Align-1) == 0
@@ -102,13 +162,13 @@ func fits(p []byte, off int64) bool {
 // ReadAt fills p from offset off.
 func (d *File) ReadAt(p []byte, off int64) error {
 	if d.direct && !fits(p, off) {
-		return d.around(p, off, func(b []byte, from int64) error {
+		return around(d.read, p, off, func(b []byte, from int64) error {
 			copy(p, b[off-from:])
 			return nil
 		})
 	}
 	_, err := d.read(p, off)
-	return d.named("read", off, err)
+	return err
 }
 
 // read is ReadAt of a request that O_DIRECT accepts.
@@ -116,7 +176,8 @@ func (d *File) read(p []byte, off int64) (int, error) {
 	if d.aio == nil {
 		return d.f.ReadAt(p, off)
 	}
-	return d.aio.do(aioRead, p, off, 0, func() (int, error) { return d.f.ReadAt(p, off) })
+	n, err := d.aio.do(aioRead, p, off, 0, func() (int, error) { return d.f.ReadAt(p, off) })
+	return n, d.named("read", off, err)
 }
 
 // named adds the file and the offset to an error that does not have them yet.
@@ -129,15 +190,15 @@ func (d *File) named(what string, off int64, err error) error {
 }
 
 // around reads the aligned range that contains p's range, which begins at from,
-// and calls use with it.
-func (d *File) around(p []byte, off int64, use func(b []byte, from int64) error) error {
+// by read and calls use with it.
+func around(read func([]byte, int64) (int, error), p []byte, off int64, use func(b []byte, from int64) error) error {
 	from := off &^ (Align - 1)
 	to := (off + int64(len(p)) + Align - 1) &^ (Align - 1)
 	b := AlignedBuffer(int(to - from))
 	defer FreeBuffer(b)
-	n, err := d.read(b, from)
+	n, err := read(b, from)
 	if int64(n) < off-from+int64(len(p)) {
-		return d.named("read", from, err)
+		return err
 	}
 	return use(b[:n], from)
 }
@@ -164,7 +225,7 @@ func (d *File) WriteAt(p []byte, off int64, fua bool) error {
 	if (off|int64(len(p)))&(Align-1) != 0 {
 		d.part.Lock()
 		defer d.part.Unlock()
-		return d.around(p, off, func(b []byte, from int64) error {
+		return around(d.read, p, off, func(b []byte, from int64) error {
 			copy(b[off-from:], p)
 			return d.write(b, from, fua)
 		})

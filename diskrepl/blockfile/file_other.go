@@ -18,6 +18,8 @@ func (*File) Close() error                      { return ErrNeedsLinux }
 func (*File) Name() string                      { return "" }
 func (*File) Size() int64                       { return 0 }
 func (*File) ReadAt([]byte, int64) error        { return ErrNeedsLinux }
+func (*File) ReadStable([]byte, int64) error    { return ErrNeedsLinux }
+func (*File) Forget(_, _ int64) error           { return ErrNeedsLinux }
 func (*File) TryReadAt([]byte, int64) bool      { return false }
 func (*File) QuickWrites() bool                 { return false }
 func (*File) WriteAt([]byte, int64, bool) error { return ErrNeedsLinux }

@@ -33,7 +33,7 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 		return nil, fmt.Errorf("simxen: %s runs from it", domain)
 	}
 	p.users++
-	c := backup.DiskCopy(&platterCopy{Platter: p, proc: h.P, was: xlft.DiskRecord{State: p.state, SyncPoint: p.mark}})
+	c := backup.DiskCopy(&platterCopy{Platter: p, proc: h.P, was: xlft.DiskRecord{State: p.state, SyncPoint: p.mark, Failed: p.failed}})
 	h.P.onKill(func() { c.Close() })
 	if h.Broken != nil {
 		return h.Broken(c), nil
@@ -85,7 +85,7 @@ func (c *platterCopy) Durable() diskrepl.EpochStore {
 func (c *platterCopy) Was() xlft.DiskRecord { return c.was }
 
 func (c *platterCopy) Begin(st xlft.DiskState) error {
-	if err := c.Record(xlft.DiskRecord{State: st}); err != nil {
+	if err := c.Record(xlft.DiskRecord{State: st, Failed: c.was.Failed}); err != nil {
 		return err
 	}
 	c.journal.clear()
@@ -99,7 +99,7 @@ func (c *platterCopy) Record(r xlft.DiskRecord) error {
 	now := c.proc.h.outside.session()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state, c.mark = r.State, r.SyncPoint
+	c.state, c.mark, c.failed = r.State, r.SyncPoint, r.Failed
 	if c.session = r.SyncPoint.Session; c.session == "" {
 		c.session = now
 	}

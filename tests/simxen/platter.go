@@ -31,6 +31,7 @@ type Platter struct {
 	users   int
 	state   xlft.DiskState
 	mark    diskrepl.SyncPoint
+	failed  string
 	session string // session that a Consistent copy is of
 	journal *epochFiles
 }

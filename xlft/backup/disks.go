@@ -29,7 +29,8 @@ type DiskCopy interface {
 	// Was returns what the copy was when it was opened.
 	Was() xlft.DiskRecord
 	// Begin comes before the first write of a session. The copy is recorded in
-	// that state, and its journal on stable storage is cleared.
+	// that state, still as failed if it was, and its journal on stable storage is
+	// cleared.
 	Begin(xlft.DiskState) error
 	// Record records durably what the copy is. A record with a SyncPoint, or of a
 	// disk that is UpToDate, makes the journal on stable storage needless, and
@@ -106,6 +107,8 @@ func (s *session) joinDisk(c *wire.Conn) error {
 	repl := diskrepl.NewReplica(d.copy, c.Conn)
 	if d.Shared {
 		repl.Share()
+	} else if d.copy.Was().Failed != "" {
+		repl.CopyAll()
 	}
 	memory, file := s.r.Disks.Journal()
 	if file > 0 {
@@ -127,7 +130,47 @@ func (s *session) joinDisk(c *wire.Conn) error {
 		return err
 	}
 	c.SetDeadline(time.Time{})
-	return repl.Run()
+	err := repl.Run()
+	s.logFailed(d, d.recordFailure())
+	return err
+}
+
+// recordFailure records that the copy's storage failed, if it did. The next
+// session trusts nothing that is read from it.
+func (d *disk) recordFailure() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ours || d.closed {
+		return nil
+	}
+	return d.failedLocked()
+}
+
+// failedLocked is recordFailure with mu held.
+func (d *disk) failedLocked() error {
+	if d.repl == nil || d.Shared {
+		return nil
+	}
+	why := d.repl.Failed()
+	if why == nil {
+		return nil
+	}
+	r := xlft.DiskRecord{State: xlft.Inconsistent, Failed: why.Error()}
+	select {
+	case <-d.usable:
+		if d.copy.Durable() != nil {
+			// The journal has what was written since the last flush that succeeded.
+			r.State = xlft.Consistent
+		}
+	default:
+	}
+	return d.copy.Record(r)
+}
+
+func (s *session) logFailed(d *disk, err error) {
+	if err != nil {
+		s.log.Error("record that a disk's copy failed", zap.String("vdev", d.VDev), zap.Error(err))
+	}
 }
 
 var errTaken = errors.New("it has its connection already, or its session has ended")
@@ -167,6 +210,11 @@ func (s *session) awaitDisks(ctx context.Context, epoch uint64) error {
 		if err := d.repl.AwaitSealed(ctx, epoch); err != nil {
 			return fmt.Errorf("disk %s: %w", d.VDev, err)
 		}
+		if epoch == 1 {
+			if err := d.awaitFirstCopy(ctx); err != nil {
+				return fmt.Errorf("disk %s: %w", d.VDev, err)
+			}
+		}
 		if epoch == 1 || d.Shared || d.copy.Durable() == nil {
 			continue
 		}
@@ -179,13 +227,29 @@ func (s *session) awaitDisks(ctx context.Context, epoch uint64) error {
 	return nil
 }
 
+// awaitFirstCopy waits until the first copy is on stable storage: nobody is
+// protected by a copy that the storage may refuse.
+func (d *disk) awaitFirstCopy(ctx context.Context) error {
+	if d.Shared {
+		return nil
+	}
+	flushed := make(chan error, 1)
+	go func() { flushed <- d.repl.Flush() }() // the storage may hang
+	select {
+	case err := <-flushed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // commitDisks gives the disks an acked epoch. After the first one they are
 // copies that a domain can run from.
 func (s *session) commitDisks(epoch uint64) error {
 	for _, d := range s.disks {
 		err := d.repl.Commit(epoch)
 		if err == nil && epoch == 1 && !d.Shared {
-			if err = d.copy.Flush(); err == nil {
+			if err = d.repl.Flush(); err == nil {
 				err = d.becomeUsable()
 			}
 		}
@@ -203,6 +267,9 @@ func (d *disk) becomeUsable() error {
 	defer d.mu.Unlock()
 	if d.ours || d.closed {
 		return nil
+	}
+	if err := d.repl.Failed(); err != nil { // after the flush, and it is recorded so
+		return err
 	}
 	if err := d.copy.Record(xlft.DiskRecord{State: xlft.Consistent}); err != nil {
 		return err
@@ -256,6 +323,9 @@ func (d *disk) takenBack() error {
 	if !d.ours || d.Shared {
 		return nil
 	}
+	if d.repl.Failed() != nil {
+		return d.failedLocked()
+	}
 	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent})
 }
 
@@ -273,14 +343,12 @@ func (s *session) leave(d *disk, repl *diskrepl.Replica) error {
 		repl.Commit(acked)
 	}
 	repl.Close()
-	epoch, ok := repl.Committed()
-	if !ok {
-		return nil
+	if epoch, ok := repl.Committed(); ok && repl.Flush() == nil {
+		return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, SyncPoint: diskrepl.SyncPoint{Session: s.id, Epoch: epoch}})
 	}
-	if err := d.copy.Flush(); err != nil {
-		return err
-	}
-	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, SyncPoint: diskrepl.SyncPoint{Session: s.id, Epoch: epoch}})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failedLocked()
 }
 
 // closeDisks closes the copies as they are.

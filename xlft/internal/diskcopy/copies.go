@@ -86,7 +86,7 @@ func (c *diskCopy) Durable() diskrepl.EpochStore {
 // order: a copy that is recorded as consistent may need its journal to be
 // consistent.
 func (c *diskCopy) Begin(st xlft.DiskState) error {
-	if err := c.Record(xlft.DiskRecord{State: st}); err != nil {
+	if err := c.Record(xlft.DiskRecord{State: st, Failed: c.was.Failed}); err != nil {
 		return err
 	}
 	return c.host.journal(c.domain, c.vdev).Clear()

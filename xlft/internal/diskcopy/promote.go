@@ -94,6 +94,13 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 		done = append(done, d)
 	}
 	for _, p := range all {
+		// What a receiver that was killed left in the page cache may not reach the
+		// storage.
+		if err := p.file.Flush(); err != nil {
+			return nil, fmt.Errorf("disk %s: %w", p.VDev, err)
+		}
+	}
+	for _, p := range all {
 		if err := c.record(domain, p.VDev, xlft.DiskRecord{State: xlft.UpToDate}); err != nil {
 			return nil, fmt.Errorf("disk %s: %w", p.VDev, err)
 		}
@@ -114,6 +121,9 @@ func (c *Copies) promotion(conf config.Domain, vdev string, shared SharedJournal
 	}
 	switch p.record.State {
 	case xlft.Inconsistent:
+		if p.record.Failed != "" {
+			return nil, fmt.Errorf("its storage failed (%s), and no copy was completed since: it is inconsistent", p.record.Failed)
+		}
 		return nil, errors.New("its first copy was never completed: it is inconsistent")
 	case xlft.UpToDate, "":
 		return nil, nil
@@ -136,6 +146,9 @@ func (p *promotion) findEpochs(shared SharedJournal) error {
 	p.newest = p.record.SyncPoint.Epoch
 	p.discard = p.Shared && shared == DiscardShared
 	left, err := p.journal.Any()
+	if err == nil && !left && p.record.Failed != "" {
+		err = fmt.Errorf("its storage failed (%s), and it has no journal: it is inconsistent", p.record.Failed)
+	}
 	if err != nil || !left || p.discard {
 		return err
 	}
