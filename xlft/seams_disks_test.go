@@ -1,0 +1,100 @@
+package xlft_test
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"xlft/diskrepl"
+	"xlft/xlft"
+	"xlft/xlft/backup"
+	"xlft/xlft/primary"
+)
+
+// A failingCopy is a backup's copy whose storage fails once: one flush says so,
+// as the kernel does.
+type failingCopy struct {
+	backup.DiskCopy
+	f *failure
+}
+
+type failure struct {
+	mu      sync.Mutex
+	next    error // of the next flush
+	written int64 // bytes
+	records []xlft.DiskRecord
+}
+
+func (c failingCopy) Flush() error {
+	c.f.mu.Lock()
+	err := c.f.next
+	c.f.next = nil
+	c.f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return c.DiskCopy.Flush()
+}
+
+func (c failingCopy) WriteAt(b []byte, off int64, fua bool) error {
+	c.f.mu.Lock()
+	c.f.written += int64(len(b))
+	c.f.mu.Unlock()
+	return c.DiskCopy.WriteAt(b, off, fua)
+}
+
+func (c failingCopy) Zero(off, n int64, keep, fua bool) error {
+	c.f.mu.Lock()
+	c.f.written += n
+	c.f.mu.Unlock()
+	return c.DiskCopy.Zero(off, n, keep, fua)
+}
+
+func (c failingCopy) Record(r xlft.DiskRecord) error {
+	c.f.mu.Lock()
+	c.f.records = append(c.f.records, r)
+	c.f.mu.Unlock()
+	return c.DiskCopy.Record(r)
+}
+
+// The storage of the backup's copy fails in a session. The copy is recorded as
+// inconsistent, with the reason. The next session copies all of the disk, and
+// only then is the copy recorded as good for a domain.
+func TestFailedCopyIsRecorded(t *testing.T) {
+	seams(t, func(m *seam) {
+		f := &failure{}
+		m.disks(false, func(c backup.DiskCopy) backup.DiskCopy { return failingCopy{c, f} })
+		f.mu.Lock()
+		f.next, f.records, f.written = errors.New("medium error"), nil, 0
+		f.mu.Unlock()
+		generation := m.session.Status().Generation
+		begun := time.Now()
+		for st := m.session.Status(); !st.Protected || st.Generation == generation; st = m.session.Status() {
+			if time.Sleep(50 * time.Millisecond); time.Since(begun) > time.Minute {
+				t.Fatalf("not protected again: %+v", st)
+			}
+		}
+		if st := m.session.Status(); !strings.Contains(st.LastError, "medium error") {
+			t.Errorf("%+v", st)
+		}
+		time.Sleep(3 * time.Second)
+		m.await(m.session, primary.Protected)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if len(f.records) < 2 {
+			t.Fatalf("recorded: %+v", f.records)
+		}
+		first, last := f.records[0], f.records[len(f.records)-1]
+		if first.State != xlft.Inconsistent || !strings.Contains(first.Failed, "medium error") {
+			t.Errorf("recorded first: %+v", first)
+		}
+		if last.State != xlft.Consistent || last.Failed != "" {
+			t.Errorf("recorded last: %+v", last)
+		}
+		if all := m.domain.OfferedDisks()[0].Size; f.written < all {
+			t.Errorf("%d bytes of %d were written (chunks of %d)", f.written, all, diskrepl.ChunkSize)
+		}
+	})
+}
