@@ -313,9 +313,11 @@ type tellsOne struct {
 	*memory
 	let  chan struct{}
 	told bool
+	in   int
 }
 
 func (d *tellsOne) Flush() error {
+	d.in++
 	tell := !d.told
 	d.told = true
 	<-d.let
@@ -329,12 +331,15 @@ func (d *tellsOne) Flush() error {
 // journal would go though the disk lacks the epoch.
 func TestFlushesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &tellsOne{newMemory(1 << 20), make(chan struct{}), false}
+		d := &tellsOne{newMemory(1 << 20), make(chan struct{}), false, 0}
 		g := newGuard(d)
 		errs := make(chan error, 2)
 		for range 2 {
 			go func() { errs <- g.Flush() }()
 			synctest.Wait()
+		}
+		if d.in != 1 {
+			t.Errorf("%d flushes at once", d.in)
 		}
 		close(d.let)
 		for range 2 {

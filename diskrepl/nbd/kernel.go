@@ -15,4 +15,7 @@ type KernelDevice struct {
 }
 
 // Path returns the name of the device's node.
-func (k *KernelDevice) Path() string { return fmt.Sprintf("/dev/nbd%d", k.Index) }
+func (k *KernelDevice) Path() string { return DevicePath(k.Index) }
+
+// DevicePath returns the name of the node of a device.
+func DevicePath(index int) string { return fmt.Sprintf("/dev/nbd%d", index) }

@@ -121,17 +121,26 @@ func (s *Server) attach(name string, command uint8, index int) (*KernelDevice, e
 // Detach removes the device. The kernel fails requests that it still has, so
 // all users of the device must have ended before.
 func (k *KernelDevice) Detach() error {
+	if err := Disconnect(k.Index); err != nil {
+		return err
+	}
+	<-k.done
+	return nil
+}
+
+// Disconnect removes a device whose server ended. It does nothing if there is
+// none.
+func Disconnect(index int) error {
 	family, err := netlink.GenlFamilyGet("nbd")
 	if err != nil {
-		return fmt.Errorf("nbd: detach %s: %w", k.Path(), err)
+		return fmt.Errorf("nbd: detach %s: %w", DevicePath(index), err)
 	}
 	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
 	req.AddData(&nl.Genlmsg{Command: genlDisconnect, Version: genlVersion})
-	req.AddData(nl.NewRtAttr(attrIndex, nl.Uint32Attr(uint32(k.Index))))
+	req.AddData(nl.NewRtAttr(attrIndex, nl.Uint32Attr(uint32(index))))
 	if _, err := req.Execute(unix.NETLINK_GENERIC, 0); err != nil && !errors.Is(err, syscall.EINVAL) {
-		return fmt.Errorf("nbd: detach %s: %w", k.Path(), err)
+		return fmt.Errorf("nbd: detach %s: %w", DevicePath(index), err)
 	}
-	<-k.done
 	return nil
 }
 

@@ -14,5 +14,8 @@ func (s *Server) Reattach(name string, index int) (*KernelDevice, error) {
 	return nil, errNeedsLinux
 }
 
+// Disconnect fails: the kernel's NBD client exists on Linux only.
+func Disconnect(index int) error { return errNeedsLinux }
+
 // Detach fails: the kernel's NBD client exists on Linux only.
 func (k *KernelDevice) Detach() error { return errNeedsLinux }

@@ -57,6 +57,9 @@ func (a *app) diskStatusCommand() *cobra.Command {
 				} else if p != nil {
 					text = fmt.Sprintf("%d %%", p.Compared*100/max(p.Total, 1))
 				}
+				if l.Error != "" {
+					text = "not served: " + l.Error
+				}
 				if h := l.Holding; h != nil && h.On {
 					text += fmt.Sprintf(", %d KiB held", h.Bytes>>10)
 					switch {

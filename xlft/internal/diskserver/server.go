@@ -9,12 +9,9 @@ package diskserver
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"sort"
 	"sync"
@@ -52,9 +49,11 @@ type Server struct {
 	DirtyDir string
 
 	exports nbd.Server
+	devices devices // in tests another than the kernel's
 
 	mu      sync.Mutex
 	open    map[string]*disk
+	lost    map[string]*lostDisk // attached, and not served now
 	session *session
 	idle    chan struct{} // closed when the last disk was detached
 	closed  bool
@@ -67,7 +66,7 @@ type disk struct {
 	repl   replicated
 	shared *diskrepl.Shared // repl, if both hosts see the storage; else nil
 	dirty  *dirtyFile       // nil if there is none
-	kernel *nbd.KernelDevice
+	kernel blockDevice      // nil if it is none of this host
 	unused bool // detached, and kept open for the writes that it holds
 }
 
@@ -93,7 +92,8 @@ func (s *Server) held(vdev string) diskrepl.EpochDir {
 
 // New returns a server without open disks.
 func New(conf config.Domain, log *zap.Logger) *Server {
-	s := &Server{Config: conf, Log: log, open: map[string]*disk{}, idle: make(chan struct{})}
+	s := &Server{Config: conf, Log: log, open: map[string]*disk{}, lost: map[string]*lostDisk{}, idle: make(chan struct{})}
+	s.devices = kernelDevices{&s.exports}
 	s.exports.Log = func(client string, err error) {
 		log.Warn("a client's connection ended", zap.String("client", client), zap.Error(err))
 	}
@@ -182,12 +182,15 @@ var errClosed = fmt.Errorf("this server is %w: ask its successor", control.ErrEn
 func (s *Server) Attach(vdev string) (device string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if l := s.lost[vdev]; l != nil {
+		return "", fmt.Errorf("attach %s: it is %s, whose server died, and can't be served: %w", vdev, nbd.DevicePath(l.index), l.err)
+	}
 	d, err := s.openDisk(vdev, false)
 	if err != nil {
 		return "", fmt.Errorf("attach %s: %w", vdev, err)
 	}
 	if d.kernel == nil {
-		d.kernel, err = s.exports.Attach(vdev)
+		d.kernel, err = s.devices.attach(vdev)
 		if err != nil {
 			s.closeDisk(d)
 			return "", err
@@ -198,76 +201,6 @@ func (s *Server) Attach(vdev string) (device string, err error) {
 		}
 	}
 	return d.kernel.Path(), nil
-}
-
-// recordAttached writes AttachedFile. It is called with mu held.
-func (s *Server) recordAttached() error {
-	if s.AttachedFile == "" {
-		return nil
-	}
-	at := map[string]int{}
-	for vdev, d := range s.open {
-		if d.kernel != nil {
-			at[vdev] = d.kernel.Index
-		}
-	}
-	b, err := json.Marshal(at)
-	if err == nil {
-		err = os.WriteFile(s.AttachedFile+".new", b, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(s.AttachedFile+".new", s.AttachedFile)
-	}
-	if err != nil {
-		return fmt.Errorf("write down what is attached: %w", err)
-	}
-	return nil
-}
-
-// Recover takes over from an earlier process that was killed: it serves the
-// disks that were attached, and opens those with writes that were held back.
-// Call it before Serve.
-func (s *Server) Recover() error {
-	b, err := os.ReadFile(s.AttachedFile)
-	at := map[string]int{}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	} else if err == nil {
-		err = json.Unmarshal(b, &at)
-	}
-	if err != nil {
-		return fmt.Errorf("read what was attached: %w", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for vdev, index := range at {
-		d, err := s.openDisk(vdev, true)
-		if err == nil {
-			d.kernel, err = s.exports.Reattach(vdev, index)
-		}
-		if err != nil {
-			return err
-		}
-		s.Log.Warn("serving a disk again whose server died", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
-	}
-	for vdev, conf := range s.Config.Disks {
-		left := false
-		if conf.Shared {
-			if left, err = s.held(vdev).Any(); err != nil {
-				return err
-			}
-		}
-		if !left || s.open[vdev] != nil {
-			continue
-		}
-		d, err := s.openDisk(vdev, true)
-		if err != nil {
-			return err
-		}
-		d.unused = true
-		go s.closeLater(d)
-	}
-	return nil
 }
 
 // Open serves a disk to NBD clients only.
@@ -285,6 +218,9 @@ func (s *Server) Open(vdev string) error {
 func (s *Server) Detach(vdev string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if l := s.lost[vdev]; l != nil {
+		return s.giveUp(vdev, l)
+	}
 	d := s.open[vdev]
 	if d == nil {
 		return nil
@@ -316,11 +252,17 @@ func (s *Server) finish(d *disk) error {
 		d.dirty.remove()
 	}
 	err := errors.Join(s.closeDisk(d), s.recordAttached())
-	if len(s.open) == 0 && !s.closed {
+	s.endIfIdle()
+	return err
+}
+
+// endIfIdle ends the server if it has no disk any more. It is called with mu
+// held.
+func (s *Server) endIfIdle() {
+	if len(s.open) == 0 && len(s.lost) == 0 && !s.closed {
 		s.closed = true
 		close(s.idle)
 	}
-	return err
 }
 
 // closeLater closes a disk when it holds nothing back any more, unless it is in
@@ -368,6 +310,7 @@ type DiskStatus struct {
 	Shared   bool               `json:"shared,omitempty"`
 	Holding  *diskrepl.Holding  `json:"holding,omitempty"`  // of shared storage
 	Progress *diskrepl.Progress `json:"progress,omitempty"` // of the first copy, in a session
+	Error    string             `json:"error,omitempty"`    // why the disk, whose server died, is not served again
 }
 
 // Status returns a snapshot of the open disks.
@@ -391,6 +334,9 @@ func (s *Server) Status() []DiskStatus {
 			}
 		}
 		all = append(all, st)
+	}
+	for vdev, l := range s.lost {
+		all = append(all, DiskStatus{VDev: vdev, Device: nbd.DevicePath(l.index), Error: l.err.Error()})
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].VDev < all[j].VDev })
 	return all
