@@ -1,7 +1,11 @@
 package xlft
 
 import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"slices"
 
 	"xlft/diskrepl"
 )
@@ -16,7 +20,57 @@ type DiskRecord struct {
 	// be the page cache's alone: the next first copy is of all chunks. Such a copy
 	// is Inconsistent, or Consistent if its journal repairs it.
 	Failed string `json:"failed,omitempty"`
+	// Data says which data the copy has. Without an ID nothing is known, and so it
+	// is of a copy that is Inconsistent.
+	Data DataGen `json:"data,omitzero"`
 }
+
+// A DataGen is a generation of a disk's data, as DRBD's generation identifiers
+// are. Two copies with the same ID began with the same data, and at most one of
+// them is written to. A host that goes on to write to one of them, while the
+// other may be written to elsewhere, makes a new generation of its own.
+type DataGen struct {
+	ID   string   `json:"id,omitempty"`
+	Past []string `json:"past,omitempty"` // that it came from, the newest first
+	// Given: a copy on another host may have this generation.
+	Given bool `json:"given,omitempty"`
+}
+
+// maxPast is how many generations a copy remembers. One is made for each session
+// or takeover, and a copy elsewhere is hardly ever more than one behind.
+const maxPast = 64
+
+// Next returns a new generation, which comes from g.
+func (g DataGen) Next() DataGen {
+	var b [8]byte
+	rand.Read(b[:])
+	next := DataGen{ID: hex.EncodeToString(b[:])}
+	if g.ID != "" {
+		next.Past = append([]string{g.ID}, g.Past[:min(len(g.Past), maxPast-1)]...)
+	}
+	return next
+}
+
+// Copied returns g as a copy on another host has it.
+func (g DataGen) Copied() DataGen { return DataGen{ID: g.ID, Past: g.Past} }
+
+// MayOverwrite returns an error if a copy, of which this host has the record,
+// may have newer data than the one that it is to be made equal to.
+func (g DataGen) MayOverwrite(r DiskRecord) error {
+	switch has := r.Data; {
+	case has.ID == "" || r.State == Inconsistent || has.ID == g.ID || slices.Contains(g.Past, has.ID):
+		return nil
+	case slices.Contains(has.Past, g.ID):
+		return ErrNewerHere
+	}
+	return ErrDiverged
+}
+
+// Errors of MayOverwrite.
+var (
+	ErrNewerHere = errors.New("the copy here is newer: the domain ran from it after the other host's was last equal")
+	ErrDiverged  = errors.New("the copies have diverged: the domain ran from each of them since they were equal, or they are of different disks")
+)
 
 // DiskState is what a host's copy of a disk is good for, in DRBD's words. The
 // zero value is a disk of which nothing is known: xlft never replicated it.

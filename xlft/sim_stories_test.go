@@ -41,7 +41,7 @@ func TestFalseSuspicion(t *testing.T) {
 
 // A lazyCopy holds up the last flush before the copy is recorded as Consistent,
 // and remembers the state in which the copy was recorded last. It counts
-// flushes: the first is that of the first copy; then, if the journal is on
+// flushes: the first comes before the first copy, the second after it; then, if the journal is on
 // stable storage, comes that of the first commit; then the one to hold up. For
 // this the domain must not flush by itself, and its first checkpoint must
 // arrive after the first copy.
@@ -76,9 +76,9 @@ func (c *lazyCopy) Durable() diskrepl.EpochStore { return c.durable }
 
 // lazySim runs until the domain is protected and the copy's flush is held up.
 func lazySim(t *testing.T, durable diskrepl.EpochStore) (*sim, *lazyCopy) {
-	c := &lazyCopy{flush: make(chan struct{}), hold: 2, durable: durable}
+	c := &lazyCopy{flush: make(chan struct{}), hold: 3, durable: durable}
 	if durable != nil {
-		c.hold = 3
+		c.hold = 4
 	}
 	s := newSim(t, 2, variant{
 		storage: mirrored, noFlush: true,

@@ -33,7 +33,7 @@ func (h *DiskHost) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 		return nil, fmt.Errorf("simxen: %s runs from it", domain)
 	}
 	p.users++
-	c := backup.DiskCopy(&platterCopy{Platter: p, proc: h.P, was: xlft.DiskRecord{State: p.state, SyncPoint: p.mark, Failed: p.failed}})
+	c := backup.DiskCopy(&platterCopy{Platter: p, proc: h.P, was: xlft.DiskRecord{State: p.state, SyncPoint: p.mark, Failed: p.failed, Data: p.data}})
 	h.P.onKill(func() { c.Close() })
 	if h.Broken != nil {
 		return h.Broken(c), nil
@@ -99,7 +99,7 @@ func (c *platterCopy) Record(r xlft.DiskRecord) error {
 	now := c.proc.h.outside.session()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state, c.mark, c.failed = r.State, r.SyncPoint, r.Failed
+	c.state, c.mark, c.failed, c.data = r.State, r.SyncPoint, r.Failed, r.Data
 	if c.session = r.SyncPoint.Session; c.session == "" {
 		c.session = now
 	}

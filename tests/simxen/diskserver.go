@@ -132,7 +132,12 @@ func (s *Disks) Replicate(ctx context.Context, session string, lost func(error))
 			return err
 		}
 	}
-	conn, ready, err := wire.OpenDisk(ctx, s.P.Dial(s.To), "sim", session, s.Domain.OfferedDisks()[0])
+	open := wire.DiskOpen{Disk: s.Domain.OfferedDisks()[0]}
+	if !open.Shared {
+		data := s.P.h.platter.give()
+		open.Data, open.Past = data.ID, data.Past
+	}
+	conn, ready, err := wire.OpenDisk(ctx, s.P.Dial(s.To), "sim", session, open)
 	if err != nil {
 		return err
 	}
@@ -202,6 +207,7 @@ func (s *Disks) ReleaseAll() error {
 	if shared := s.Domain.shared(); shared != nil {
 		return shared.ReleaseAll()
 	}
+	s.P.h.platter.renew()
 	return nil
 }
 

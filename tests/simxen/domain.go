@@ -52,6 +52,7 @@ const tick = 10 * time.Millisecond
 
 // Boot starts a domain with n pages on the host.
 func (h *Host) Boot(name string, n int) *Domain {
+	h.platter.renew()
 	d := h.domain(name, n)
 	d.life = h.outside.birth(d, nil, 0, 0)
 	d.run()

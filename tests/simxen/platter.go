@@ -32,8 +32,29 @@ type Platter struct {
 	state   xlft.DiskState
 	mark    diskrepl.SyncPoint
 	failed  string
+	data    xlft.DataGen
 	session string // session that a Consistent copy is of
 	journal *epochFiles
+}
+
+// give returns the generation of the disk's data, which a copy is about to get.
+func (p *Platter) give() xlft.DataGen {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.data.ID == "" {
+		p.data = p.data.Next()
+	}
+	p.data.Given = true
+	return p.data
+}
+
+// renew makes a new generation, if a copy has the present one: the domain goes on to write to this disk.
+func (p *Platter) renew() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.data.Given {
+		p.data = p.data.Next()
+	}
 }
 
 const sectorSize = 512

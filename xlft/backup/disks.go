@@ -55,6 +55,8 @@ type disk struct {
 	joined chan struct{} // closed when repl is there
 	usable chan struct{} // closed when the copy is recorded as one that a domain can run from
 
+	data xlft.DataGen // the primary's; set before joined is closed
+
 	mu     lock
 	repl   *diskrepl.Replica
 	closed bool
@@ -87,7 +89,7 @@ func (s *session) openDisks() error {
 // joinDisk serves a disk's connection to its end. The error says why the copy
 // can't be trusted any more, or why the connection is refused.
 func (s *session) joinDisk(c *wire.Conn) error {
-	var want wire.Disk
+	var want wire.DiskOpen
 	c.SetDeadline(time.Now().Add(wire.OfferTimeout))
 	if err := c.Expect(wire.TypeDisk, &want); err != nil {
 		return err
@@ -101,8 +103,12 @@ func (s *session) joinDisk(c *wire.Conn) error {
 	switch {
 	case d == nil:
 		return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("disk %.20q was not offered", want.VDev))
-	case d.Disk != want || d.copy.Size() != want.Size:
+	case d.Disk != want.Disk || d.copy.Size() != want.Size:
 		return refuse(c, wire.CodeUnfit, nil, fmt.Errorf("disk %s: %d bytes there, %d here", d.VDev, want.Size, d.copy.Size()))
+	}
+	data := xlft.DataGen{ID: want.Data, Past: want.Past}
+	if err := data.MayOverwrite(d.copy.Was()); err != nil && !d.Shared {
+		return refuse(c, wire.CodeUnfit, nil, fmt.Errorf("disk %s: %w. If the other host's copy is to be kept all the same, \"xlft disk invalidate %s/%s\" on this host gives this one up", d.VDev, err, s.offer.Domain, d.VDev))
 	}
 	repl := diskrepl.NewReplica(d.copy, c.Conn)
 	if d.Shared {
@@ -114,7 +120,7 @@ func (s *session) joinDisk(c *wire.Conn) error {
 	if file > 0 {
 		repl.SpillTo(d.copy.SpillFile(), file, memory)
 	}
-	if err := d.begin(repl); err != nil {
+	if err := d.begin(repl, data); err != nil {
 		code := wire.CodeUnfit
 		if errors.Is(err, errTaken) {
 			code = wire.CodeProtocol
@@ -160,7 +166,7 @@ func (d *disk) failedLocked() error {
 	case <-d.usable:
 		if d.copy.Durable() != nil {
 			// The journal has what was written since the last flush that succeeded.
-			r.State = xlft.Consistent
+			r.State, r.Data = xlft.Consistent, d.data
 		}
 	default:
 	}
@@ -177,7 +183,7 @@ var errTaken = errors.New("it has its connection already, or its session has end
 
 // begin makes repl the only writer of the copy. If it fails the copy is what it
 // was.
-func (d *disk) begin(repl *diskrepl.Replica) error {
+func (d *disk) begin(repl *diskrepl.Replica, data xlft.DataGen) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.repl != nil || d.closed {
@@ -193,7 +199,7 @@ func (d *disk) begin(repl *diskrepl.Replica) error {
 	if l := d.copy.Durable(); l != nil {
 		repl.Durable(l)
 	}
-	d.repl = repl
+	d.repl, d.data = repl, data
 	close(d.joined)
 	return nil
 }
@@ -210,11 +216,6 @@ func (s *session) awaitDisks(ctx context.Context, epoch uint64) error {
 		if err := d.repl.AwaitSealed(ctx, epoch); err != nil {
 			return fmt.Errorf("disk %s: %w", d.VDev, err)
 		}
-		if epoch == 1 {
-			if err := d.awaitFirstCopy(ctx); err != nil {
-				return fmt.Errorf("disk %s: %w", d.VDev, err)
-			}
-		}
 		if epoch == 1 || d.Shared || d.copy.Durable() == nil {
 			continue
 		}
@@ -225,22 +226,6 @@ func (s *session) awaitDisks(ctx context.Context, epoch uint64) error {
 		}
 	}
 	return nil
-}
-
-// awaitFirstCopy waits until the first copy is on stable storage: nobody is
-// protected by a copy that the storage may refuse.
-func (d *disk) awaitFirstCopy(ctx context.Context) error {
-	if d.Shared {
-		return nil
-	}
-	flushed := make(chan error, 1)
-	go func() { flushed <- d.repl.Flush() }() // the storage may hang
-	select {
-	case err := <-flushed:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // commitDisks gives the disks an acked epoch. After the first one they are
@@ -271,7 +256,7 @@ func (d *disk) becomeUsable() error {
 	if err := d.repl.Failed(); err != nil { // after the flush, and it is recorded so
 		return err
 	}
-	if err := d.copy.Record(xlft.DiskRecord{State: xlft.Consistent}); err != nil {
+	if err := d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, Data: d.data}); err != nil {
 		return err
 	}
 	close(d.usable)
@@ -293,7 +278,7 @@ func (s *session) finishDisks(epoch uint64) error {
 		}
 		if err == nil {
 			// The domain is won: it is run also if this can't be recorded.
-			if rerr := d.copy.Record(xlft.DiskRecord{State: xlft.UpToDate}); rerr != nil {
+			if rerr := d.copy.Record(xlft.DiskRecord{State: xlft.UpToDate, Data: d.data.Next()}); rerr != nil {
 				s.log.Error("record that a disk is the domain's", zap.String("vdev", d.VDev), zap.Error(rerr))
 			}
 		}
@@ -326,7 +311,7 @@ func (d *disk) takenBack() error {
 	if d.repl.Failed() != nil {
 		return d.failedLocked()
 	}
-	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent})
+	return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, Data: d.data})
 }
 
 // leave ends a disk's session, and records which checkpoint the copy is of, so
@@ -344,7 +329,7 @@ func (s *session) leave(d *disk, repl *diskrepl.Replica) error {
 	}
 	repl.Close()
 	if epoch, ok := repl.Committed(); ok && repl.Flush() == nil {
-		return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, SyncPoint: diskrepl.SyncPoint{Session: s.id, Epoch: epoch}})
+		return d.copy.Record(xlft.DiskRecord{State: xlft.Consistent, SyncPoint: diskrepl.SyncPoint{Session: s.id, Epoch: epoch}, Data: d.data})
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -74,7 +74,7 @@ func OpenControl(ctx context.Context, dial Dialer, software, session string, o O
 
 // OpenDisk opens the connection that carries a disk's writes in a session that
 // the backup has accepted. The answer says how much the backup holds back.
-func OpenDisk(ctx context.Context, dial Dialer, software, session string, d Disk) (net.Conn, DiskReady, error) {
+func OpenDisk(ctx context.Context, dial Dialer, software, session string, d DiskOpen) (net.Conn, DiskReady, error) {
 	var ready DiskReady
 	c, _, err := Open(ctx, dial, KindDisk, session, software)
 	if err != nil {

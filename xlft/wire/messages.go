@@ -90,6 +90,15 @@ type Disk struct {
 	Shared bool `json:"shared,omitempty"`
 }
 
+// DiskOpen begins the connection of a disk.
+type DiskOpen struct {
+	Disk
+	// The generation of the primary's data and those that it came from, the newest
+	// first. The backup refuses if its copy has another one. Not of shared storage.
+	Data string   `json:"data,omitempty"`
+	Past []string `json:"past,omitempty"`
+}
+
 // DiskReady says that the backup takes a disk's writes.
 type DiskReady struct {
 	// Journal is how many bytes of writes it holds back, at most.

@@ -23,8 +23,8 @@ import (
 
 // Version range of the protocol that this package speaks.
 const (
-	VersionMin = 2 // 1 had other records of disks
-	VersionMax = 2
+	VersionMin = 3 // 1 had other records of disks, 2 no generations of their data
+	VersionMax = 3
 )
 
 // MaxBody is the longest body of a frame, in bytes.
@@ -94,7 +94,7 @@ const (
 	TypeEpochEnd   Type = 22 // epoch, EpochEnd: 16 bytes
 
 	// Disk connection; after these two it carries package diskrepl's stream.
-	TypeDisk      Type = 30 // Disk as JSON, primary to backup
+	TypeDisk      Type = 30 // DiskOpen as JSON, primary to backup
 	TypeDiskReady Type = 31 // DiskReady as JSON
 )
 

@@ -253,7 +253,7 @@ func TestVersionRefused(t *testing.T) {
 		theirs.Close()
 	}()
 	_, err := wire.Welcome(wire.NewConn(ours), "xlft 1", 0, time.Second)
-	if want := `welcome peer: peer ("xlft 9") speaks protocol 7 to 9, this host 2 to 2: update the older one`; err == nil || err.Error() != want {
+	if want := `welcome peer: peer ("xlft 9") speaks protocol 7 to 9, this host 3 to 3: update the older one`; err == nil || err.Error() != want {
 		t.Errorf("error %q, want %q", err, want)
 	}
 }

@@ -42,10 +42,9 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 	dc := c.For(domain)
 	s := diskserver.New(dc, log.With(zap.String("domain", domain)))
 	s.Software = software()
-	s.State = func(vdev string) (xlft.DiskState, error) {
-		r, err := store.Dir(c.StateDir).LoadDisk(domain, vdev)
-		return r.State, err
-	}
+	records := store.Dir(c.StateDir)
+	s.Record = func(vdev string) (xlft.DiskRecord, error) { return records.LoadDisk(domain, vdev) }
+	s.SaveRecord = func(vdev string, r xlft.DiskRecord) error { return records.SaveDisk(domain, vdev, r) }
 	s.Dial = func(peer string) (wire.Dialer, error) {
 		p, err := c.Backup(dc, peer)
 		if err != nil {

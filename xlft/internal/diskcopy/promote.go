@@ -101,7 +101,7 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 		}
 	}
 	for _, p := range all {
-		if err := c.record(domain, p.VDev, xlft.DiskRecord{State: xlft.UpToDate}); err != nil {
+		if err := c.record(domain, p.VDev, xlft.DiskRecord{State: xlft.UpToDate, Data: p.record.Data.Next()}); err != nil {
 			return nil, fmt.Errorf("disk %s: %w", p.VDev, err)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"xlft/xlft"
 	"xlft/xlft/internal/disktest"
 )
 
@@ -40,7 +39,7 @@ func (f *fakeDevices) index(d blockDevice) int { return int(d.(fakeDevice)) }
 // server returns a server with block devices, which nobody serves.
 func (h hostDir) server(devices devices) *Server {
 	s := New(h.Conf.For("web1"), zap.NewNop())
-	s.State = func(string) (xlft.DiskState, error) { return "", nil }
+	h.records(s)
 	s.AttachedFile = filepath.Join(h.Dir, "attached")
 	s.HeldDir = filepath.Join(h.Dir, "held")
 	s.devices = devices

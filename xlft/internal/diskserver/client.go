@@ -49,6 +49,7 @@ type Client struct {
 	mu     sync.Mutex
 	last   Report
 	cancel context.CancelFunc
+	told   chan struct{} // closed when the server knows that the domain runs alone, or can't be told; nil at first
 }
 
 // NewClient returns a client of the server behind a command socket, for the
@@ -71,7 +72,18 @@ func (c *Client) Replicate(ctx context.Context, id string, lost func(error)) err
 	c.mu.Lock()
 	c.cancel = cancel
 	c.last = Report{}
+	told := c.told
 	c.mu.Unlock()
+	if told != nil {
+		// A server that learned of it later would take the copy of this session for
+		// an older one.
+		select {
+		case <-told:
+		case <-ctx.Done():
+			cancel()
+			return ctx.Err()
+		}
+	}
 	o := c.order
 	o.Session = id
 	c.c.Forget()
@@ -200,8 +212,44 @@ func (c *Client) holds() bool {
 	return slices.ContainsFunc(c.order.Disks, func(d wire.Disk) bool { return d.Shared })
 }
 
-// ReleaseAll releases the writes that are held back from shared storage.
-func (c *Client) ReleaseAll() error { return c.decide("/release-all") }
+// ReleaseAll says that the domain runs alone, and releases the writes that are
+// held back from shared storage.
+func (c *Client) ReleaseAll() error {
+	if !c.holds() {
+		c.tellAlone()
+		return nil
+	}
+	return c.decide("/release-all")
+}
+
+// tellAlone tells the server that the domain runs alone. Nothing is held back, so
+// that nobody waits for a server that does not answer.
+func (c *Client) tellAlone() {
+	if len(c.order.Disks) == 0 {
+		return
+	}
+	told := make(chan struct{})
+	c.mu.Lock()
+	before := c.told
+	c.told = told
+	c.mu.Unlock()
+	go func() {
+		defer close(told)
+		if before != nil {
+			<-before
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), againFor)
+		defer cancel()
+		c.post(ctx, "/release-all", nil) // a server that died loses the connection to the copy as well, and its successor hears of the next session's end
+	}()
+	select {
+	case <-told:
+	case <-time.After(tellFor): // this process may be about to end
+	}
+}
+
+// tellFor is how long the server is given to answer that the domain runs alone.
+const tellFor = 500 * time.Millisecond
 
 // Discard discards the writes that are held back, and gives the disks up.
 func (c *Client) Discard() error { return c.decide("/discard") }

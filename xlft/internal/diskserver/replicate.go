@@ -178,7 +178,15 @@ func (s *Server) link(ctx context.Context, v *session, dial wire.Dialer, id stri
 			return fmt.Errorf("disk %s: write what was held: %w", want.VDev, err)
 		}
 	}
-	conn, ready, err := wire.OpenDisk(ctx, dial, s.Software, id, want)
+	open := wire.DiskOpen{Disk: want}
+	if d.shared == nil {
+		data, err := s.giveData(want.VDev)
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", want.VDev, err)
+		}
+		open.Data, open.Past = data.ID, data.Past
+	}
+	conn, ready, err := wire.OpenDisk(ctx, dial, s.Software, id, open)
 	if err != nil {
 		return err
 	}
@@ -256,6 +264,7 @@ func (s *Server) Release(epoch uint64) error {
 // ReleaseAll releases the writes that are held of all disks, and holds nothing
 // back any more. It does not wait until the storage has them.
 func (s *Server) ReleaseAll() error {
+	s.runsAlone()
 	var all error
 	for _, d := range s.shared() {
 		all = errors.Join(all, d.ReleaseAll())

@@ -34,9 +34,11 @@ type Server struct {
 	Software string
 	// Dial returns the Dialer for a peer of that name.
 	Dial func(peer string) (wire.Dialer, error)
-	// State returns the recorded state of this host's copy of a disk.
-	State func(vdev string) (xlft.DiskState, error)
-	Log   *zap.Logger
+	// Record returns what is recorded of this host's copy of a disk, SaveRecord
+	// records it.
+	Record     func(vdev string) (xlft.DiskRecord, error)
+	SaveRecord func(vdev string, r xlft.DiskRecord) error
+	Log        *zap.Logger
 	// AttachedFile is the name of a file that records which disks are block
 	// devices of this host, for the successor of a process that was killed. ""
 	// for none.
@@ -50,6 +52,10 @@ type Server struct {
 
 	exports nbd.Server
 	devices devices // in tests another than the kernel's
+
+	records   sync.Mutex     // excludes a second change of a record
+	recording sync.WaitGroup // of runsAlone
+	alone     sync.Map       // vdev: runsAlone has not recorded it yet
 
 	mu      sync.Mutex
 	open    map[string]*disk
@@ -67,7 +73,7 @@ type disk struct {
 	shared *diskrepl.Shared // repl, if both hosts see the storage; else nil
 	dirty  *dirtyFile       // nil if there is none
 	kernel blockDevice      // nil if it is none of this host
-	unused bool // detached, and kept open for the writes that it holds
+	unused bool             // detached, and kept open for the writes that it holds
 }
 
 // replicated is a *diskrepl.Mirror or a *diskrepl.Shared.
@@ -118,11 +124,11 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 	if s.closed {
 		return nil, errClosed
 	}
-	st, err := s.State(vdev)
+	rec, err := s.Record(vdev)
 	if err != nil {
 		return nil, err
 	}
-	if st != "" && st != xlft.UpToDate {
+	if st := rec.State; st != "" && st != xlft.UpToDate {
 		return nil, fmt.Errorf("%s is a copy (%s) that another host keeps or kept here: the domain does not run from it. If that host is lost for good and the copy is \"consistent\", \"xlft disk promote %s\" makes it the disk", conf.Path, st, s.Config.Name)
 	}
 	f, err := openConfigured(conf)
@@ -130,6 +136,12 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 		return nil, err
 	}
 	d := &disk{vdev: vdev, file: f}
+	if !again && !conf.Shared {
+		if err := s.newData(vdev); err != nil { // the domain begins to write to it
+			f.Close()
+			return nil, err
+		}
+	}
 	if conf.Shared {
 		if d.shared, err = diskrepl.NewShared(f, s.held(vdev)); err != nil {
 			f.Close()
@@ -283,6 +295,7 @@ const lastWrites = 45 * time.Second
 // Close ends the work of this process. Attached devices stay: the kernel waits
 // for a successor, which calls Recover.
 func (s *Server) Close() {
+	s.recording.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true

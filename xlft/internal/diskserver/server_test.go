@@ -35,15 +35,18 @@ func newHostDir(t *testing.T, fill byte) hostDir {
 
 func (h hostDir) image() []byte { return h.Image("xvda") }
 
+// records has a server use the host's records of its disks.
+func (h hostDir) records(s *Server) {
+	s.Record = func(vdev string) (xlft.DiskRecord, error) { return h.Store.LoadDisk("web1", vdev) }
+	s.SaveRecord = func(vdev string, r xlft.DiskRecord) error { return h.Store.SaveDisk("web1", vdev, r) }
+}
+
 // serve starts the domain's disk server, which connects to its peer with dial.
 func (h hostDir) serve(dial wire.Dialer) (s *Server, stop func()) {
 	h.T.Helper()
 	s = New(h.Conf.For("web1"), zap.NewNop())
 	s.Software = "test"
-	s.State = func(vdev string) (xlft.DiskState, error) {
-		r, err := h.Store.LoadDisk("web1", vdev)
-		return r.State, err
-	}
+	h.records(s)
 	s.DirtyDir = DirtyDirOf(h.Dir, "web1")
 	s.Dial = func(peer string) (wire.Dialer, error) {
 		if peer != "B" {

@@ -145,7 +145,9 @@ func (d *disks) Discard() error {
 func outdate(records store.Dir, domain string, ds []wire.Disk) error {
 	var all error
 	for _, d := range ds {
-		if err := records.SaveDisk(domain, d.VDev, xlft.DiskRecord{State: xlft.Outdated}); err != nil {
+		// If its record can't be read, that it is outdated is what counts.
+		was, _ := records.LoadDisk(domain, d.VDev)
+		if err := records.SaveDisk(domain, d.VDev, xlft.DiskRecord{State: xlft.Outdated, Data: was.Data}); err != nil {
 			all = errors.Join(all, err)
 		}
 	}
