@@ -8,6 +8,7 @@ import (
 
 	"xlft/xlft/config"
 	"xlft/xlft/internal/diskcopy"
+	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/store"
 )
 
@@ -20,6 +21,9 @@ func (a *app) diskPromoteCommand() *cobra.Command {
 host that had the newer ones is lost for good. The domain then goes back to the
 checkpoint that the copies are of; with durable_ack they are brought to the
 newest one that all of them have. A copy that was still being made is refused.
+
+On a host that went down while its backup could take the domain over, and that
+can't ask that backup, it says that the domain is this host's.
 
 DOMAIN/VDEV promotes one disk alone, as new as it can be.
 
@@ -49,7 +53,7 @@ them. A journal that is damaged is refused, because the copy may be torn:
 			case discard:
 				how = diskcopy.DiscardShared
 			}
-			copies := &diskcopy.Copies{Config: func() *config.Config { return c }, Store: store.Dir(c.StateDir)}
+			copies := &diskcopy.Copies{Config: func() *config.Config { return c }, Store: store.Dir(c.StateDir), Boot: protector.BootID()}
 			done, err := copies.Promote(domain, vdev, how)
 			if err != nil {
 				return fail(err)

@@ -11,6 +11,7 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
+	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/wire"
 )
@@ -45,6 +46,8 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 	records := store.Dir(c.StateDir)
 	s.Record = func(vdev string) (xlft.DiskRecord, error) { return records.LoadDisk(domain, vdev) }
 	s.SaveRecord = func(vdev string, r xlft.DiskRecord) error { return records.SaveDisk(domain, vdev, r) }
+	s.Owned = func() (xlft.Ownership, error) { return records.Load(domain) }
+	s.Boot = protector.BootID()
 	s.Dial = func(peer string) (wire.Dialer, error) {
 		p, err := c.Backup(dc, peer)
 		if err != nil {

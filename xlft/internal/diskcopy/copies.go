@@ -30,6 +30,9 @@ type Copies struct {
 	// Config returns the configuration of the moment.
 	Config func() *config.Config
 	Store  store.Dir
+	// Boot names this boot of the host, as records of ownership do. Only Promote
+	// uses it.
+	Boot string
 }
 
 // Journal returns how many bytes of writes each disk may hold back, in memory

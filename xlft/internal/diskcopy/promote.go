@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"xlft/diskrepl"
 	"xlft/diskrepl/blockfile"
@@ -68,6 +69,10 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 	case len(vdevs) == 0:
 		return nil, fmt.Errorf("the configuration has no [domain.%s.disk.…]", domain)
 	case len(all) == 0:
+		// Unless it is not known whether the backup took the domain over.
+		if settled, err := c.settle(domain); err != nil || settled {
+			return nil, err
+		}
 		return nil, errors.New("the domain runs from it already")
 	}
 	epoch, err := common(all)
@@ -106,6 +111,17 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 		}
 	}
 	return done, nil
+}
+
+// settle records an operator's word that a domain is this host's, if the record
+// leaves open whether the backup took it over, and reports whether it did.
+func (c *Copies) settle(domain string) (bool, error) {
+	o, err := c.Store.Load(domain)
+	if err != nil || o.Role != xlft.HostPrimary || !o.Exposed && !o.Handed || strings.HasPrefix(o.Instance, c.Boot+"/") {
+		return false, err
+	}
+	o.Exposed, o.Handed = false, false
+	return true, c.Store.Save(domain, o)
 }
 
 // promotion opens a copy and its journal. It returns nil if the domain runs

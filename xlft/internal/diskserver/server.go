@@ -39,6 +39,11 @@ type Server struct {
 	Record     func(vdev string) (xlft.DiskRecord, error)
 	SaveRecord func(vdev string, r xlft.DiskRecord) error
 	Log        *zap.Logger
+	// Owned returns the record of who owns the domain. If by it the backup may have
+	// taken the domain over in an earlier boot of this host, the backup is asked
+	// before a disk is opened. Nil: nobody is asked.
+	Owned func() (xlft.Ownership, error)
+	Boot  string // names this boot of the host, as the record does
 	// AttachedFile is the name of a file that records which disks are block
 	// devices of this host, for the successor of a process that was killed. ""
 	// for none.
@@ -187,11 +192,25 @@ func (s *Server) closeDisk(d *disk) error {
 	return err
 }
 
+// mayOpen is mayServe, unless the disk is open.
+func (s *Server) mayOpen(vdev string) error {
+	s.mu.Lock()
+	known := s.open[vdev] != nil || s.lost[vdev] != nil
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	return s.mayServe(context.Background())
+}
+
 var errClosed = fmt.Errorf("this server is %w: ask its successor", control.ErrEnding)
 
 // Attach makes a disk a block device of this host, unless it is one, and
 // returns the name of the device.
 func (s *Server) Attach(vdev string) (device string, err error) {
+	if err := s.mayOpen(vdev); err != nil {
+		return "", fmt.Errorf("attach %s: %w", vdev, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.lost[vdev]; l != nil {
@@ -217,6 +236,9 @@ func (s *Server) Attach(vdev string) (device string, err error) {
 
 // Open serves a disk to NBD clients only.
 func (s *Server) Open(vdev string) error {
+	if err := s.mayOpen(vdev); err != nil {
+		return fmt.Errorf("open %s: %w", vdev, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.openDisk(vdev, false); err != nil {

@@ -198,7 +198,7 @@ func TestWaited(t *testing.T) {
 // Nobody acts on the end of a domain while another host may run it.
 func TestOwned(t *testing.T) {
 	c := &config.Config{RunDir: t.TempDir(), StateDir: t.TempDir()}
-	this := bootID() + "/3"
+	this := BootID() + "/3"
 	for _, x := range []struct {
 		name string
 		o    xlft.Ownership

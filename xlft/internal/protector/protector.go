@@ -310,7 +310,7 @@ func Left(c *config.Config, domain string) bool {
 	if err != nil {
 		return Ran(c.RunDir, domain)
 	}
-	return undecided(o) && o.Instance != "" && strings.HasPrefix(o.Instance, bootID()+"/")
+	return undecided(o) && o.Instance != "" && strings.HasPrefix(o.Instance, BootID()+"/")
 }
 
 // ExitHung is the exit status of a protector that can't end by itself, because
@@ -349,15 +349,15 @@ func lockFile(runDir, domain string) string { return control.Socket(runDir, doma
 
 // instance tells a run of a domain from all others: this boot, this domid.
 func instance(d xen.Domain) string {
-	boot := bootID()
+	boot := BootID()
 	if boot == "" {
 		return ""
 	}
 	return fmt.Sprintf("%s/%d", boot, d.ID)
 }
 
-// bootID is the kernel's name for the time since this host booted; "" if unknown.
-func bootID() string {
+// BootID is the kernel's name for the time since this host booted; "" if unknown.
+func BootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
