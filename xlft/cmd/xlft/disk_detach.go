@@ -11,7 +11,8 @@ import (
 )
 
 func (a *app) diskDetachCommand() *cobra.Command {
-	return &cobra.Command{
+	var user string
+	c := &cobra.Command{
 		Use:   "detach DOMAIN/VDEV",
 		Short: "undo attach",
 		Args:  cobra.ExactArgs(1),
@@ -23,11 +24,13 @@ func (a *app) diskDetachCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), diskTimeout)
 			defer cancel()
-			err = diskClient(c, domain).Detach(ctx, vdev)
+			err = diskClient(c, domain).Detach(ctx, vdev, user)
 			if err != nil && !errors.Is(err, control.ErrDown) {
 				return fail(err)
 			}
 			return nil
 		},
 	}
+	userFlag(c, &user)
+	return c
 }

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -65,6 +68,7 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 		return err
 	}
 	s.AttachedFile = diskserver.CommandSocket(c.RunDir, domain) + ".attached"
+	s.Gone = backendGone
 	s.HeldDir = diskserver.HeldDirOf(c.RunDir, domain)
 	s.DirtyDir = diskserver.DirtyDirOf(c.RunDir, domain)
 	if err := s.Recover(); err != nil {
@@ -84,4 +88,15 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 	daemon.SdNotify(false, daemon.SdNotifyStopping)
 	s.Close()
 	return err
+}
+
+// backendGone reports whether a domain's backend, by its path in xenstore, is
+// there no more. If that can't be found out, it is there.
+func backendGone(name string) bool {
+	if !strings.Contains(name, "backend/") {
+		return false
+	}
+	var exit *exec.ExitError
+	err := exec.Command("xenstore-exists", name).Run()
+	return errors.As(err, &exit) && exit.ExitCode() == 1
 }

@@ -37,9 +37,14 @@ func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) erro
 		}
 	}
 	control.Handle(mux, "GET /status", func(*http.Request) (any, error) { return s.Status(), nil })
-	control.Handle(mux, "POST /attach/{vdev}", disk(func(vdev string) (any, error) { return s.Attach(vdev) }))
+	control.Handle(mux, "POST /attach/{vdev}", func(r *http.Request) (any, error) {
+		q := r.URL.Query()
+		return s.Attach(r.PathValue("vdev"), User{q.Get("user"), q.Get("vm")})
+	})
 	control.Handle(mux, "POST /open/{vdev}", disk(func(vdev string) (any, error) { return nil, s.Open(vdev) }))
-	control.Handle(mux, "POST /detach/{vdev}", disk(func(vdev string) (any, error) { return nil, s.Detach(vdev) }))
+	control.Handle(mux, "POST /detach/{vdev}", func(r *http.Request) (any, error) {
+		return nil, s.Detach(r.PathValue("vdev"), r.URL.Query().Get("user"))
+	})
 	control.Handle(mux, "POST /seal/{epoch}", epoch(s.Seal))
 	control.Handle(mux, "POST /release/{epoch}", epoch(s.Release))
 	control.Handle(mux, "POST /release-all", func(*http.Request) (any, error) { return nil, s.ReleaseAll() })
@@ -54,7 +59,7 @@ func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) erro
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(func() { s.exports.Serve(ctx, clients) })
+	wg.Go(func() { s.clients.Serve(ctx, clients) })
 	wg.Go(func() {
 		<-ctx.Done()
 		// Requests are answered first: ctx ends because of the last detach.

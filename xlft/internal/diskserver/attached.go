@@ -53,8 +53,8 @@ func (k kernelDevices) index(d blockDevice) int { return d.(*nbd.KernelDevice).I
 // A lostDisk is a block device of this host whose server died, and that this
 // process could not serve again until now. The kernel keeps its requests.
 type lostDisk struct {
-	index int
-	err   error
+	attachment
+	err error
 }
 
 // recordAttached writes AttachedFile. It is called with mu held.
@@ -62,14 +62,14 @@ func (s *Server) recordAttached() error {
 	if s.AttachedFile == "" {
 		return nil
 	}
-	at := map[string]int{}
+	at := map[string]attachment{}
 	for vdev, d := range s.open {
 		if d.kernel != nil {
-			at[vdev] = s.devices.index(d.kernel)
+			at[vdev] = attachment{s.devices.index(d.kernel), d.users}
 		}
 	}
 	for vdev, l := range s.lost {
-		at[vdev] = l.index
+		at[vdev] = l.attachment
 	}
 	b, err := json.Marshal(at)
 	if err == nil {
@@ -90,7 +90,7 @@ func (s *Server) recordAttached() error {
 // every second. Call Recover before Serve.
 func (s *Server) Recover() error {
 	b, err := os.ReadFile(s.AttachedFile)
-	at := map[string]int{}
+	at := map[string]attachment{}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	} else if err == nil {
@@ -101,10 +101,10 @@ func (s *Server) Recover() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for vdev, index := range at {
-		if err := s.reattach(vdev, index); err != nil {
-			s.lost[vdev] = &lostDisk{index, err}
-			s.Log.Error("a disk whose server died can't be served again; the domain's requests wait", zap.String("vdev", vdev), zap.String("device", nbd.DevicePath(index)), zap.Error(err))
+	for vdev, a := range at {
+		if err := s.reattach(vdev, a); err != nil {
+			s.lost[vdev] = &lostDisk{a, err}
+			s.Log.Error("a disk whose server died can't be served again; the domain's requests wait", zap.String("vdev", vdev), zap.String("device", nbd.DevicePath(a.Index)), zap.Error(err))
 		}
 	}
 	if len(s.lost) > 0 {
@@ -134,14 +134,17 @@ func (s *Server) Recover() error {
 
 // reattach serves a block device again whose server died. It is called with mu
 // held.
-func (s *Server) reattach(vdev string, index int) error {
+func (s *Server) reattach(vdev string, a attachment) error {
 	d, err := s.openDisk(vdev, true)
 	if err != nil {
 		return err
 	}
-	if d.kernel, err = s.devices.reattach(vdev, index); err != nil {
+	if d.kernel, err = s.devices.reattach(vdev, a.Index); err != nil {
 		s.closeDisk(d)
 		return err
+	}
+	if a.Users != nil {
+		d.users = a.Users
 	}
 	s.Log.Warn("serving a disk again whose server died", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
 	return nil
@@ -160,7 +163,7 @@ func (s *Server) findLost() {
 			return
 		}
 		for vdev, l := range s.lost {
-			if l.err = s.reattach(vdev, l.index); l.err == nil {
+			if l.err = s.reattach(vdev, l.attachment); l.err == nil {
 				delete(s.lost, vdev)
 			}
 		}
@@ -170,7 +173,7 @@ func (s *Server) findLost() {
 
 // giveUp removes the block device of a lost disk. It is called with mu held.
 func (s *Server) giveUp(vdev string, l *lostDisk) error {
-	if err := s.devices.disconnect(l.index); err != nil {
+	if err := s.devices.disconnect(l.Index); err != nil {
 		return err
 	}
 	delete(s.lost, vdev)

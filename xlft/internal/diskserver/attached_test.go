@@ -55,7 +55,7 @@ func TestRecoverWithoutOneDisk(t *testing.T) {
 		devs := &fakeDevices{}
 		s := h.server(devs)
 		for _, vdev := range []string{"xvda", "xvdb"} {
-			if _, err := s.Attach(vdev); err != nil {
+			if _, err := s.Attach(vdev, User{Name: Operator}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -73,19 +73,22 @@ func TestRecoverWithoutOneDisk(t *testing.T) {
 		if len(st) != 2 || st[0].Error == "" || st[1].Error != "" || st[1].Device == "" {
 			t.Fatalf("%+v", st)
 		}
-		_, err := s.Attach("xvda")
+		_, err := s.Attach("xvda", User{Name: Operator})
 		disktest.Refused(t, "attach of the lost disk", err, "can't be served")
 		if detach {
-			if err := s.Detach("xvda"); err != nil || len(devs.gone) != 1 || len(s.Status()) != 1 {
+			if err := s.Detach("xvda", Operator); err != nil || len(devs.gone) != 1 || len(s.Status()) != 1 {
 				t.Errorf("detach of the lost disk: %v, %v, %+v", err, devs.gone, s.Status())
 			}
-			if err := s.Detach("xvdb"); err != nil {
+			if err := s.Detach("xvdb", Operator); err != nil {
 				t.Error(err)
 			}
 			<-s.Idle()
 			continue
 		}
-		// A successor knows of it too.
+		// A successor knows of it too, though the file was written anew meanwhile.
+		if _, err := s.Attach("xvdb", User{Name: Operator}); err != nil {
+			t.Fatal(err)
+		}
 		s.Close()
 		s = h.server(devs)
 		defer s.Close()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -266,8 +267,9 @@ func (c *Client) Drain(ctx context.Context) error {
 }
 
 // Attach makes a disk a block device of this host.
-func (c *Client) Attach(ctx context.Context, vdev string) (device string, err error) {
-	err = c.post(ctx, "/attach/"+vdev, &device)
+func (c *Client) Attach(ctx context.Context, vdev string, who User) (device string, err error) {
+	q := url.Values{"user": {who.Name}, "vm": {who.VM}}
+	err = c.post(ctx, "/attach/"+vdev+"?"+q.Encode(), &device)
 	return device, err
 }
 
@@ -276,9 +278,9 @@ func (c *Client) Open(ctx context.Context, vdev string) error {
 	return c.post(ctx, "/open/"+vdev, nil)
 }
 
-// Detach undoes Attach or Open.
-func (c *Client) Detach(ctx context.Context, vdev string) error {
-	return c.post(ctx, "/detach/"+vdev, nil)
+// Detach undoes a user's Attach, or as the Operator also Open.
+func (c *Client) Detach(ctx context.Context, vdev, user string) error {
+	return c.post(ctx, "/detach/"+vdev+"?"+url.Values{"user": {user}}.Encode(), nil)
 }
 
 // Status returns the open disks.

@@ -96,7 +96,7 @@ func TestDataGenerations(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The domain is started anew.
-	if err := r.client.Detach(t.Context(), "xvda"); err != nil {
+	if err := r.client.Detach(t.Context(), "xvda", Operator); err != nil {
 		t.Fatal(err)
 	}
 	<-r.server.Idle()

@@ -77,7 +77,7 @@ func TestStalePrimaryStarts(t *testing.T) {
 			}
 			return peer(t, c.answer), nil
 		}
-		_, err := s.Attach("xvda")
+		_, err := s.Attach("xvda", User{Name: Operator})
 		disktest.Refused(t, c.what, err, c.want)
 		if c.want != "" {
 			disktest.Refused(t, c.what+", on the socket", s.Open("xvda"), c.want)
@@ -86,7 +86,7 @@ func TestStalePrimaryStarts(t *testing.T) {
 			if _, err := copies.Promote("web1", "", diskcopy.AskShared); err != nil {
 				t.Errorf("%s: promote: %v", c.what, err)
 			}
-			_, err := s.Attach("xvda")
+			_, err := s.Attach("xvda", User{Name: Operator})
 			disktest.Refused(t, c.what+", promoted", err, "")
 		}
 		s.Close()

@@ -9,10 +9,11 @@ package diskserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -55,8 +56,13 @@ type Server struct {
 	// copies lack. "" for none: the records end with the process then.
 	DirtyDir string
 
-	exports nbd.Server
-	devices devices // in tests another than the kernel's
+	// Gone reports whether a user of a disk, by its name, is there no more, though
+	// it did not detach it. Nil: all are there.
+	Gone func(name string) bool
+
+	exports nbd.Server // to the kernel
+	clients nbd.Server // on the socket
+	devices devices    // in tests another than the kernel's
 
 	records   sync.Mutex     // excludes a second change of a record
 	recording sync.WaitGroup // of runsAlone
@@ -78,6 +84,8 @@ type disk struct {
 	shared *diskrepl.Shared // repl, if both hosts see the storage; else nil
 	dirty  *dirtyFile       // nil if there is none
 	kernel blockDevice      // nil if it is none of this host
+	users  users            // of kernel; empty if they are not known
+	socket bool             // clients of the socket have it
 	unused bool             // detached, and kept open for the writes that it holds
 }
 
@@ -108,6 +116,7 @@ func New(conf config.Domain, log *zap.Logger) *Server {
 	s.exports.Log = func(client string, err error) {
 		log.Warn("a client's connection ended", zap.String("client", client), zap.Error(err))
 	}
+	s.clients.Log = s.exports.Log
 	return s
 }
 
@@ -140,7 +149,7 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &disk{vdev: vdev, file: f}
+	d := &disk{vdev: vdev, file: f, users: users{}}
 	if !again && !conf.Shared {
 		if err := s.newData(vdev); err != nil { // the domain begins to write to it
 			f.Close()
@@ -180,6 +189,7 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 func (s *Server) closeDisk(d *disk) error {
 	delete(s.open, d.vdev)
 	s.exports.Remove(d.vdev)
+	s.clients.Remove(d.vdev)
 	d.repl.Stop()
 	err := d.file.Flush()
 	if cerr := d.file.Close(); err == nil {
@@ -204,91 +214,6 @@ func (s *Server) mayOpen(vdev string) error {
 }
 
 var errClosed = fmt.Errorf("this server is %w: ask its successor", control.ErrEnding)
-
-// Attach makes a disk a block device of this host, unless it is one, and
-// returns the name of the device.
-func (s *Server) Attach(vdev string) (device string, err error) {
-	if err := s.mayOpen(vdev); err != nil {
-		return "", fmt.Errorf("attach %s: %w", vdev, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l := s.lost[vdev]; l != nil {
-		return "", fmt.Errorf("attach %s: it is %s, whose server died, and can't be served: %w", vdev, nbd.DevicePath(l.index), l.err)
-	}
-	d, err := s.openDisk(vdev, false)
-	if err != nil {
-		return "", fmt.Errorf("attach %s: %w", vdev, err)
-	}
-	if d.kernel == nil {
-		d.kernel, err = s.devices.attach(vdev)
-		if err != nil {
-			s.closeDisk(d)
-			return "", err
-		}
-		s.Log.Info("disk attached", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
-		if err := s.recordAttached(); err != nil {
-			return "", err
-		}
-	}
-	return d.kernel.Path(), nil
-}
-
-// Open serves a disk to NBD clients only.
-func (s *Server) Open(vdev string) error {
-	if err := s.mayOpen(vdev); err != nil {
-		return fmt.Errorf("open %s: %w", vdev, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, err := s.openDisk(vdev, false); err != nil {
-		return fmt.Errorf("open %s: %w", vdev, err)
-	}
-	return nil
-}
-
-// Detach undoes Attach or Open, and closes the disk. A disk that holds writes
-// back stays open until the protector has decided on them.
-func (s *Server) Detach(vdev string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l := s.lost[vdev]; l != nil {
-		return s.giveUp(vdev, l)
-	}
-	d := s.open[vdev]
-	if d == nil {
-		return nil
-	}
-	if d.kernel != nil {
-		if err := d.kernel.Detach(); err != nil {
-			return err
-		}
-		s.Log.Info("disk detached", zap.String("vdev", vdev), zap.String("device", d.kernel.Path()))
-	}
-	if s.session != nil && s.session.has(vdev) {
-		s.session.end(fmt.Errorf("disk %s was detached", vdev))
-	}
-	d.kernel = nil
-	if h := d.holding(); h.On && !h.GivenUp {
-		// The protector decides whether the writes go to the storage.
-		s.Log.Warn("a disk without a user stays open for what it holds", zap.String("vdev", vdev), zap.Int64("bytes", h.Bytes))
-		d.unused = true
-		go s.closeLater(d)
-		return s.recordAttached()
-	}
-	return s.finish(d)
-}
-
-// finish closes a disk that is not used any more. It is called with mu held.
-func (s *Server) finish(d *disk) error {
-	if d.dirty != nil {
-		// Others may change it from here on.
-		d.dirty.remove()
-	}
-	err := errors.Join(s.closeDisk(d), s.recordAttached())
-	s.endIfIdle()
-	return err
-}
 
 // endIfIdle ends the server if it has no disk any more. It is called with mu
 // held.
@@ -342,6 +267,7 @@ type DiskStatus struct {
 	Path     string             `json:"path"`
 	Size     int64              `json:"size"`
 	Device   string             `json:"device,omitempty"`
+	Users    []string           `json:"users,omitempty"`
 	Shared   bool               `json:"shared,omitempty"`
 	Holding  *diskrepl.Holding  `json:"holding,omitempty"`  // of shared storage
 	Progress *diskrepl.Progress `json:"progress,omitempty"` // of the first copy, in a session
@@ -361,6 +287,10 @@ func (s *Server) Status() []DiskStatus {
 		}
 		if d.kernel != nil {
 			st.Device = d.kernel.Path()
+			st.Users = slices.Sorted(maps.Keys(d.users))
+		}
+		if d.socket {
+			st.Users = append(st.Users, socket)
 		}
 		if s.session != nil {
 			if l := s.session.link(d.vdev); l != nil {
@@ -371,7 +301,7 @@ func (s *Server) Status() []DiskStatus {
 		all = append(all, st)
 	}
 	for vdev, l := range s.lost {
-		all = append(all, DiskStatus{VDev: vdev, Device: nbd.DevicePath(l.index), Error: l.err.Error()})
+		all = append(all, DiskStatus{VDev: vdev, Device: nbd.DevicePath(l.Index), Error: l.err.Error()})
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].VDev < all[j].VDev })
 	return all

@@ -94,7 +94,7 @@ func TestLastDetachIsAnswered(t *testing.T) {
 		if err := c.Open(t.Context(), "xvda"); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Detach(t.Context(), "xvda"); err != nil {
+		if err := c.Detach(t.Context(), "xvda", Operator); err != nil {
 			t.Fatal(err)
 		}
 		<-over
@@ -276,7 +276,7 @@ func TestSession(t *testing.T) {
 	}
 
 	// The disk is detached: protection ends, and comes back with the disk.
-	if err := r.client.Detach(ctx, "xvda"); err != nil {
+	if err := r.client.Detach(ctx, "xvda", Operator); err != nil {
 		t.Fatal(err)
 	}
 	r.await("unprotected", func(st primary.Status) bool { return !st.Protected && strings.Contains(st.LastError, "detached") })
@@ -421,7 +421,7 @@ func TestSharedStorage(t *testing.T) {
 	// The disk is detached while the last epoch is held: the writes go to the
 	// storage when the protector releases them.
 	write("last", 99999)
-	if err := r.client.Detach(ctx, "xvda"); err != nil {
+	if err := r.client.Detach(ctx, "xvda", Operator); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.session.Stop(ctx); err != nil {
