@@ -25,10 +25,16 @@ type mirrorSession struct {
 	begun time.Time
 	chunk []byte // buffer of the goroutine that makes the first copy
 
-	// sent counts the bytes of the open epoch, and of the one before it until
-	// that is acknowledged, each at its number modulo 2. Guarded by m.mu.
-	sent [2]int64
+	// sent counts the bytes of the open epoch, and of those before it that the
+	// replica holds, each at its number modulo heldEpochs. Guarded by m.mu.
+	sent [heldEpochs]int64
+	free uint64 // newest epoch that the replica holds no more; guarded by m.mu
 }
+
+// heldEpochs is how many epochs a replica holds at most: one that is being
+// committed, one that is sealed, the open one, and one of which the primary does
+// not know yet that it is committed.
+const heldEpochs = 4
 
 func newMirrorSession(m *Mirror, l *Link, o Options) *mirrorSession {
 	return &mirrorSession{Link: l, m: m, id: o.Session, limit: o.Limit, rate: o.Rate, begun: time.Now(), chunk: make([]byte, ChunkSize)}
@@ -55,8 +61,16 @@ func (s *mirrorSession) full(n int64) bool {
 	}
 	// Epoch 1 is the first copy, which the replica does not hold back. A record
 	// that is larger than the limit is sent if it is the only one.
-	held := s.sent[0] + s.sent[1]
+	held := s.held()
 	return s.epoch > 1 && held > 0 && held+n > s.limit
+}
+
+// held returns how many bytes the replica may hold. It is called with m.mu held.
+func (s *mirrorSession) held() (n int64) {
+	for _, sent := range s.sent {
+		n += sent
+	}
+	return n
 }
 
 func (s *mirrorSession) sealed(epoch uint64) error {
@@ -70,8 +84,20 @@ func (s *mirrorSession) sealed(epoch uint64) error {
 }
 
 func (s *mirrorSession) acked(epoch uint64) {
-	s.sent[epoch&1] = 0
 	s.m.dirty.acked(epoch)
+}
+
+// committed frees the room of an epoch.
+func (s *mirrorSession) committed(epoch uint64) error {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if epoch != s.free+1 || epoch >= s.epoch {
+		return fmt.Errorf("diskrepl: epoch %d is committed, after %d, while %d is open", epoch, s.free, s.epoch)
+	}
+	s.free = epoch
+	s.sent[epoch%heldEpochs] = 0
+	s.m.cond.Broadcast()
+	return nil
 }
 
 // unacked counts nothing of epoch 1, as full does.
@@ -79,7 +105,7 @@ func (s *mirrorSession) unacked() (n, limit int64) {
 	if s.epoch == 1 {
 		return 0, s.limit
 	}
-	return s.sent[0] + s.sent[1], s.limit
+	return s.held(), s.limit
 }
 
 // hashes sends the chunks from off on whose hashes differ from the replica's.
@@ -137,7 +163,11 @@ func (s *mirrorSession) copyChunk(off, n int64, hash []byte, compared int64) err
 		differs = !bytes.Equal(h[:], hash)
 	}
 	if differs {
-		s.m.send(recWrite, 0, off, n, b)
+		if bytes.Equal(b, zeroes[:n]) {
+			s.m.send(recZero, 0, off, n, nil) // a hole stays one
+		} else {
+			s.m.send(recWrite, 0, off, n, b)
+		}
 	}
 	s.m.lock.unlock(span)
 	if err != nil {

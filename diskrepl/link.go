@@ -44,7 +44,7 @@ type Options struct {
 	// it.
 	SyncPoint SyncPoint
 	// Limit is how many bytes of writes the replica can hold for epochs that
-	// are not committed. At the limit, writers wait for a Release.
+	// are not committed. At the limit, writers wait for a commit.
 	Limit int64
 	// Rate limits the first copy, in compared bytes per second; 0 is no limit.
 	// A Shared ignores it.
@@ -124,7 +124,7 @@ type Link struct {
 }
 
 // A session is the part of a Link that differs between a Mirror and a Shared.
-// All methods but hashes are called with disk.mu held.
+// All methods but committed and hashes are called with disk.mu held.
 type session interface {
 	// sealed is called before the seal of an epoch is sent. An error prevents
 	// that.
@@ -134,6 +134,8 @@ type session interface {
 	// unacked returns how many bytes of writes are in epochs that the backup
 	// has not acknowledged, and the limit.
 	unacked() (n, limit int64)
+	// committed is called when the replica holds an epoch no more.
+	committed(epoch uint64) error
 	// hashes is called with the hashes that the replica sent of its disk from
 	// offset off. It must not use b after the replica is asked again.
 	hashes(off int64, b []byte) error
@@ -236,8 +238,8 @@ func (l *Link) Progress() Progress {
 	return l.progress
 }
 
-// Unacked returns how many bytes of writes are in epochs that the backup has
-// not acknowledged, and the limit at which writers wait.
+// Unacked returns how many bytes of writes are in epochs that the backup holds,
+// or has not acknowledged, and the limit at which writers wait.
 func (l *Link) Unacked() (held, limit int64) {
 	l.disk.mu.Lock()
 	defer l.disk.mu.Unlock()
@@ -379,6 +381,8 @@ func (l *Link) receive() {
 			switch rec.typ {
 			case recHashes:
 				err = l.session.hashes(int64(rec.off), b)
+			case recCommitted:
+				err = l.session.committed(rec.off)
 			case recFailed:
 				err = fmt.Errorf("diskrepl: the replica failed: %s", b)
 			default:

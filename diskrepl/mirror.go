@@ -131,5 +131,5 @@ func (m *Mirror) send(typ recordType, flags uint8, off, n int64, body []byte) {
 		return
 	}
 	l.append(record{typ, flags, uint32(n), uint64(off), l.epoch}, body)
-	m.session.sent[l.epoch&1] += size
+	m.session.sent[l.epoch%heldEpochs] += size
 }

@@ -1,10 +1,12 @@
 package diskrepl
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -131,10 +133,10 @@ func TestFirstCopyIsNotHeld(t *testing.T) {
 	}
 }
 
-// A backup that can't hold more makes writers wait; a release lets them go on,
-// and so does the end of the link.
+// A backup that can't hold more makes writers wait; a commit lets them go on, and
+// so does the end of the link.
 func TestLimit(t *testing.T) {
-	for _, end := range []string{"release", "detach"} {
+	for _, end := range []string{"commit", "detach"} {
 		t.Run(end, func(t *testing.T) {
 			p := newPair(t, newMemory(1<<20), newMemory(1<<20), 64<<10)
 			p.started()
@@ -169,6 +171,66 @@ func TestLimit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A backup whose disk is slower than the network: what is acknowledged and not
+// yet committed counts, and the domain's writes wait. The journal, all of it in a
+// file, is never too small.
+func TestLimitWhileCommitting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 256 << 10
+		there := newMemory(1 << 20)
+		slow := stuck{there, make(chan struct{})}
+		a, b := net.Pipe()
+		p := unjoined(t, newMemory(1<<20), there, slow, a, b)
+		p.spill(limit, limit)
+		p.join(a, limit)
+		p.started()
+		var wrote atomic.Int64
+		stop := make(chan struct{})
+		var writers sync.WaitGroup
+		writers.Go(func() {
+			for i := int64(0); ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					p.m.WriteAt(bytes.Repeat([]byte{byte(i)}, 32<<10), i%32<<15, false)
+					wrote.Add(32 << 10)
+				}
+			}
+		})
+		var commits sync.WaitGroup
+		for e := uint64(2); e < 6; e++ {
+			synctest.Wait()
+			if n := wrote.Load(); n > limit {
+				t.Errorf("epoch %d: %d bytes were taken, and none is on the backup's disk", e, n)
+			}
+			if err := p.link.Seal(e); err != nil {
+				t.Fatal(err)
+			}
+			if e > 3 {
+				break // the commit of 3 has not begun
+			}
+			if err := p.r.AwaitSealed(t.Context(), e); err != nil {
+				t.Fatal(err)
+			}
+			p.link.Release(e)
+			commits.Go(func() { p.r.Commit(e) })
+		}
+		close(slow.let)
+		commits.Wait()
+		synctest.Wait()
+		if n := wrote.Load(); n <= limit {
+			t.Errorf("%d bytes were taken, and two epochs are committed", n)
+		}
+		close(stop)
+		p.link.Detach()
+		if err := <-p.ended; !errors.Is(err, ErrLost) {
+			t.Error(err)
+		}
+		writers.Wait()
+	})
 }
 
 // Small writes go to the backup together, and no later than their epoch's end.

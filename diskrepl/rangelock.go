@@ -1,57 +1,70 @@
 package diskrepl
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
-// A rangeLock excludes concurrent accesses to overlapping ranges. The zero
-// value is ready for use.
+// A rangeLock makes accesses to overlapping ranges take turns, in the order in
+// which they came: a long range does not wait for ever beside short ones. The
+// zero value is ready for use.
 type rangeLock struct {
-	mu    sync.Mutex
-	cond  sync.Cond
-	held  []span
-	waits int
+	mu      sync.Mutex
+	cond    sync.Cond
+	held    []span
+	waiting []*span // the first one came first
 }
 
 type span struct{ off, end int64 }
 
-// lock locks a range. It waits until no part of the range is locked.
+func (s span) overlaps(o span) bool { return s.off < o.end && o.off < s.end }
+
+// lock locks a range. It waits until no part of the range is locked, and until
+// those have had their turn who came before and want a part of it.
 func (l *rangeLock) lock(off, n int64) span {
-	s := span{off, off + n}
+	s := &span{off, off + n}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.taken(s) {
+	if !l.free(s) {
 		if l.cond.L == nil {
 			l.cond.L = &l.mu
 		}
-		l.waits++
-		l.cond.Wait()
-		l.waits--
+		l.waiting = append(l.waiting, s)
+		for !l.free(s) {
+			l.cond.Wait()
+		}
+		i := slices.Index(l.waiting, s)
+		l.waiting = slices.Delete(l.waiting, i, i+1)
 	}
-	l.held = append(l.held, s)
-	return s
+	l.held = append(l.held, *s)
+	return *s
 }
 
-// taken reports whether a part of the range is locked.
-func (l *rangeLock) taken(s span) bool {
-	for _, h := range l.held {
-		if s.off < h.end && h.off < s.end {
-			return true
+// free reports whether it is the turn of s.
+func (l *rangeLock) free(s *span) bool {
+	if slices.ContainsFunc(l.held, s.overlaps) {
+		return false
+	}
+	for _, w := range l.waiting {
+		if w == s {
+			break
+		}
+		if s.overlaps(*w) {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 func (l *rangeLock) unlock(s span) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i, h := range l.held {
-		if h == s {
-			last := len(l.held) - 1
-			l.held[i] = l.held[last]
-			l.held = l.held[:last]
-			break
-		}
+	if i := slices.Index(l.held, s); i >= 0 {
+		last := len(l.held) - 1
+		l.held[i] = l.held[last]
+		l.held = l.held[:last]
 	}
-	if l.waits > 0 {
+	if len(l.waiting) > 0 {
 		l.cond.Broadcast()
 	}
 }

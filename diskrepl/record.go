@@ -19,7 +19,7 @@ import (
 //	1       1     flags
 //	2       2     reserved, 0
 //	4       4     n: length of the range in bytes, or of the body
-//	8       8     offset of the range in bytes, or of APPLIED an epoch; else 0
+//	8       8     offset of the range in bytes, or of APPLIED and COMMITTED an epoch; else 0
 //	16      8     epoch that the record belongs to; 0 from the replica
 //	24      n     body, of WRITE, SEAL, HASHES and FAILED
 type recordType uint8
@@ -35,7 +35,8 @@ const (
 	recFailed recordType = 8 // to the link: the replica failed; the body is the error's text
 
 	// Of a Mirror only.
-	recCompare recordType = 11 // to the replica: send the hashes of all chunks
+	recCompare   recordType = 11 // to the replica: send the hashes of all chunks
+	recCommitted recordType = 12 // to the link: the epoch in the offset field, and all before it, are not held any more
 
 	// Of a Shared only.
 	recProbe   recordType = 9  // to the replica: send the hash of the range
@@ -43,7 +44,7 @@ const (
 )
 
 var recordNames = map[recordType]string{recWrite: "WRITE", recZero: "ZERO", recTrim: "TRIM", recFlush: "FLUSH",
-	recSeal: "SEAL", recSynced: "SYNCED", recHashes: "HASHES", recFailed: "FAILED", recCompare: "COMPARE", recProbe: "PROBE", recApplied: "APPLIED"}
+	recSeal: "SEAL", recSynced: "SYNCED", recHashes: "HASHES", recFailed: "FAILED", recCompare: "COMPARE", recProbe: "PROBE", recApplied: "APPLIED", recCommitted: "COMMITTED"}
 
 func (t recordType) String() string {
 	if s, ok := recordNames[t]; ok {
@@ -193,7 +194,7 @@ func (d *reader) next(get func(int) []byte) (record, []byte, error) {
 		flags = flagFUA | flagKeep
 	}
 	ranged := flags != 0 || r.typ == recHashes || r.typ == recProbe
-	numbered := r.typ == recApplied
+	numbered := r.typ == recApplied || r.typ == recCommitted
 	if b[2]|b[3] != 0 || r.flags&^flags != 0 || !ranged && !numbered && r.off != 0 || !ranged && !r.typ.hasBody() && r.n != 0 {
 		return fail(r.typ.String(), errors.New("reserved bits are set"))
 	}

@@ -299,6 +299,8 @@ func (r *Replica) Commit(epoch uint64) error {
 	r.mu.Unlock()
 	if err != nil {
 		r.fail(err)
+	} else if r.shared == nil {
+		r.send(record{typ: recCommitted, off: epoch}.append(nil)) // on an error the next read fails too
 	}
 	return err
 }

@@ -30,6 +30,10 @@ func (v *sharedSession) acked(epoch uint64) { v.s.released = max(v.s.released, e
 
 func (v *sharedSession) unacked() (n, limit int64) { return v.s.unacked(), v.s.limit }
 
+func (v *sharedSession) committed(uint64) error {
+	return errors.New("diskrepl: COMMITTED of a disk that is shared")
+}
+
 func (v *sharedSession) hashes(_ int64, b []byte) error {
 	select {
 	case v.answers <- b: // probe has used it before it asks again
