@@ -27,8 +27,9 @@ type mirrorSession struct {
 
 	// sent counts the bytes of the open epoch, and of those before it that the
 	// replica holds, each at its number modulo heldEpochs. Guarded by m.mu.
-	sent [heldEpochs]int64
-	free uint64 // newest epoch that the replica holds no more; guarded by m.mu
+	sent    [heldEpochs]int64
+	flushed bool   // the newest record is a FLUSH; guarded by m.mu
+	free    uint64 // newest epoch that the replica holds no more; guarded by m.mu
 }
 
 // heldEpochs is how many epochs a replica holds at most: one that is being

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // A volatile disk loses any of the writes that were not flushed when its host
@@ -61,6 +62,7 @@ func durablePair(t *testing.T, here *memory, there Device, dir EpochDir) *pair {
 	t.Helper()
 	a, b := net.Pipe()
 	p := &pair{t: t, here: here, m: NewMirror(here), r: NewReplica(there, b), ended: make(chan error, 1), breaker: a}
+	p.r.every = time.Hour // tests count flushes
 	p.r.Durable(dir)
 	go func() { p.ended <- p.r.Run() }()
 	var err error

@@ -94,7 +94,12 @@ func (m *Mirror) Flush() error {
 	if err := m.dev.Flush(); err != nil {
 		return err
 	}
-	m.send(recFlush, 0, 0, 0, nil)
+	m.mu.Lock()
+	again := m.link != nil && m.session.flushed
+	m.mu.Unlock()
+	if !again { // else there is nothing to keep apart
+		m.send(recFlush, 0, 0, 0, nil)
+	}
 	return nil
 }
 
@@ -132,4 +137,5 @@ func (m *Mirror) send(typ recordType, flags uint8, off, n int64, body []byte) {
 	}
 	l.append(record{typ, flags, uint32(n), uint64(off), l.epoch}, body)
 	m.session.sent[l.epoch%heldEpochs] += size
+	m.session.flushed = typ == recFlush
 }

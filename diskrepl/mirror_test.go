@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -231,6 +232,75 @@ func TestLimitWhileCommitting(t *testing.T) {
 		}
 		writers.Wait()
 	})
+}
+
+// A backup's disk that counts how its ranges are made zero.
+type zeroing struct {
+	*memory
+	zeroed int64
+}
+
+func (z *zeroing) Zero(off, n int64, keep, fua bool) error {
+	z.zeroed += n
+	return z.memory.Zero(off, n, keep, fua)
+}
+
+// A chunk of zeroes of the primary's disk, where the backup's has something else,
+// is made a hole there, and not written.
+func TestHolesStay(t *testing.T) {
+	here, there := newMemory(1<<20-512), &zeroing{memory: newMemory(1<<20 - 512)}
+	here.WriteAt([]byte("data"), 3*ChunkSize, false)
+	there.WriteAt(bytes.Repeat([]byte{1}, 1<<20-512), 0, false)
+	there.writes = 0
+	a, b := net.Pipe()
+	p := unjoined(t, here, there.memory, there, a, b)
+	p.join(a, 1<<20)
+	p.started()
+	p.same("copied", here.image())
+	if want := int64(1<<20 - 512 - ChunkSize); there.zeroed != want {
+		t.Errorf("%d bytes were made holes, want %d", there.zeroed, want)
+	}
+	p.link.Detach()
+	<-p.ended
+}
+
+// A flush with nothing written since the last one is no barrier. With a journal
+// none is, and no write is forced to the storage: a commit ends with one flush.
+func TestFlushesAreNotRepeated(t *testing.T) {
+	for _, journal := range []bool{false, true} {
+		here, there := newMemory(1<<20), newMemory(1<<20)
+		var p *pair
+		if journal {
+			p = durablePair(t, here, there, EpochDir(filepath.Join(t.TempDir(), "journal")))
+			p.there = there
+			p.seal(1)
+			p.commit(1)
+		} else {
+			p = newPair(t, here, there, 1<<20)
+			p.started()
+		}
+		there.awaitFlush()
+		was, fua := there.syncs, there.fua
+		for range 5 {
+			p.m.Flush()
+		}
+		for i := range 3 {
+			p.m.WriteAt([]byte{1}, int64(i), true)
+			p.m.Flush()
+			p.m.Flush()
+		}
+		p.seal(2)
+		p.commit(2)
+		want := [2]int{1 + 3, 3} // the first of five, and one after each write
+		if journal {
+			want = [2]int{1, 0}
+		}
+		if got := [2]int{there.syncs - was, there.fua - fua}; got != want {
+			t.Errorf("journal %v: %v flushes and writes with FUA, want %v", journal, got, want)
+		}
+		p.link.Detach()
+		<-p.ended
+	}
 }
 
 // Small writes go to the backup together, and no later than their epoch's end.

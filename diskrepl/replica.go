@@ -366,6 +366,12 @@ func (r *Replica) applyAll(log *epochLog) error {
 func (r *Replica) apply(rec record, body []byte) error {
 	var err error
 	off, n, fua := int64(rec.off), int64(rec.n), rec.flags&flagFUA != 0
+	if r.journal != nil {
+		// Whatever a crash leaves of an epoch on the disk, the journal repairs.
+		if fua = false; rec.typ == recFlush {
+			return nil
+		}
+	}
 	switch rec.typ {
 	case recWrite:
 		err = r.dev.WriteAt(body, off, fua)

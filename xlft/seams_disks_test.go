@@ -25,6 +25,23 @@ type failure struct {
 	next    error // of the next flush
 	written int64 // bytes
 	records []xlft.DiskRecord
+	was     *xlft.DiskRecord // said of the copy, if not nil
+}
+
+func (c failingCopy) Was() xlft.DiskRecord {
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	if c.f.was != nil {
+		return *c.f.was
+	}
+	return c.DiskCopy.Was()
+}
+
+// newest returns what was recorded last.
+func (f *failure) newest() xlft.DiskRecord {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.records[len(f.records)-1]
 }
 
 func (c failingCopy) Flush() error {
@@ -95,6 +112,58 @@ func TestFailedCopyIsRecorded(t *testing.T) {
 		}
 		if all := m.domain.OfferedDisks()[0].Size; f.written < all {
 			t.Errorf("%d bytes of %d were written (chunks of %d)", f.written, all, diskrepl.ChunkSize)
+		}
+	})
+}
+
+// The copy turns out to be newer than the primary's disk: the backup refuses, and
+// names the command that gives the copy up.
+func TestNewerCopyIsRefused(t *testing.T) {
+	seams(t, func(m *seam) {
+		f := &failure{}
+		m.disks(false, func(c backup.DiskCopy) backup.DiskCopy { return failingCopy{c, f} })
+		copied := f.newest().Data
+		if copied.ID == "" || copied.Given {
+			t.Errorf("the copy is recorded as %+v", copied)
+		}
+		f.mu.Lock()
+		f.was = &xlft.DiskRecord{State: xlft.UpToDate, Data: xlft.DataGen{}.Next()}
+		f.next = errors.New("so that there is another session")
+		n := len(f.records)
+		f.mu.Unlock()
+		begun := time.Now()
+		for !strings.Contains(m.session.Status().LastError, "xlft disk invalidate "+simDomain) {
+			if time.Sleep(50 * time.Millisecond); time.Since(begun) > time.Minute {
+				t.Fatalf("not refused: %+v", m.session.Status())
+			}
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, r := range f.records[n:] {
+			if r.Failed == "" { // of the session that failed
+				t.Errorf("the newer copy is recorded as %+v", r)
+			}
+		}
+	})
+}
+
+// A host that takes a domain over makes a new generation of its disks' data,
+// which comes from the primary's.
+func TestTakeoverMakesGeneration(t *testing.T) {
+	seams(t, func(m *seam) {
+		f := &failure{}
+		m.disks(false, func(c backup.DiskCopy) backup.DiskCopy { return failingCopy{c, f} })
+		copied := f.newest().Data
+		m.a.Crash()
+		begun := time.Now()
+		for f.newest().State != xlft.UpToDate {
+			if time.Sleep(50 * time.Millisecond); time.Since(begun) > time.Minute {
+				t.Fatalf("no takeover: %+v", f.newest())
+			}
+		}
+		took := f.newest().Data
+		if took.ID == copied.ID || len(took.Past) == 0 || took.Past[0] != copied.ID {
+			t.Errorf("taken over: %+v after %+v", took, copied)
 		}
 	})
 }

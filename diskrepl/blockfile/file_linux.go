@@ -29,6 +29,9 @@ type File struct {
 	past   atomic.Pointer[os.File]  // what stable opened
 }
 
+// sector is the smallest unit of any disk in bytes.
+const sector = 512
+
 // Open opens a disk for exclusive use: a second Open of the same disk fails. A
 // block device that is mounted or part of a volume group can't be opened. With
 // direct, reads and writes bypass the page cache.
@@ -75,6 +78,17 @@ func open(name string, direct, lock bool) (*File, error) {
 	d := &File{f: f, direct: direct, block: block}
 	d.stable = sync.OnceValues(d.openStable)
 	if d.size, err = f.Seek(0, 2); err != nil {
+		f.Close()
+		return nil, err
+	}
+	switch {
+	case d.size == 0:
+		err = fmt.Errorf("%s has no bytes: give it the size of the other host's copy", name)
+	case direct && d.size%sector != 0:
+		// The end of the last sector could not be written.
+		err = fmt.Errorf("%s has %d bytes, no multiple of %d: with cache = \"none\" the last ones can't be written. Use cache = \"writeback\", or another size on both hosts", name, d.size, sector)
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -329,6 +343,16 @@ func unsupported(err error) bool {
 }
 
 func (d *File) fallocate(mode uint32, off, n int64) error {
+	if d.direct {
+		// A write of a part of a block writes back what it read of the rest.
+		if (off|n)&(Align-1) != 0 {
+			d.part.Lock()
+			defer d.part.Unlock()
+		} else {
+			d.part.RLock()
+			defer d.part.RUnlock()
+		}
+	}
 	for {
 		err := unix.Fallocate(int(d.f.Fd()), mode, off, n)
 		if err != unix.EINTR {

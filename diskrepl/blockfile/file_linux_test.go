@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // create returns a disk of n bytes.
@@ -70,5 +71,77 @@ func TestManyRequests(t *testing.T) {
 	defer FreeBuffer(b)
 	if err := d.ReadAt(b, (n-1)*Align); err == nil || !strings.Contains(err.Error(), "EOF") {
 		t.Errorf("a read beyond the end: %v", err)
+	}
+}
+
+// Disks that could not be used as a whole are refused.
+func TestOpenRefusesSizes(t *testing.T) {
+	for _, c := range []struct {
+		size   int64
+		direct bool
+		want   string
+	}{
+		{0, false, "no bytes"}, {0, true, "no bytes"},
+		{4096 + 100, true, "no multiple of 512"}, {4096 + 100, false, ""}, {4096 + 512, true, ""},
+	} {
+		name := filepath.Join(t.TempDir(), "disk")
+		if err := os.WriteFile(name, make([]byte, c.size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(name, c.direct)
+		if err == nil {
+			f.Close()
+		} else if strings.Contains(err.Error(), "direct I/O") {
+			t.Skip(err)
+		}
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%d bytes, direct %v: %v, want %q", c.size, c.direct, err, c.want)
+		}
+	}
+}
+
+// While a part of a block is written, which takes a read of the rest, nobody
+// zeroes or trims the rest.
+func TestZeroBesidePartialWrite(t *testing.T) {
+	d := create(t, 16*Align, true)
+	for name, do := range map[string]func() error{
+		"zero":         func() error { return d.Zero(0, Align, false, false) },
+		"zero, part":   func() error { return d.Zero(512, 512, false, false) },
+		"trim":         func() error { return d.Trim(0, Align, false) },
+		"write zeroes": func() error { return d.writeZeroes(512, 512) },
+	} {
+		d.part.Lock() // as a write of a part does
+		done := make(chan error, 1)
+		go func() { done <- do() }()
+		select {
+		case err := <-done:
+			t.Errorf("%s did not wait: %v", name, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+		d.part.Unlock()
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What ReadStable returns is on the storage, also of ranges that are not aligned.
+func TestReadStable(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		d := create(t, 16*Align+512, direct)
+		want := []byte("written, and not flushed")
+		if err := d.WriteAt(want, 3*Align-5, false); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(want))
+		if err := d.ReadStable(got, 3*Align-5); err != nil || string(got) != string(want) {
+			t.Errorf("direct %v: %q, %v", direct, got, err)
+		}
+		if err := d.ReadStable(make([]byte, 512), 16*Align); err != nil {
+			t.Errorf("the end: %v", err)
+		}
+		if err := d.Forget(0, 16*Align); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -69,8 +70,10 @@ func newConn(nc net.Conn, e *Export, structured bool) *conn {
 	return c
 }
 
-// hangUp makes the reader stop. Requests that it has read are still served.
-func (c *conn) hangUp() {
+// hangUp makes the reader stop. Requests that it has read are still served, but a
+// client that does not take the replies in that time is left to itself.
+func (c *conn) hangUp(patience time.Duration) {
+	c.nc.SetWriteDeadline(time.Now().Add(patience))
 	if h, ok := c.nc.(interface{ CloseRead() error }); ok {
 		h.CloseRead()
 		return
@@ -142,6 +145,8 @@ func (c *conn) serve(q request) error {
 		switch {
 		case bad != 0:
 			c.fail(q, bad, "")
+		case n == 0:
+			c.emptyRead(q)
 		case !c.quickRead(q):
 			p, err := c.buffer(n)
 			if err != nil {
@@ -326,6 +331,20 @@ func (c *conn) quickRead(q request) bool {
 		c.send()
 	}
 	return true
+}
+
+// emptyRead answers a read of no bytes, which has no data to carry in a chunk.
+func (c *conn) emptyRead(q request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := len(c.out)
+	if !c.structured {
+		c.out = grow(c.out, simpleSize)
+		putSimple(c.out[was:], 0, q.cookie)
+		return
+	}
+	c.out = grow(c.out, chunkSize)
+	putChunk(c.out[was:], chunkFlagDone, chunkNone, q.cookie, 0)
 }
 
 // slowRead serves a read that may wait for the disk, through p.

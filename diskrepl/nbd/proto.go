@@ -84,6 +84,7 @@ const (
 // Structured replies.
 const (
 	chunkFlagDone   = 1 << 0
+	chunkNone       = 0
 	chunkOffsetData = 1
 	chunkError      = 1<<15 | 1
 )

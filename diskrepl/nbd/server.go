@@ -66,6 +66,10 @@ type Server struct {
 	// Log, if set, is called for each connection that ended with an error.
 	Log func(client string, err error)
 
+	// HangUp is how long Remove and Close wait for a client that does not take its
+	// replies; 0: five seconds.
+	HangUp time.Duration
+
 	mu      sync.Mutex
 	exports []*Export
 	conns   map[*conn]struct{}
@@ -102,9 +106,16 @@ func (s *Server) Remove(name string) {
 	})
 	s.mu.Unlock()
 	for _, c := range removed {
-		c.hangUp()
+		c.hangUp(s.patience())
 		<-c.done
 	}
+}
+
+func (s *Server) patience() time.Duration {
+	if s.HangUp > 0 {
+		return s.HangUp
+	}
+	return 5 * time.Second
 }
 
 // find returns the export of that name, or nil. It is called with mu held.
@@ -190,7 +201,7 @@ func (s *Server) Close() {
 	}
 	s.mu.Unlock()
 	for _, c := range conns {
-		c.hangUp()
+		c.hangUp(s.patience())
 	}
 	for _, c := range conns {
 		<-c.done

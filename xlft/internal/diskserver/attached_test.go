@@ -108,3 +108,18 @@ func TestRecoverWithoutOneDisk(t *testing.T) {
 		}
 	}
 }
+
+// There is no room for the record of what the backup lacks: the domain has its
+// disk all the same.
+func TestNoRoomForDirtyRecord(t *testing.T) {
+	h := newHostDir(t, 'a')
+	s := h.server(&fakeDevices{})
+	defer s.Close()
+	s.DirtyDir = filepath.Join(h.Dir, "xvda") // a file: as good as a full file system
+	if _, err := s.Attach("xvda", User{Name: Operator}); err != nil {
+		t.Error(err)
+	}
+	if err := s.open["xvda"].repl.WriteAt([]byte("written"), 0, false); err != nil {
+		t.Error(err)
+	}
+}

@@ -34,6 +34,7 @@ func openDirty(dir, vdev string, size int64, again bool) (*dirtyFile, error) {
 	// Allocate all of it now: a page that is not available later kills the
 	// process.
 	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+		os.Remove(name)
 		return nil, fmt.Errorf("%d bytes in %s: %w", size, name, err)
 	}
 	mem, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

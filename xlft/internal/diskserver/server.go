@@ -117,6 +117,7 @@ func New(conf config.Domain, log *zap.Logger) *Server {
 		log.Warn("a client's connection ended", zap.String("client", client), zap.Error(err))
 	}
 	s.clients.Log = s.exports.Log
+	s.clients.HangUp = time.Second // the domain's other disks wait meanwhile
 	return s
 }
 
@@ -168,11 +169,12 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 	} else {
 		m := diskrepl.NewMirror(f)
 		if s.DirtyDir != "" {
+			// Without the record the next first copy compares the whole disk.
 			if d.dirty, err = openDirty(s.DirtyDir, vdev, diskrepl.DirtySize(f.Size()), again); err != nil {
-				f.Close()
-				return nil, err
+				s.Log.Warn("no room for the record of what the backup lacks, which would outlive this process: after it ended the whole disk is compared", zap.String("vdev", vdev), zap.Error(err))
+			} else {
+				m.Track(d.dirty.mem)
 			}
-			m.Track(d.dirty.mem)
 		}
 		d.repl = m
 	}
