@@ -26,6 +26,14 @@ type failure struct {
 	written int64 // bytes
 	records []xlft.DiskRecord
 	was     *xlft.DiskRecord // said of the copy, if not nil
+	durable diskrepl.EpochStore
+}
+
+func (c failingCopy) Durable() diskrepl.EpochStore {
+	if c.f.durable != nil {
+		return c.f.durable
+	}
+	return c.DiskCopy.Durable()
 }
 
 func (c failingCopy) Was() xlft.DiskRecord {
@@ -112,6 +120,33 @@ func TestFailedCopyIsRecorded(t *testing.T) {
 		}
 		if all := m.domain.OfferedDisks()[0].Size; f.written < all {
 			t.Errorf("%d bytes of %d were written (chunks of %d)", f.written, all, diskrepl.ChunkSize)
+		}
+	})
+}
+
+// The same with a journal on stable storage, which has what the storage lost: the
+// copy is recorded as failed, and can be promoted.
+func TestFailedCopyKeepsJournal(t *testing.T) {
+	seams(t, func(m *seam) {
+		f := &failure{durable: diskrepl.EpochDir(t.TempDir())}
+		m.disks(false, func(c backup.DiskCopy) backup.DiskCopy { return failingCopy{c, f} })
+		f.mu.Lock()
+		f.next, f.records = errors.New("medium error"), nil
+		f.mu.Unlock()
+		begun := time.Now()
+		for recorded := 0; recorded == 0; {
+			time.Sleep(50 * time.Millisecond)
+			f.mu.Lock()
+			recorded = len(f.records)
+			f.mu.Unlock()
+			if time.Since(begun) > time.Minute {
+				t.Fatal("nothing is recorded")
+			}
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if r := f.records[0]; r.State != xlft.Consistent || !strings.Contains(r.Failed, "medium error") || r.SyncPoint.Epoch != 0 || r.Data.ID == "" {
+			t.Errorf("recorded: %+v", r)
 		}
 	})
 }

@@ -247,6 +247,37 @@ func TestPromoteTogether(t *testing.T) {
 	}
 }
 
+// A copy whose storage failed is promoted only if a journal repairs it.
+func TestPromoteFailed(t *testing.T) {
+	for _, st := range []xlft.DiskState{xlft.Inconsistent, xlft.Consistent} {
+		h, primary := newHostDir(t, 'b'), newHostDir(t, 'a')
+		h.Conf.DurableAck = true
+		failed := xlft.DiskRecord{State: st, Failed: "medium error"}
+		c := &Copies{Config: func() *config.Config { return h.Conf }, Store: h.Store}
+		if err := h.Store.SaveDisk("web1", "xvda", failed); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.Promote("web1", "", AskShared)
+		disktest.Refused(t, string(st), err, "medium error")
+		if st == xlft.Inconsistent {
+			continue
+		}
+		d := h.protect(primary, "xvda")
+		d.write("acked", 4711)
+		d.seal(2)
+		d.die()
+		if err := h.Store.SaveDisk("web1", "xvda", failed); err != nil {
+			t.Fatal(err)
+		}
+		if done, err := c.Promote("web1", "", AskShared); err != nil || fmt.Sprint(done) != "[{xvda 2}]" {
+			t.Errorf("with a journal: %v, %v", done, err)
+		}
+		if got := h.at("xvda", 4711, 5); got != "acked" {
+			t.Errorf("the disk has %q", got)
+		}
+	}
+}
+
 // A journal whose newest epoch is damaged is refused, because the disk may have a
 // part of it: only an operator's word takes the copy as it is.
 func TestPromoteDamagedJournal(t *testing.T) {
