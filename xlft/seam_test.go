@@ -170,6 +170,9 @@ func (m *seam) end() {
 
 // seams runs a case with several kinds of arbiters.
 func seams(t *testing.T, f func(m *seam), kinds ...string) {
+	if len(kinds) == 0 {
+		t.Fatal("with no arbiter nothing is run")
+	}
 	for _, k := range kinds {
 		t.Run(k, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
