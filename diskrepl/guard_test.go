@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,8 +116,14 @@ func (c *pageCache) setWeak(weak bool) {
 // cachedPair begins a session of m with a copy behind a page cache.
 func cachedPair(t *testing.T, m *Mirror, there *pageCache, every time.Duration, prepare func(*Replica)) *pair {
 	t.Helper()
+	return devicePair(t, m, there.memory, there, every, prepare)
+}
+
+// devicePair is cachedPair with a disk of another kind before the memory.
+func devicePair(t *testing.T, m *Mirror, copied *memory, there Device, every time.Duration, prepare func(*Replica)) *pair {
+	t.Helper()
 	a, b := net.Pipe()
-	p := unjoined(t, nil, there.memory, there, a, b)
+	p := unjoined(t, nil, copied, there, a, b)
 	p.m, p.r.every = m, every
 	prepare(p.r)
 	p.join(a, 1<<20)
@@ -235,15 +242,14 @@ func TestLeftPagesFail(t *testing.T) {
 // seconds. A disk that can be read is left alone.
 func TestIdleDiskIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		there := newPageCache(8 << 20)
-		p := cachedPair(t, NewMirror(newMemory(8<<20)), there, time.Second, asIs)
+		there := &losable{pageCache: newPageCache(8 << 20)}
+		p := devicePair(t, NewMirror(newMemory(8<<20)), there.memory, there, time.Second, asIs)
 		p.started()
 		time.Sleep(time.Minute)
 		if err := p.r.Failed(); err != nil {
 			t.Fatal(err)
 		}
-		gone := brokenReads{there}
-		p.r.dev.Device = gone // the bubble's goroutines are idle here
+		there.lost.Store(true)
 		begun := time.Now()
 		if err := <-p.lost; !strings.Contains(err.Error(), "medium error") {
 			t.Errorf("the primary is told: %v", err)
@@ -255,9 +261,18 @@ func TestIdleDiskIsLost(t *testing.T) {
 	})
 }
 
-type brokenReads struct{ *pageCache }
+// A losable disk can't be read once it is lost.
+type losable struct {
+	*pageCache
+	lost atomic.Bool
+}
 
-func (brokenReads) ReadStable([]byte, int64) error { return errMedium }
+func (d *losable) ReadStable(p []byte, off int64) error {
+	if d.lost.Load() {
+		return errMedium
+	}
+	return d.pageCache.ReadStable(p, off)
+}
 
 // The looks at an idle disk reach all of it.
 func TestPatrolVisitsAll(t *testing.T) {
