@@ -169,13 +169,8 @@ func (s Settings) arbiter(p *lab.Host) string {
 	if !s.Fence {
 		return "[arbiter]\ntype = \"none\"\naccept_split_brain = true\n"
 	}
-	// A waits longer, so that B fences first if only the network between the hosts breaks.
-	delay := "0s"
-	if p.Name() == "B" {
-		delay = "8s"
-	}
-	return fmt.Sprintf("[arbiter]\ntype = \"fence\"\n\n[peer.%s.fence]\nagent = %q\ndelay = %q\noptions = { plug = %q }\n",
-		p.Name(), FenceAgent, delay, p.Name())
+	return fmt.Sprintf("[arbiter]\ntype = \"fence\"\nfence_after = %q\n\n[peer.%s.fence]\nagent = %q\noptions = { plug = %q }\n",
+		s.FailureTimeout, p.Name(), FenceAgent, p.Name())
 }
 
 // ConfigPath is xlft's configuration on a host.
