@@ -3,6 +3,7 @@ package processes_test
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -21,7 +22,10 @@ type variant struct {
 	name, arbiter, faults string
 	file, from, to        string
 	want                  string // how a violation begins
+	also                  []edit // what would prevent it as well
 }
+
+type edit struct{ file, from, to string }
 
 var variants = []variant{
 	{
@@ -30,6 +34,7 @@ var variants = []variant{
 		"end := bound(p.silence-lastLook, p.SetReadDeadline)\n\tn, err := p.Conn.Read(b)\n\tend()",
 		"p.SetReadDeadline(time.Now().Add(p.silence))\n\tn, err := p.Conn.Read(b)\n\tif n == 0 {\n\t\treturn n, err\n\t}",
 		"C1",
+		[]edit{{"xlft/internal/arbiter/fence.go", "ask = a.evidence", "ask = a.settle"}},
 	},
 	{
 		"an epoch leaves when it is sealed", "fence", "^power cut at the primary after",
@@ -37,6 +42,7 @@ var variants = []variant{
 		"g.holding, g.sealed, g.epoch = true, true, epoch\n",
 		"g.holding, g.sealed, g.epoch = true, true, epoch\n\tfor _, v := range g.vifs {\n\t\tv.Path.Change(1-v.Current, Pass)\n\t}\n",
 		"P1",
+		nil,
 	},
 	{
 		"a successor lets out what it finds held", "none", "kill the protector",
@@ -44,6 +50,7 @@ var variants = []variant{
 		"s.decider = decider{s.Peer, s.Dial, 0}\n",
 		"s.decider = decider{s.Peer, s.Dial, 0}\n\tif s.FoundHolding {\n\t\ts.Gates.ReleaseAll()\n\t}\n",
 		"P1",
+		nil,
 	},
 	{
 		"a backup gives its copy up when it loses its primary", "none", "^power cut at the primary$|^kill the protector$",
@@ -51,6 +58,7 @@ var variants = []variant{
 		"if m.state == Syncing {\n\t\t\treturn m.destroy(",
 		"if m.state == Syncing || !m.handed {\n\t\t\treturn m.destroy(",
 		"P5: one copy",
+		nil,
 	},
 }
 
@@ -62,23 +70,27 @@ func TestCatches(t *testing.T) {
 	}
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
-			b, err := os.ReadFile(filepath.Join("../..", v.file))
-			if err != nil {
-				t.Fatal(err)
+			dir, replace := t.TempDir(), map[string]string{}
+			for i, e := range append(v.also, edit{v.file, v.from, v.to}) {
+				b, err := os.ReadFile(filepath.Join("../..", e.file))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n := strings.Count(string(b), e.from); n != 1 {
+					t.Fatalf("%s has the text %d times", e.file, n)
+				}
+				changed := filepath.Join(dir, fmt.Sprint("changed", i, ".go"))
+				if err := os.WriteFile(changed, []byte(strings.Replace(string(b), e.from, e.to, 1)), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				original, err := filepath.Abs(filepath.Join("../..", e.file))
+				if err != nil {
+					t.Fatal(err)
+				}
+				replace[original] = changed
 			}
-			if n := strings.Count(string(b), v.from); n != 1 {
-				t.Fatalf("%s has the text %d times", v.file, n)
-			}
-			dir := t.TempDir()
-			changed, overlay := filepath.Join(dir, "changed.go"), filepath.Join(dir, "overlay.json")
-			if err := os.WriteFile(changed, []byte(strings.Replace(string(b), v.from, v.to, 1)), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			original, err := filepath.Abs(filepath.Join("../..", v.file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			text, _ := json.Marshal(map[string]any{"Replace": map[string]string{original: changed}})
+			overlay := filepath.Join(dir, "overlay.json")
+			text, _ := json.Marshal(map[string]any{"Replace": replace})
 			if err := os.WriteFile(overlay, text, 0o644); err != nil {
 				t.Fatal(err)
 			}
