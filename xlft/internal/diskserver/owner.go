@@ -34,7 +34,8 @@ func (s *Server) mayServe(ctx context.Context) error {
 	}
 	ctx, cancel := wire.AwakeTimeout(ctx, wire.OwnerTimeout)
 	defer cancel()
-	q := wire.OwnerQuery{Domain: s.Config.Name, UUID: o.UUID, Generation: o.Generation, Reclaim: true, Patience: wire.OwnerTimeout}
+	// Without reclaim: what a replica has was let out, and the disks here may lack it.
+	q := wire.OwnerQuery{Domain: s.Config.Name, UUID: o.UUID, Generation: o.Generation, Patience: wire.OwnerTimeout}
 	var r wire.OwnerResult
 	err = wire.Ask(ctx, dial, s.Software, wire.TypeOwner, q, wire.TypeOwnerResult, &r)
 	switch {

@@ -26,7 +26,10 @@ func peer(t *testing.T, answer wire.OwnerResult) wire.Dialer {
 				return
 			}
 			var q wire.OwnerQuery
-			if c.Expect(wire.TypeOwner, &q) == nil && q.Domain == "web1" && q.Generation == 3 && q.UUID == "u" && q.Reclaim {
+			if c.Expect(wire.TypeOwner, &q) == nil && q.Domain == "web1" && q.Generation == 3 && q.UUID == "u" {
+				if q.Reclaim {
+					t.Error("the backup is told to give its replica up, the only copy of what was let out")
+				}
 				c.WriteJSON(wire.TypeOwnerResult, 0, answer)
 			}
 		}()
