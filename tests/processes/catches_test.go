@@ -34,7 +34,7 @@ var variants = []variant{
 		"end := bound(p.silence-lastLook, p.SetReadDeadline)\n\tn, err := p.Conn.Read(b)\n\tend()",
 		"p.SetReadDeadline(time.Now().Add(p.silence))\n\tn, err := p.Conn.Read(b)\n\tif n == 0 {\n\t\treturn n, err\n\t}",
 		"C1",
-		[]edit{{"xlft/internal/arbiter/fence.go", "ask = a.evidence", "ask = a.settle"}},
+		[]edit{{"xlft/internal/arbiter/evidence.go", "return a.evidence(ctx, c)", "return a.settle(ctx, c)"}},
 	},
 	{
 		"an epoch leaves when it is sealed", "fence", "^power cut at the primary after",

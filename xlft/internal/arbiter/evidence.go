@@ -11,6 +11,20 @@ import (
 	"xlft/xlft/wire"
 )
 
+// consult asks the other host, as everybody does who would decide against it: what it
+// says itself comes first. Decided is false if it says nothing.
+func (a *Asker) consult(ctx context.Context, c xlft.Claim) (won, decided bool, err error) {
+	switch {
+	case c.Handed && c.Side == xlft.Backup:
+		return true, true, nil // with the primary's consent
+	case c.Handed:
+		return false, true, errHanded
+	case c.Side == xlft.Backup:
+		return a.evidence(ctx, c)
+	}
+	return a.settle(ctx, c)
+}
+
 // evidence asks the primary's host, over a connection of its own, for a backup that
 // makes claim c: what the backup suspects is one protector's silence, and a host that
 // answers is not fenced for it. Decided is false if there is no answer. A protector that

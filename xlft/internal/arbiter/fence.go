@@ -47,17 +47,7 @@ func (a *Fence) String() string { return "fence" }
 
 // Claim is xlft.Arbiter's.
 func (a *Fence) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
-	if c.Handed {
-		if c.Side == xlft.Backup {
-			return true, nil // with the primary's consent
-		}
-		return false, errHanded
-	}
-	ask := a.settle
-	if c.Side == xlft.Backup {
-		ask = a.evidence
-	}
-	if won, decided, err := ask(ctx, c); decided {
+	if won, decided, err := a.consult(ctx, c); decided {
 		return won, err
 	}
 	if err := a.fence(ctx, c.Peer, c.Withdrawn); err != nil {

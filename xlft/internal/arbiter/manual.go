@@ -13,17 +13,7 @@ type Manual struct{ Asker }
 
 // Claim is xlft.Arbiter's.
 func (a Manual) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
-	if c.Handed {
-		if c.Side == xlft.Backup {
-			return true, nil // with the primary's consent
-		}
-		return false, errHanded
-	}
-	ask := a.settle
-	if c.Side == xlft.Backup {
-		ask = a.evidence
-	}
-	if won, decided, err := ask(ctx, c); decided {
+	if won, decided, err := a.consult(ctx, c); decided {
 		return won, err
 	}
 	return false, operatorDecides(c)

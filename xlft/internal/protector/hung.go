@@ -34,44 +34,56 @@ func EndHung(ctx context.Context, runDir, domain string) (ended int, err error) 
 	case ask.Err() == nil, slept > hungAfter/2:
 		return 0, nil // it answered something; or this process stood still itself
 	}
-	pid, err := listens(control.Socket(runDir, domain))
+	p, err := listens(control.Socket(runDir, domain))
 	if err != nil {
 		return 0, fmt.Errorf("the protector of %s does not answer, and its process is not known: %w", domain, err)
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	defer p.Release()
+	if err := p.Signal(syscall.SIGKILL); err != nil {
 		return 0, fmt.Errorf("end the protector of %s, which does not answer: %w", domain, err)
 	}
-	return pid, nil
+	return p.Pid, nil
 }
 
-// listens returns the process that listens on a socket, if that is this program.
-func listens(socket string) (pid int, err error) {
+// listens returns the process that listens on a socket, if that is this program. It
+// is held (by a pidfd) before it is looked at: should it end meanwhile, no other that has its
+// number is meant.
+func listens(socket string) (p *os.Process, err error) {
 	c, err := net.DialTimeout("unix", socket, time.Second)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer c.Close()
 	raw, err := c.(*net.UnixConn).SyscallConn()
 	if err != nil {
-		return 0, err
+		return p, err
 	}
 	var cred *unix.Ucred
 	if cerr := raw.Control(func(fd uintptr) {
 		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); cerr != nil || err != nil {
-		return 0, errors.Join(cerr, err)
+		return nil, errors.Join(cerr, err)
 	}
+	if p, err = os.FindProcess(int(cred.Pid)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.Release()
+			p = nil
+		}
+	}()
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
-		return 0, err
+		return p, err
 	}
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", cred.Pid))
 	if err != nil {
-		return 0, err
+		return p, err
 	}
 	// An upgrade may have put another file in its place.
 	if base := func(p string) string { return filepath.Base(strings.TrimSuffix(p, " (deleted)")) }; base(exe) != base(self) || int(cred.Pid) == os.Getpid() {
-		return 0, fmt.Errorf("process %d, %s, is no protector", cred.Pid, exe)
+		return p, fmt.Errorf("process %d, %s, is no protector", cred.Pid, exe)
 	}
-	return int(cred.Pid), nil
+	return p, nil
 }
