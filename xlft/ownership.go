@@ -27,6 +27,9 @@ type Ownership struct {
 	Exposed bool `json:"exposed,omitempty"`
 	// Handed, on a primary: the backup may have been told to run the domain.
 	Handed bool `json:"handed,omitempty"`
+	// Begun, on a primary: a protector has begun with this run of the domain, and has
+	// not ended. The domain may be suspended for it, or its output held.
+	Begun bool `json:"begun,omitempty"`
 	// Proven, on a primary: this run of the domain was protected, and nobody ended
 	// that: attempts to protect it again go on.
 	Proven bool `json:"proven,omitempty"`
@@ -39,6 +42,12 @@ type Ownership struct {
 	Pending bool `json:"pending,omitempty"`
 	// Instance, on a primary, tells this run of the domain from any other.
 	Instance string `json:"instance,omitempty"`
+}
+
+// Left reports whether a protector that died with this record left something for its
+// successor to do.
+func (o Ownership) Left() bool {
+	return o.Role == HostPrimary && (o.Exposed || o.Paused || o.Begun) || o.Role == HostYielded
 }
 
 // SameUUID compares the UUIDs of domains. Records of before 2026-11-27 have them

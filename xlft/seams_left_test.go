@@ -409,3 +409,47 @@ func TestAckOfLongAgo(t *testing.T) {
 		}
 	}, "cas")
 }
+
+// A protector dies while it undoes what it did to the domain, and its successor can't
+// begin: the disk is full. The domain runs, with its output, and the successor's process
+// knows that it has to try again.
+func TestUndoneWithNoRoom(t *testing.T) {
+	seams(t, func(m *seam) {
+		f, r := &roomStore{full: new(atomic.Bool)}, new(refusing)
+		m.receive(m.b, nil)
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) {
+			f.Store, s.Store = s.Store, f
+			s.Guest = refusingGuest{s.Guest, r}
+		})
+		m.await(m.session, primary.Protected)
+		r.what.Store(refusesGuest)
+		m.await(m.session, primary.Detaching)
+		f.full.Store(true)
+		m.pa.Kill()
+		r.what.Store(refusesNothing)
+		if m.domain.Runs() {
+			m.t.Fatal("it is not suspended")
+		}
+		if o, err := m.records[m.a].Load(simDomain); err != nil || !o.Left() {
+			m.t.Errorf("a successor that can't begin would give up: %+v, %v", o, err)
+		}
+		s, ended := m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Store = &roomStore{s.Store, f.full} })
+		if err := <-ended; !errors.Is(err, syscall.ENOSPC) {
+			m.t.Errorf("it ended with %v", err)
+		}
+		if o, _ := s.Result(); o != "" {
+			m.t.Errorf("a session began: %v", o)
+		}
+		if !m.domain.Runs() || m.domain.Undelivered() > 0 {
+			m.t.Errorf("runs %v, %d packets held", m.domain.Runs(), m.domain.Undelivered())
+		}
+		f.full.Store(false)
+		s, ended = m.protect(m.a, m.domain, "B", nil)
+		m.await(s, primary.Protected)
+		m.pa.Terminate()
+		<-ended
+		if o, err := m.records[m.a].Load(simDomain); err != nil || o.Left() {
+			m.t.Errorf("a protection that was ended left something: %+v, %v", o, err)
+		}
+	}, "none", "cas", "fence")
+}

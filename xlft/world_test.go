@@ -219,6 +219,8 @@ func (w *world) care(h *simxen.Host, d *simxen.Domain) {
 	case x != nil && x.process.Dead(): // systemd's
 		w.protect(h, d, x.peer)
 	case x != nil && !isClosed(x.ended), x != nil && time.Since(x.since) < time.Second:
+	case x != nil && w.waits(x): // it tries again, as xlft protect does
+		w.protect(h, d, x.peer)
 	case w.lives(d): // the operator's
 		var able []string
 		for _, other := range w.hosts {
@@ -230,6 +232,15 @@ func (w *world) care(h *simxen.Host, d *simxen.Domain) {
 			w.protect(h, d, able[w.choices.IntN(len(able))])
 		}
 	}
+}
+
+// waits reports whether a protector that could not begin tries again.
+func (w *world) waits(x *protection) bool {
+	if o, _ := x.session.Result(); o != "" {
+		return false
+	}
+	o, err := w.records[x.h].Load(x.d.Name)
+	return err != nil || o.Left() && o.Instance == x.session.Instance
 }
 
 // moved is how far a domain was at its last known step.
@@ -508,7 +519,8 @@ func TestWorld(t *testing.T) {
 					takeovers.Add(int64(o.Takeovers))
 					heard.Add(int64(o.Delivered))
 					for _, x := range v {
-						t.Errorf("-world.seed=%d: %s\n  %s", seed, x, strings.Join(story, "\n  "))
+						// The story first: who prints the end of a long log alone sees the seed too.
+						t.Errorf("%s\n  -world.seed=%d: %s", strings.Join(story, "\n  "), seed, x)
 					}
 				}
 			})

@@ -138,9 +138,9 @@ func (s *Session) do(ctx context.Context, a Action) {
 		s.closeGates()
 	case Exit:
 		a = s.exits(a)
-		if s.ownership.Proven {
+		if s.ownership.Role == xlft.HostPrimary {
 			// A start after this end is a first one.
-			s.ownership.Proven = false
+			s.ownership.Proven, s.ownership.Begun = false, false
 			if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 				s.Log.Error("record that the protection has ended", zap.Error(err))
 			}

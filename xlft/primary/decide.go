@@ -23,7 +23,7 @@ type decider struct {
 // fresh is the record of a domain that this host alone runs.
 func (s *Session) fresh(generation uint64) xlft.Ownership {
 	return xlft.Ownership{
-		Generation: generation, Role: xlft.HostPrimary, Peer: s.Peer, UUID: s.Offer.UUID, Instance: s.Instance,
+		Generation: generation, Role: xlft.HostPrimary, Peer: s.Peer, UUID: s.Offer.UUID, Instance: s.Instance, Begun: true,
 		Took: s.ownership.Took, Paused: s.ownership.Paused, Proven: s.ownership.Proven || s.m.proven,
 	}
 }

@@ -178,6 +178,10 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		s.ownership = s.fresh(found.Generation + 1)
 		s.decider.generation = s.ownership.Generation
 		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
+			if same && found.Role == xlft.HostPrimary {
+				// It is decided that the domain runs here: it does not wait for a record.
+				s.letGo(once)
+			}
 			return fmt.Errorf("%s: %w", s.Domain, err)
 		}
 	}

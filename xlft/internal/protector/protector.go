@@ -252,7 +252,7 @@ func (p *Protector) renamed(records store.Dir, d xen.Domain) error {
 		return err
 	}
 	for name, o := range all {
-		if name != p.Domain && undecided(o) && o.Instance != "" && o.Instance == instance(d) {
+		if name != p.Domain && o.Left() && o.Instance != "" && o.Instance == instance(d) {
 			return fmt.Errorf("this domain was protected as %s, and %s may run it by that name: \"xl rename %s %s\", then \"xl ft-start %s\"", name, o.Peer, p.Domain, name, name)
 		}
 	}
@@ -297,12 +297,6 @@ func Ran(runDir, domain string) bool {
 	return err == nil
 }
 
-// undecided reports whether a protector that died with this record left something
-// for its successor to do.
-func undecided(o xlft.Ownership) bool {
-	return o.Role == xlft.HostPrimary && (o.Exposed || o.Paused) || o.Role == xlft.HostYielded
-}
-
 // Left reports whether an earlier protector left a domain for its successor to
 // decide on. If its record can't be read, it may have.
 func Left(c *config.Config, domain string) bool {
@@ -310,7 +304,7 @@ func Left(c *config.Config, domain string) bool {
 	if err != nil {
 		return Ran(c.RunDir, domain)
 	}
-	return undecided(o) && o.Instance != "" && strings.HasPrefix(o.Instance, BootID()+"/")
+	return o.Left() && o.Instance != "" && strings.HasPrefix(o.Instance, BootID()+"/")
 }
 
 // ExitHung is the exit status of a protector that can't end by itself, because
