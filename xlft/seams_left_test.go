@@ -453,3 +453,33 @@ func TestUndoneWithNoRoom(t *testing.T) {
 		}
 	}, "none", "cas", "fence")
 }
+
+// A backup that is lost for good is not waited for for ever where there is another one:
+// the session ends, with the domain running, and the next backup takes it.
+func TestMovesOn(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, nil)
+		m.receive(m.c, nil)
+		_, ended := m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Settings.MoveAfter = 10 * time.Second })
+		m.await(m.session, primary.Protected)
+		time.Sleep(time.Minute) // as long as the backup is there it is kept
+		m.b.Crash()
+		begun := time.Now()
+		err := <-ended
+		if err == nil || !strings.Contains(err.Error(), "B is not a backup again after 10s") {
+			m.t.Errorf("it ended with %v", err)
+		}
+		if d := time.Since(begun); d < 10*time.Second || d > 20*time.Second {
+			m.t.Errorf("it ended after %v", d)
+		}
+		if !m.domain.Runs() || m.domain.Undelivered() > 0 {
+			m.t.Errorf("runs %v, %d packets held", m.domain.Runs(), m.domain.Undelivered())
+		}
+		s, _ := m.protect(m.a, m.domain, "C", nil)
+		m.await(s, primary.Protected)
+		m.a.Crash()
+		if !m.runs(m.c) {
+			m.t.Error("C does not take it over")
+		}
+	}, "none", "cas", "fence")
+}

@@ -23,6 +23,7 @@ import (
 	"xlft/tests/simxen"
 	"xlft/xlft"
 	"xlft/xlft/backup"
+	"xlft/xlft/internal/steward"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/primary"
 	"xlft/xlft/wire"
@@ -78,6 +79,7 @@ type world struct {
 	runs        map[*simxen.Domain]int // the number of each domain's run: its domid
 	moved       map[*simxen.Domain]moved
 	paused      paused
+	stewards    map[*simxen.Host]*steward.Steward // nil: the operator starts protections
 	stop, done  chan struct{}
 	orders      chan func()
 }
@@ -99,6 +101,9 @@ func newWorld(t testing.TB, seed uint64, log *zap.Logger) *world {
 		stop: make(chan struct{}), done: make(chan struct{}), orders: make(chan func()),
 	}
 	w.outside.NoDisks = true
+	if seed/3%2 == 0 {
+		w.stewards = map[*simxen.Host]*steward.Steward{}
+	}
 	for _, name := range []string{"A", "B", "C"} {
 		h := simxen.NewHost(w.outside, w.net, name)
 		w.hosts = append(w.hosts, h)
@@ -143,7 +148,7 @@ func (w *world) protect(h *simxen.Host, d *simxen.Domain, peer string) {
 		DialPeer: func(name string) wire.Dialer { return p.Dial(name) }, Store: &roomStore{p.Store(w.records[h]), w.full[h]}, Log: w.log.Named(h.Name + "/" + d.Name),
 		Settings: primary.Settings{
 			Pacing: w.paces(d.Name), FailureTimeout: simSilence, AckTimeout: simAck, SuspendTimeout: simSuspend,
-			RetryDelay: 100 * time.Millisecond, RetryMax: time.Second, SpoolLimit: 1 << 20, PageCache: 8 * simxen.PageSize,
+			RetryDelay: 100 * time.Millisecond, RetryMax: time.Second, SpoolLimit: 1 << 20, PageCache: 8 * simxen.PageSize, MoveAfter: w.moveAfter(),
 		},
 		Hung: func(error) { p.Kill() },
 	}
@@ -185,9 +190,11 @@ func (w *world) of(h *simxen.Host, d *simxen.Domain) *protection {
 // without protection is protected.
 func (w *world) operate() {
 	defer close(w.done)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	t := time.NewTicker(100 * time.Millisecond)
 	defer t.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case f := <-w.orders:
 			f()
@@ -195,6 +202,9 @@ func (w *world) operate() {
 		case <-w.stop:
 			return
 		case <-t.C:
+		}
+		if n%10 == 0 {
+			w.look(ctx)
 		}
 		for _, h := range w.hosts {
 			if h.Down() {
@@ -221,7 +231,7 @@ func (w *world) care(h *simxen.Host, d *simxen.Domain) {
 	case x != nil && !isClosed(x.ended), x != nil && time.Since(x.since) < time.Second:
 	case x != nil && w.waits(x): // it tries again, as xlft protect does
 		w.protect(h, d, x.peer)
-	case w.lives(d): // the operator's
+	case w.stewards == nil && w.lives(d): // the operator's
 		var able []string
 		for _, other := range w.hosts {
 			if other != h && !other.Down() {

@@ -8,6 +8,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"xlft/xlft"
@@ -66,8 +68,11 @@ type Fence struct {
 
 // Domain is how a domain is protected.
 type Domain struct {
-	Name   string
-	Backup string // a peer's name
+	Name string
+	// Backups are peers' names, in the order in which they are asked to hold the copy.
+	Backups   []string
+	Protect   bool          // whenever it runs here
+	MoveAfter time.Duration // a lost backup is waited for so long if there is another one
 	xlft.Pacing
 	FailureTimeout time.Duration
 	AckTimeout     time.Duration
@@ -103,23 +108,30 @@ func (c *Config) For(name string) Domain {
 		d = c.Default
 	}
 	d.Name = name
-	if d.Backup == "" && len(c.Peers) == 1 {
-		for peer := range c.Peers {
-			d.Backup = peer
-		}
+	if len(d.Backups) == 0 && len(c.Peers) == 1 {
+		d.Backups = slices.Collect(maps.Keys(c.Peers))
 	}
 	return d
+}
+
+// Backup is the peer that holds the copy unless another one is chosen; "" if none is
+// configured.
+func (d Domain) Backup() string {
+	if len(d.Backups) == 0 {
+		return ""
+	}
+	return d.Backups[0]
 }
 
 // Backup returns the peer that a domain is to have as its backup: the one named
 // by override, or else the configuration's.
 func (c *Config) Backup(d Domain, override string) (Peer, error) {
-	name := d.Backup
+	name := d.Backup()
 	if override != "" {
 		name = override
 	}
 	if name == "" {
-		return Peer{}, fmt.Errorf("%s: no backup is configured: set backup, or give --backup", d.Name)
+		return Peer{}, fmt.Errorf("%s: no backup is configured: set backup or backups, or give --backup", d.Name)
 	}
 	p, ok := c.Peers[name]
 	if !ok {

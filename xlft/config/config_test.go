@@ -32,7 +32,7 @@ func TestMinimal(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := c.For("web1")
-	if d.Name != "web1" || d.Backup != "beta" || d.Mode != xlft.ModeEvent || d.EpochMax != time.Second || !d.Compress {
+	if d.Name != "web1" || d.Backup() != "beta" || d.Mode != xlft.ModeEvent || d.EpochMax != time.Second || !d.Compress {
 		t.Errorf("web1 is protected as %+v", d)
 	}
 }
@@ -66,7 +66,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, want := c.Default, m.Default
-	want.Backup = "beta"
+	want.Backups = []string{"beta"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("[default] of the reference is %+v, the defaults are %+v", got, want)
 	}
@@ -81,7 +81,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval",
-		"address", "fingerprint", "backup", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
+		"address", "fingerprint", "backups", "protect", "move_after", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
 		if !strings.Contains(string(text), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}
@@ -109,6 +109,10 @@ func TestErrors(t *testing.T) {
 		{"unknown arbiter", strings.Replace(minimal, `"none"`, `"etcd"`, 1), `x.toml:6: arbiter.type: unknown arbiter "etcd"`},
 		{"fenced too soon", strings.Replace(minimal, "= true", "= true\nfence_after = \"100ms\"", 1), "arbiter.fence_after: 100ms is not between 500ms and 5m"},
 		{"arbiter asked too often", strings.Replace(minimal, "= true", "= true\ncheck_interval = \"1s\"", 1), "arbiter.check_interval: 1s is neither 0s nor between 10s and 1h"},
+		{"no such peer in a list", minimal + "[default]\nbackups = [\"beta\", \"gamma\"]\n", "x.toml:13: default.backups: no [peer.gamma] is in this file"},
+		{"a backup twice", minimal + "[default]\nbackups = [\"beta\", \"beta\"]\n", "x.toml:13: default.backups: beta is there twice"},
+		{"no backups", minimal + "[default]\nbackups = []\n", "x.toml:13: default.backups: it is empty: leave it out, or name a peer"},
+		{"backup and backups", minimal + "[default]\nbackup = \"beta\"\nbackups = [\"beta\"]\n", "x.toml:14: default.backups: backup is set too: set one of them"},
 		{"no such peer", minimal + "[default]\nbackup = \"gamma\"\n", "x.toml:13: default.backup: no [peer.gamma] is in this file"},
 		{"bad address", strings.Replace(minimal, ":7789", "", 1), `x.toml:10: peer.beta.address: "192.0.2.2" is no "host:port"`},
 		{"bad fingerprint", strings.Replace(minimal, zeros, "00", 1), `x.toml:11: peer.beta.fingerprint: fingerprint "sha256:00" is not 64 hex digits`},

@@ -58,6 +58,9 @@ type rawDomain struct {
 	AckTimeout     *rawDuration `toml:"ack_timeout"`
 	SuspendTimeout *rawDuration `toml:"suspend_timeout"`
 	RetryDelay     *rawDuration `toml:"retry_delay"`
+	Protect        *bool        `toml:"protect"`
+	Backups        []string     `toml:"backups"`
+	MoveAfter      *rawDuration `toml:"move_after"`
 	NetBuffer      *rawBytes    `toml:"net_buffer"`
 	Compression    *string      `toml:"compression"`
 	SyncRate       *rawBytes    `toml:"sync_rate"`

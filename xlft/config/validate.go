@@ -149,7 +149,7 @@ const defaultNetBuffer = 64 << 20
 func (raw *rawConfig) domains(c *Config) (toml.Key, error) {
 	builtin := Domain{
 		Pacing: defaultPacing, FailureTimeout: time.Second,
-		AckTimeout: 30 * time.Second, SuspendTimeout: 10 * time.Second, RetryDelay: 5 * time.Second,
+		AckTimeout: 30 * time.Second, SuspendTimeout: 10 * time.Second, RetryDelay: 5 * time.Second, MoveAfter: time.Minute,
 		NetBuffer: defaultNetBuffer, Compress: true,
 	}
 	var key toml.Key
@@ -233,8 +233,37 @@ func checkAddress(a string, listen bool) error {
 	return nil
 }
 
+// checkBackups returns what is wrong with the backups, and the key.
+func (raw rawDomain) checkBackups(peers map[string]Peer) (string, error) {
+	if raw.Backup != nil && raw.Backups != nil {
+		return "backups", errors.New("backup is set too: set one of them")
+	}
+	key, names := "backups", raw.Backups
+	if raw.Backup != nil {
+		key, names = "backup", []string{*raw.Backup}
+	}
+	for i, n := range names {
+		if _, ok := peers[n]; !ok {
+			return key, fmt.Errorf("no [peer.%s] is in this file", n)
+		}
+		if slices.Contains(names[:i], n) {
+			return key, fmt.Errorf("%s is there twice", n)
+		}
+	}
+	if raw.Backups != nil && len(raw.Backups) == 0 {
+		return key, errors.New("it is empty: leave it out, or name a peer")
+	}
+	return "", nil
+}
+
 func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain, toml.Key, error) {
-	set(&d.Backup, raw.Backup)
+	if raw.Backup != nil {
+		d.Backups = []string{*raw.Backup}
+	}
+	if raw.Backups != nil {
+		d.Backups = raw.Backups
+	}
+	set(&d.Protect, raw.Protect)
 	if raw.NetBuffer != nil {
 		d.NetBuffer = uint64(*raw.NetBuffer)
 	}
@@ -274,10 +303,8 @@ func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain
 		d.Disks[vdev] = disk
 	}
 	sub := func(k string) toml.Key { return append(append(toml.Key{}, at...), k) }
-	if d.Backup != "" {
-		if _, ok := peers[d.Backup]; !ok {
-			return d, sub("backup"), fmt.Errorf("no [peer.%s] is in this file", d.Backup)
-		}
+	if key, err := raw.checkBackups(peers); err != nil {
+		return d, sub(key), err
 	}
 	var key string
 	var err error
@@ -289,6 +316,7 @@ func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain
 		{"ack_timeout", &d.AckTimeout, raw.AckTimeout, time.Second, time.Hour},
 		{"suspend_timeout", &d.SuspendTimeout, raw.SuspendTimeout, 100 * time.Millisecond, time.Hour},
 		{"retry_delay", &d.RetryDelay, raw.RetryDelay, 100 * time.Millisecond, time.Hour},
+		{"move_after", &d.MoveAfter, raw.MoveAfter, time.Second, 24 * time.Hour},
 	} {
 		if err := v.apply(); err != nil {
 			return d, sub(v.key), err

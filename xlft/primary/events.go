@@ -26,6 +26,9 @@ type (
 	// ConnectFailed says that the backup refused the offer, or could not be
 	// reached.
 	ConnectFailed struct{ Err error }
+	// MovesOn says that the lost backup was waited for long enough: another host is to
+	// be the backup, of a session to come.
+	MovesOn struct{ Err error }
 	// Owner is the backup's answer to AskOwner: RoleReplica if the backup does
 	// not know yet, "" if it could not be asked.
 	Owner struct{ Role wire.Role }
@@ -77,6 +80,7 @@ type (
 
 func (Start) isEvent()            {}
 func (Connected) isEvent()        {}
+func (MovesOn) isEvent()          {}
 func (DisksSynced) isEvent()      {}
 func (DisksLost) isEvent()        {}
 func (GateFailed) isEvent()       {}

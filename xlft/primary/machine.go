@@ -186,6 +186,8 @@ func (m *Machine) stepConnecting(ev Event) []Action {
 			return m.end(ev.Err)
 		}
 		return []Action{RetryLater{Failed: true}}
+	case MovesOn:
+		return m.end(ev.Err)
 	case Retry:
 		return []Action{Connect{}}
 	case StopAsked:

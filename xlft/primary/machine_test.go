@@ -34,6 +34,8 @@ func tell(m *Machine) func([]string) string {
 			ev = DisksLost{errors.New("disk error")}
 		case "connect-failed":
 			ev = ConnectFailed{errStory}
+		case "moves-on":
+			ev = MovesOn{errStory}
 		case "owner":
 			ev = Owner{map[string]wire.Role{"none": wire.RoleNone, "replica": wire.RoleReplica, "running": wire.RoleRunning}[w[1]]}
 		case "changed":
@@ -98,7 +100,7 @@ func FuzzMachine(f *testing.F) {
 				Start{Held: arg%2 == 1, Handed: arg%4 == 3, Yielded: arg == 4, Paused: arg%8 > 5}, Connected{}, ConnectFailed{errStory}, Owner{[]wire.Role{wire.RoleNone, wire.RoleRunning, wire.RoleReplica, ""}[arg%4]}, Trigger{[]Why{WhyDirty, WhyFull}[arg%2]},
 				Captured{m.taking}, SaveEnded{}, Acked{arg}, BackupLost{errStory}, ReplicaDestroyed{errStory},
 				Arbitrated{xlft.Verdict(arg % 3)}, BackupRuns{}, Retry{}, StopAsked{}, FailoverAsked{}, GuestEnded{"crash"}, GateFailed{errStory}, DomainChanged{errStory}, Paced{Strict: arg%2 == 1},
-				Resolved{Here: arg%2 == 1},
+				Resolved{Here: arg%2 == 1}, MovesOn{errStory},
 			}
 			ev := evs[int(c)%len(evs)]
 			if _, ok := ev.(Captured); ok && m.taking == 0 {

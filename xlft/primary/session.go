@@ -22,6 +22,7 @@ type Settings struct {
 	SuspendTimeout time.Duration // how long the domain may take to suspend
 	RetryDelay     time.Duration // before the backup, or the arbiter, is called again
 	RetryMax       time.Duration // to which that time grows while it fails; 0: 12 times RetryDelay
+	MoveAfter      time.Duration // a lost backup is waited for so long, then the session ends; 0: for ever
 	Compress       bool          // compress checkpoints, if the backup can read that
 	SpoolLimit     int64         // bytes of a checkpoint held in memory here
 	PageCache      int64         // bytes of pages kept, of which only changes are sent; 0: none
@@ -96,6 +97,7 @@ type Session struct {
 	waits     time.Time     // since when the domain waits for a decision
 	caughtUp  bool          // with the backup's generation, in this try to connect
 	protected time.Time     // when the domain last became protected
+	lacking   time.Time     // since when no backup could take over; zero: one can
 	exit      *Exit
 	link      *link
 	save      *save
@@ -328,6 +330,7 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		ev = e.Event
 	}
 	before := s.m.State()
+	ev = s.movesOn(ev)
 	acts := s.m.Step(ev)
 	if now := s.m.State(); before == Arbitrating && now != Arbitrating {
 		s.withdraw()
@@ -341,6 +344,11 @@ func (s *Session) step(ctx context.Context, ev Event) {
 		s.do(ctx, a)
 	}
 	now := s.m.State()
+	if s.coverable(now) {
+		s.lacking = time.Time{}
+	} else if s.lacking.IsZero() {
+		s.lacking = time.Now()
+	}
 	if undecided(now) && !undecided(before) {
 		s.waits = time.Now()
 	}
@@ -353,9 +361,26 @@ func (s *Session) step(ctx context.Context, ev Event) {
 	}
 	s.status.set(func(v *Status) {
 		v.State, v.Epoch, v.Generation, v.Holding = now, s.m.Acked(), s.ownership.Generation, s.m.Holding()
-		v.Protected = s.coverable(now)
+		v.Protected, v.Lacking = s.coverable(now), s.lacking
 	})
 	s.answerFailovers()
+}
+
+// movesOn makes the next failure, or attempt, to connect the last one when the backup was
+// waited for long enough.
+func (s *Session) movesOn(ev Event) Event {
+	if s.Settings.MoveAfter == 0 || s.m.State() != Connecting || !s.m.proven || s.lacking.IsZero() || time.Since(s.lacking) < s.Settings.MoveAfter {
+		return ev
+	}
+	why := s.Status().LastError
+	switch e := ev.(type) {
+	case ConnectFailed:
+		why = e.Err.Error()
+	case Retry:
+	default:
+		return ev
+	}
+	return MovesOn{fmt.Errorf("%s is not a backup again after %v: %s", s.Peer, s.Settings.MoveAfter, why)}
 }
 
 func isAck(ev Event) bool {
@@ -385,6 +410,8 @@ func (s *Session) report(before State, ev Event) {
 		if errors.Is(why, ErrBothRun) {
 			s.status.set(func(v *Status) { v.SplitBrain = true })
 		}
+	case MovesOn:
+		why = ev.Err
 	case Connected:
 		s.status.set(func(v *Status) { v.SplitBrain = false })
 	case SaveEnded:

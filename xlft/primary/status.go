@@ -14,12 +14,14 @@ type Status struct {
 	Peer    string `json:"peer"`
 	Arbiter string `json:"arbiter"`
 	// Health is whether the arbiters of both hosts could decide now.
-	Health     xlft.Health `json:"arbiter_health,omitzero"`
-	State      State       `json:"state"`
-	Protected  bool        `json:"protected"`
-	Since      time.Time   `json:"since"`
-	Generation uint64      `json:"generation"`
-	LastError  string      `json:"last_error,omitempty"`
+	Health    xlft.Health `json:"arbiter_health,omitzero"`
+	State     State       `json:"state"`
+	Protected bool        `json:"protected"`
+	Since     time.Time   `json:"since"`
+	// Lacking is since when no backup could take over; zero: one can.
+	Lacking    time.Time `json:"unprotected_since,omitzero"`
+	Generation uint64    `json:"generation"`
+	LastError  string    `json:"last_error,omitempty"`
 	// SplitBrain: the backup said, when it was last heard, that it runs the domain
 	// too.
 	SplitBrain bool `json:"split_brain,omitempty"`

@@ -31,6 +31,7 @@ type Settings struct {
 	AckTimeout     time.Duration
 	NetBuffer      string
 	Fence          bool   // the hosts fence each other, and no split brain is accepted
+	Protect        bool   // domains are protected whenever they run
 	More           string // more tables for the configuration of both hosts
 }
 
@@ -193,7 +194,8 @@ ack_timeout = %q
 suspend_timeout = "20s"
 retry_delay = "1s"
 net_buffer = %q
-%s`, h.Name(), s.arbiter(p), p.Name(), p.IPv4(), fingerprint, s.mode(), s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.More)
+protect = %v
+%s`, h.Name(), s.arbiter(p), p.Name(), p.IPv4(), fingerprint, s.mode(), s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.Protect, s.More)
 }
 
 func (s Settings) mode() string {
@@ -211,7 +213,14 @@ type Row struct {
 	Protected bool            `json:"protected"`
 	Epoch     uint64          `json:"epoch"`
 	Primary   *primary.Status `json:"primary"`
-	Backup    *backup.Status  `json:"backup"`
+	// Unprotected says why a domain that is to be protected is not.
+	Unprotected *steward       `json:"unprotected"`
+	Backup      *backup.Status `json:"backup"`
+}
+
+type steward struct {
+	Stopped bool   `json:"stopped"`
+	Why     string `json:"why"`
 }
 
 // Status asks a host about a domain. An unprotected domain is no error.

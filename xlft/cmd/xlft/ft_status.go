@@ -86,6 +86,8 @@ func printRow(out io.Writer, r overview.Row) error {
 	line("Peer", "%s", r.Peer)
 	text := "no"
 	switch {
+	case r.Primary != nil && !r.Primary.Lacking.IsZero() && !r.Protected:
+		text += ", since " + ago(r.Primary.Lacking)
 	case r.Protected && r.NoArbiter != "":
 		text = "yes, but no arbiter"
 	case r.Protected:
@@ -97,6 +99,20 @@ func printRow(out io.Writer, r overview.Row) error {
 		line("Decide by", "xl ft-resolve %s", r.Domain)
 	}
 	line("Generation", "%d", r.Generation)
+	if u := r.Unprotected; u != nil {
+		line("Unprotected since", "%s", ago(u.Since))
+		switch {
+		case u.Stopped:
+			line("Protect by", "xl ft-start %s", r.Domain)
+		case u.Trying != "":
+			line("Being tried", "%s", u.Trying)
+		case !u.Next.IsZero():
+			line("Tried again", "in %v", max(0, time.Until(u.Next)).Round(time.Second))
+		}
+		if u.Why != "" {
+			line("Last error", "%s", strings.ReplaceAll(u.Why, "\n", "; "))
+		}
+	}
 	if s := r.Primary; s != nil {
 		printPrimary(line, s)
 	}
@@ -198,4 +214,9 @@ func ago(t time.Time) string {
 	return round(time.Since(t)).String() + " ago"
 }
 
-func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+func round(d time.Duration) time.Duration {
+	if d > time.Minute {
+		return d.Round(time.Second)
+	}
+	return d.Round(100 * time.Microsecond)
+}

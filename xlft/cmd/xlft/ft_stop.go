@@ -12,6 +12,7 @@ import (
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/overview"
 	"xlft/xlft/internal/protector"
+	"xlft/xlft/internal/xen"
 	"xlft/xlft/primary"
 )
 
@@ -21,7 +22,9 @@ func (a *app) stopCommand() *cobra.Command {
 		Short:   "end the protection of a domain, which runs on",
 		GroupID: "domain",
 		Long: `Ends the protection of a domain: the backup destroys its copy, what was held of
-the domain's output is let out, and the domain runs on. Returns when that is so.`,
+the domain's output is let out, and the domain runs on. Returns when that is so.
+A domain with protect = true stays unprotected until it is started again, or until
+"xl ft-start".`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeProtected,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -34,9 +37,38 @@ the domain's output is let out, and the domain runs on. Returns when that is so.
 					return nil
 				}
 			}
+			if errors.Is(err, control.ErrDown) {
+				if waited, markErr := a.leave(args[0]); markErr != nil {
+					return fmt.Errorf("%w; %w", err, markErr)
+				} else if waited {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s: stopped: it was not protected, and is not tried any more until \"xl ft-start %s\", or until it is started again\n", args[0], args[0])
+					return nil
+				}
+			}
 			return err
 		},
 	}
+}
+
+// leave has a domain that runs here, and that is to be protected, left alone.
+func (a *app) leave(domain string) (waited bool, err error) {
+	c, err := a.config()
+	if err != nil || !c.For(domain).Protect {
+		return false, nil
+	}
+	h, err := xen.Open()
+	if err != nil {
+		return false, err
+	}
+	defer h.Close()
+	d, err := h.Lookup(domain)
+	if errors.Is(err, xen.ErrNoDomain) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, protector.MarkStopped(c.RunDir, d.Name, protector.Instance(d))
 }
 
 // end ends a session, and prints how it ended.

@@ -29,12 +29,20 @@ func (a *app) protectCommand() *cobra.Command {
 			signal.Ignore(syscall.SIGHUP) // it has no terminal, and reads its configuration once
 			domain, log := args[0], daemonLog()
 			r := protecting{app: a, domain: domain, runDir: config.DefaultRunDir, log: log}
+			if c, err := r.config(); err == nil {
+				protector.MarkStopped(c.RunDir, domain, "") // who starts this wants it
+			}
 			r.resume(cmd.Context())
 			outcome, err := persist(cmd.Context(), log, r.once)
 			for err != nil && r.again(cmd.Context(), err) {
 				outcome, err = persist(cmd.Context(), log, r.once)
 			}
 			runDir := r.runDir
+			if outcome == primary.Stopped && r.last != nil {
+				if err := protector.MarkStopped(runDir, domain, r.last.LastRun()); err != nil {
+					log.Warn("note that the protection was ended by an operator", zap.Error(err))
+				}
+			}
 			protector.DontWait(runDir, domain)
 			protector.LeaveError(runDir, domain, err)
 			if outcome == primary.TakenOver || outcome == primary.GivenUp || outcome == primary.DomainEnded {

@@ -23,6 +23,7 @@ import (
 	"xlft/xlft/internal/diskcopy"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/restore"
+	"xlft/xlft/internal/steward"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/wire"
@@ -116,11 +117,13 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		default:
 		}
 	})
-	stop, err := serveReceiver(control.Socket(c.RunDir, control.Receiver), r)
+	s := newSteward(live.config, log)
+	stop, err := serveReceiver(control.Socket(c.RunDir, control.Receiver), r, s)
 	if err != nil {
 		return err
 	}
 	defer stop()
+	go s.Run(ctx) // what it has begun goes on without it
 	log.Info("receiving", zap.Stringer("address", l.Addr()), zap.Stringer("arbiter", r.Arbiter), zap.Stringer("fingerprint", id.Fingerprint))
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	done := make(chan struct{})
@@ -142,7 +145,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	return r.Serve(ctx, l)
 }
 
-func serveReceiver(path string, r *backup.Receiver) (stop func(), err error) {
+func serveReceiver(path string, r *backup.Receiver, s *steward.Steward) (stop func(), err error) {
 	l, err := control.Listen(path)
 	if err != nil {
 		return nil, err
@@ -159,6 +162,7 @@ func serveReceiver(path string, r *backup.Receiver) (stop func(), err error) {
 		return r.Resolve(req.Context(), a.Domain, a.Word, a.By)
 	})
 	control.Handle(mux, "GET /replicas", func(*http.Request) (any, error) { return r.Replicas(), nil })
+	control.Handle(mux, "GET /unprotected", func(*http.Request) (any, error) { return s.Unprotected(), nil })
 	control.Handle(mux, "GET /conflicts", func(*http.Request) (any, error) { return r.Conflicts(), nil })
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go srv.Serve(l)

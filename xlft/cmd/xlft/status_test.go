@@ -13,6 +13,7 @@ import (
 	"xlft/xlft/backup"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/overview"
+	"xlft/xlft/internal/steward"
 	"xlft/xlft/primary"
 )
 
@@ -129,7 +130,10 @@ func TestNoArbiter(t *testing.T) {
 	daemon("web1", map[string]any{"GET /status": primary.Status{Domain: "web1", State: primary.Protected, Protected: true, Arbiter: "fence", Health: bad}})
 	daemon("web2", map[string]any{"GET /status": primary.Status{Domain: "web2", Peer: "beta", State: primary.Protected, Protected: true, Arbiter: "fence", Health: xlft.Health{At: time.Now()}}})
 	daemon("web3", map[string]any{"GET /status": primary.Status{Domain: "web3", State: primary.Syncing, Arbiter: "fence", Health: bad}})
-	daemon(control.Receiver, map[string]any{"GET /replicas": []backup.Status{{Domain: "db", State: backup.Ready, Health: bad}}, "GET /conflicts": []backup.Conflict{}})
+	daemon(control.Receiver, map[string]any{"GET /replicas": []backup.Status{{Domain: "db", State: backup.Ready, Health: bad}}, "GET /conflicts": []backup.Conflict{}, "GET /unprotected": []steward.Status{
+		{Domain: "mail", Since: time.Now().Add(-time.Minute), Next: time.Now().Add(time.Hour), Why: "beta: it is down\ngamma: no memory"},
+		{Domain: "shop", Since: time.Now(), Stopped: true},
+	}})
 	for domain, want := range map[string]struct {
 		status int
 		text   string
@@ -137,6 +141,8 @@ func TestNoArbiter(t *testing.T) {
 		"web1": {2, "Protected: yes, but no arbiter"},
 		"web2": {0, "Arbiter: fence, could decide (asked 0s ago)"},
 		"web3": {1, "Protected: no"},
+		"mail": {1, "Last error: beta: it is down; gamma: no memory"},
+		"shop": {1, "Protect by: xl ft-start shop"},
 		"db":   {2, "could not decide (asked 0s ago): fence agent of beta: bad password"},
 	} {
 		var out strings.Builder

@@ -35,7 +35,7 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 	defer conn.Close()
 	protector.LeaveError(c.RunDir, domain, nil)
 	override := ""
-	if peer.Name != c.For(domain).Backup {
+	if peer.Name != c.For(domain).Backup() {
 		override = peer.Name
 	}
 	if err := protector.ChooseBackup(c.RunDir, domain, override); err != nil {

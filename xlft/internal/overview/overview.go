@@ -17,6 +17,7 @@ import (
 	"xlft/xlft/backup"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/protector"
+	"xlft/xlft/internal/steward"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/primary"
 )
@@ -30,11 +31,13 @@ type Row struct {
 	State     string `json:"state"`
 	Protected bool   `json:"protected"`
 	// NoArbiter says why nobody could decide if a host or the network failed now.
-	NoArbiter  string          `json:"no_arbiter,omitempty"`
-	Epoch      uint64          `json:"epoch"`
-	Generation uint64          `json:"generation"`
-	Primary    *primary.Status `json:"primary,omitempty"`
-	Backup     *backup.Status  `json:"backup,omitempty"`
+	NoArbiter  string `json:"no_arbiter,omitempty"`
+	Epoch      uint64 `json:"epoch"`
+	Generation uint64 `json:"generation"`
+	// Unprotected says why a domain that is to be protected (protect = true) is not.
+	Unprotected *steward.Status `json:"unprotected,omitempty"`
+	Primary     *primary.Status `json:"primary,omitempty"`
+	Backup      *backup.Status  `json:"backup,omitempty"`
 }
 
 // Role is what this host is to a domain.
@@ -59,6 +62,8 @@ const (
 	Unreadable    = "unreadable"      // its record can't be read
 	GivenUp       = "given-up"        // the peer runs the domain
 	ProtectorDead = "protector-dead"  // the output stays held until a protector runs again
+	Unprotected   = "unprotected"     // it is to be protected, and is not: it is tried again
+	StoppedHere   = "stopped"         // as before, but an operator ended its protection
 )
 
 // Rows returns what this host knows, by domain. It asks each daemon behind a
@@ -91,6 +96,11 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 	var conflicts []backup.Conflict
 	if err == nil {
 		err = control.Call(ask, control.Socket(runDir, control.Receiver), "GET", "/conflicts", nil, &conflicts)
+	}
+	var unprotected []steward.Status
+	if err == nil {
+		// A receiver that was started before an upgrade does not know this: that hides nothing else.
+		control.Call(ask, control.Socket(runDir, control.Receiver), "GET", "/unprotected", nil, &unprotected)
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -139,6 +149,22 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 			r.Role = Owner
 		}
 		seen[c.Domain] = r
+	}
+	for _, u := range unprotected {
+		r, known := seen[u.Domain]
+		if known && r.Role == Primary && r.Primary != nil {
+			continue // it was started meanwhile
+		}
+		if r.Unprotected = &u; r.State == "" || r.State == TookOver {
+			r.Domain, r.State = u.Domain, Unprotected
+			if u.Stopped {
+				r.State = StoppedHere
+			}
+			if r.Role == "" {
+				r.Role = None
+			}
+		}
+		seen[u.Domain] = r
 	}
 	for n := range unread {
 		if _, running := seen[n]; !running {

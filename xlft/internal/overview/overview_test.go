@@ -10,6 +10,7 @@ import (
 	"xlft/xlft/backup"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/protector"
+	"xlft/xlft/internal/steward"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/primary"
 )
@@ -46,6 +47,9 @@ func TestRows(t *testing.T) {
 			{Domain: "mail", Peer: "beta", State: backup.Syncing},
 		},
 		"GET /conflicts": []backup.Conflict{{Domain: "split", Peer: "beta"}},
+		"GET /unprotected": []steward.Status{
+			{Domain: "lone"}, {Domain: "left", Stopped: true}, {Domain: "web1"}, {Domain: "tookbare"}, {Domain: "split"},
+		},
 	})
 	daemon(t, control.Socket(run, "both"), "GET /status", primary.Status{Domain: "both", Peer: "beta", State: primary.Connecting, SplitBrain: true})
 	// A daemon that was stopped takes connections and answers nothing.
@@ -55,15 +59,16 @@ func TestRows(t *testing.T) {
 		defer l.Close()
 	}
 	for domain, o := range map[string]xlft.Ownership{
-		"web1":   {Role: xlft.HostPrimary, Exposed: true, Peer: "beta"}, // its daemon's status counts
-		"dead":   {Role: xlft.HostPrimary, Exposed: true, Peer: "beta", Generation: 3},
-		"idle":   {Role: xlft.HostPrimary, Peer: "beta"}, // was protected once
-		"lost":   {Role: xlft.HostFailed, Peer: "beta"},
-		"moved":  {Role: xlft.HostYielded, Peer: "beta"},
-		"owned":  {Role: xlft.HostOwner, Peer: "beta"},
-		"split":  {Role: xlft.HostOwner, Peer: "beta"},
-		"took":   {Role: xlft.HostOwner, Peer: "beta"},
-		"taking": {Role: xlft.HostOwner, Pending: true, Peer: "beta"},
+		"web1":     {Role: xlft.HostPrimary, Exposed: true, Peer: "beta"}, // its daemon's status counts
+		"dead":     {Role: xlft.HostPrimary, Exposed: true, Peer: "beta", Generation: 3},
+		"idle":     {Role: xlft.HostPrimary, Peer: "beta"}, // was protected once
+		"lost":     {Role: xlft.HostFailed, Peer: "beta"},
+		"moved":    {Role: xlft.HostYielded, Peer: "beta"},
+		"owned":    {Role: xlft.HostOwner, Peer: "beta"},
+		"split":    {Role: xlft.HostOwner, Peer: "beta"},
+		"tookbare": {Role: xlft.HostOwner, Peer: "beta"},
+		"took":     {Role: xlft.HostOwner, Peer: "beta"},
+		"taking":   {Role: xlft.HostOwner, Pending: true, Peer: "beta"},
 	} {
 		if err := store.Dir(state).Save(domain, o); err != nil {
 			t.Fatal(err)
@@ -91,6 +96,8 @@ func TestRows(t *testing.T) {
 		{"db", Backup, "ready", true},
 		{"dead", Primary, ProtectorDead, false},
 		{"hangs", Primary, Unresponsive, false},
+		{"left", None, StoppedHere, false},
+		{"lone", None, Unprotected, false},
 		{"lost", Owner, Failed, false},
 		{"mail", Backup, "syncing", false},
 		{"moved", Yielded, GivenUp, false},
@@ -99,6 +106,7 @@ func TestRows(t *testing.T) {
 		{"syncs", Primary, "syncing", false},
 		{"taking", Owner, TakingOver, false},
 		{"took", Owner, TookOver, false},
+		{"tookbare", Owner, Unprotected, false},
 		{"web1", Primary, "protected", true},
 	}
 	if len(rows) != len(want) {

@@ -54,6 +54,14 @@ type Protector struct {
 	run *protected // the last one
 }
 
+// LastRun returns the run of the domain that the last session was of; "" if none was found.
+func (p *Protector) LastRun() string {
+	if p.run == nil {
+		return ""
+	}
+	return Instance(p.run.Domain)
+}
+
 // Found reports whether Run found the domain.
 func (p *Protector) Found() bool { return p.run != nil }
 
@@ -139,7 +147,7 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	gates := xlft.Gates{Net: gate}
 	_, found := gate.Holding()
 	guest := h.Guest(d)
-	if err := guest.Inherit(filepath.Join(c.RunDir, xlft.FileName(p.Domain)+".suspend"), instance(d)); err != nil {
+	if err := guest.Inherit(filepath.Join(c.RunDir, xlft.FileName(p.Domain)+".suspend"), Instance(d)); err != nil {
 		p.Log.Warn("a suspend of the domain counts as this program's", zap.String("domain", p.Domain), zap.Error(err))
 	}
 	size := settling{o.Pages}
@@ -184,10 +192,10 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 		gates.Disks = &disks{client, func() error { return outdate(records, p.Domain, o.Disks) }}
 	}
 	s := &primary.Session{
-		Domain: p.Domain, Software: p.Software, Offer: o, Instance: instance(d), Describe: offer, Same: same,
+		Domain: p.Domain, Software: p.Software, Offer: o, Instance: Instance(d), Describe: offer, Same: same,
 		Settings: primary.Settings{
 			Pacing: dc.Pacing, FailureTimeout: dc.FailureTimeout,
-			AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
+			MoveAfter: moveAfter(dc), AckTimeout: dc.AckTimeout, SuspendTimeout: dc.SuspendTimeout, RetryDelay: dc.RetryDelay,
 			SpoolLimit: int64(c.CheckpointMemory), PageCache: int64(c.PageCache), Compress: dc.Compress,
 		},
 		Guest: guest, Gates: gates, Events: gate.Events(), Watching: gate.watching, Polled: gate.polled, Arbiter: arbiter.New(c, p.Software, check.Dial, p.Log),
@@ -204,6 +212,15 @@ func (p *Protector) session(ctx context.Context, h *xen.Host, d xen.Domain, chec
 	}
 	gate.quiesce = s.Quiesce
 	return s, nil
+}
+
+// moveAfter is how long a lost backup is waited for: for ever, if nobody would have another
+// one take its place.
+func moveAfter(d config.Domain) time.Duration {
+	if d.Protect && len(d.Backups) > 1 {
+		return d.MoveAfter
+	}
+	return 0
 }
 
 // watchArbiter finds out all the time whether the arbiters of both hosts could decide,
@@ -252,7 +269,7 @@ func (p *Protector) renamed(records store.Dir, d xen.Domain) error {
 		return err
 	}
 	for name, o := range all {
-		if name != p.Domain && o.Left() && o.Instance != "" && o.Instance == instance(d) {
+		if name != p.Domain && o.Left() && o.Instance != "" && o.Instance == Instance(d) {
 			return fmt.Errorf("this domain was protected as %s, and %s may run it by that name: \"xl rename %s %s\", then \"xl ft-start %s\"", name, o.Peer, p.Domain, name, name)
 		}
 	}
@@ -341,8 +358,9 @@ const (
 
 func lockFile(runDir, domain string) string { return control.Socket(runDir, domain) + ".lock" }
 
-// instance tells a run of a domain from all others: this boot, this domid.
-func instance(d xen.Domain) string {
+// Instance tells a run of a domain from all others: this boot, this domid. "" if the boot
+// is unknown.
+func Instance(d xen.Domain) string {
 	boot := BootID()
 	if boot == "" {
 		return ""

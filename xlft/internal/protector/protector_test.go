@@ -197,14 +197,14 @@ func TestRenamed(t *testing.T) {
 	records := store.Dir(t.TempDir())
 	p := &Protector{Domain: "web2"}
 	for role, exposed := range map[xlft.HostRole]bool{xlft.HostYielded: false, xlft.HostPrimary: true} {
-		if err := records.Save("web", xlft.Ownership{Generation: 3, Role: role, Exposed: exposed, Peer: "beta", UUID: "u", Instance: instance(d)}); err != nil {
+		if err := records.Save("web", xlft.Ownership{Generation: 3, Role: role, Exposed: exposed, Peer: "beta", UUID: "u", Instance: Instance(d)}); err != nil {
 			t.Fatal(err)
 		}
 		if err := p.renamed(records, d); err == nil {
 			t.Errorf("%s: protected by another name", role)
 		}
 	}
-	if err := records.Save("web", xlft.Ownership{Role: xlft.HostPrimary, Instance: instance(d)}); err != nil {
+	if err := records.Save("web", xlft.Ownership{Role: xlft.HostPrimary, Instance: Instance(d)}); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.renamed(records, d); err != nil {

@@ -1,0 +1,64 @@
+//go:build lab
+
+package scenario
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"xlft/tests/lab"
+	"xlft/tests/lab/ft"
+	"xlft/tests/lab/probe"
+)
+
+// Nobody types anything: a guest that is to be protected is so once it runs, after its host died and came back, and after
+// the next one did. One client goes on over both deaths. What an operator ends stays so.
+func TestRejoin(t *testing.T) {
+	lab.Long(t)
+	fx := fresh(t)
+	s := ft.Usual
+	s.Protect = true
+	fx.install(s)
+	begun := time.Now()
+	fx.boot()
+	fx.await(fx.home, "protected", isProtected)
+	t.Logf("protected %v after \"xl create\" began", round(time.Since(begun)))
+
+	client := fx.dial()
+	start := fx.get()
+	check(t, client.SetDeadline(time.Time{}))
+	stream := client.Paced(0, 1, 200*time.Millisecond)
+	for range 2 {
+		from, to := fx.home, fx.backup()
+		from.Kill()
+		died := time.Now()
+		fx.awaitTakeover(to)
+		// Alone it says so, and why.
+		r := fx.await(to, "unprotected", func(r ft.Row) bool { return r.State == "unprotected" && r.Unprotected.Why != "" })
+		if !strings.Contains(r.Unprotected.Why, from.Name()) {
+			t.Errorf("it is unprotected because of %q", r.Unprotected.Why)
+		}
+		fx.revive(from)
+		back := time.Now()
+		fx.await(to, "protected again", isProtected)
+		t.Logf("%s died: protected again %v after that, %v after it was back", from.Name(), round(time.Since(died)), round(time.Since(back)))
+		fx.awaitDomains(from, fx.guest.Name+"--xlft")
+	}
+	replies, err := stream.Stop(patience)
+	check(t, err)
+	fx.judge(start, replies)
+	t.Logf("%d replies, longest gap %v", len(replies), round(probe.LongestGap(replies)))
+
+	fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)
+	fx.await(fx.home, "stopped", func(r ft.Row) bool { return r.State == "stopped" })
+	fx.home.Must(t, "systemctl", "restart", "xlft-receiver.service")
+	<-time.After(15 * time.Second) // nothing is to happen
+	if r := fx.status(fx.home); r.State != "stopped" || !r.Unprotected.Stopped {
+		t.Errorf("it was stopped, and is %+v", r)
+	}
+	fx.protect()
+	if r := fx.status(fx.home); !r.Protected {
+		t.Errorf("it was started, and is %+v", r)
+	}
+}
