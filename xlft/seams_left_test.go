@@ -465,7 +465,12 @@ func TestMovesOn(t *testing.T) {
 		time.Sleep(time.Minute) // as long as the backup is there it is kept
 		m.b.Crash()
 		begun := time.Now()
-		err := <-ended
+		var err error
+		select {
+		case err = <-ended:
+		case <-time.After(time.Hour):
+			m.t.Fatalf("it waits: %+v", m.session.Status())
+		}
 		if err == nil || !strings.Contains(err.Error(), "B is not a backup again after 10s") {
 			m.t.Errorf("it ended with %v", err)
 		}
