@@ -488,3 +488,54 @@ func TestMovesOn(t *testing.T) {
 		}
 	}, "none", "cas", "fence")
 }
+
+// A host that is drained takes no replicas, and ends those that it has: the domain runs on,
+// and another backup takes it without a wait.
+func TestDrained(t *testing.T) {
+	seams(t, func(m *seam) {
+		var drained atomic.Bool
+		m.receive(m.b, func(r *backup.Receiver) { r.Drained = drained.Load })
+		m.receive(m.c, nil)
+		_, ended := m.protect(m.a, m.domain, "B", func(s *primary.Session) { s.Settings.MoveAfter = time.Hour })
+		m.await(m.session, primary.Protected)
+		drained.Store(true)
+		time.Sleep(10 * time.Second)
+		if !m.session.Status().Protected {
+			m.t.Fatalf("the replica ended before it was asked to: %+v", m.session.Status())
+		}
+		m.receiver.Evict(context.Background())
+		select {
+		case err := <-ended:
+			if err == nil || !strings.Contains(err.Error(), "this host is drained") {
+				m.t.Errorf("it ended with %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			m.t.Fatalf("it waits for a drained host: %+v", m.session.Status())
+		}
+		if !m.domain.Runs() || m.domain.Undelivered() > 0 || m.b.Domain(simDomain) != nil {
+			m.t.Errorf("runs %v, %d packets held", m.domain.Runs(), m.domain.Undelivered())
+		}
+		s, ended := m.protect(m.a, m.domain, "C", nil)
+		m.await(s, primary.Protected)
+		m.pa.Terminate()
+		<-ended
+		drained.Store(false)
+		s, _ = m.protect(m.a, m.domain, "B", nil)
+		m.await(s, primary.Protected)
+	}, "none", "cas", "fence")
+}
+
+// A replica whose primary is lost stays on a drained host: it may be all that is left.
+func TestDrainedAlone(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, func(r *backup.Receiver) { r.Drained = func() bool { return m.a.Down() } })
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		m.a.Crash()
+		time.Sleep(simSilence + 10*time.Millisecond)
+		m.receiver.Evict(context.Background())
+		if !m.runs(m.b) {
+			m.t.Error("B dropped what was left of the domain")
+		}
+	}, "none", "cas", "fence")
+}

@@ -41,6 +41,9 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*sessi
 			return no(wire.CodeBusy, "its replica waits for the arbiter")
 		}
 	}
+	if r.drained() {
+		return nil, errDrained
+	}
 	rec, err := r.ownership(o.Domain)
 	if err != nil {
 		return no(wire.CodeInternal, "%v", err)

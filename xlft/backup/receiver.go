@@ -40,6 +40,8 @@ type Receiver struct {
 	// Suspected, if set, is called when a domain's backup hears nothing of its protector on
 	// this host, which is alone in that.
 	Suspected func(ctx context.Context, domain string)
+	// Drained, if set, reports whether an operator wants no replicas here.
+	Drained func() bool
 	// Health, if set, says whether this host's arbiter could decide against a peer now.
 	Health func(peer string) xlft.Health
 	// RetryDelay is the time before an unreachable arbiter is asked again.
@@ -183,6 +185,9 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 			if err := a.Check(ctx, peer); err != nil {
 				ps = append(ps, wire.Problem{What: err.Error(), Advice: "Try the agent by hand, on the backup, with the options of its configuration: until it works, the backup could not take over."})
 			}
+		}
+		if r.drained() {
+			ps = append(ps, wire.Problem{What: "the host is drained: it takes no replicas", Advice: "\"xl ft-undrain\" there, when its maintenance is over."})
 		}
 		if s := r.session(o.Domain); s != nil {
 			p := wire.Problem{What: fmt.Sprintf("the backup holds a replica of %s already (%v)", o.Domain, s.now()), Advice: "Stop the protection that is there with \"xl ft-stop\" on its primary."}
@@ -348,24 +353,38 @@ var errStopping = errors.New("the backup stops receiving")
 
 var errRevoked = errors.New("the backup does not know this host by its certificate any more")
 
-// revokeLimit is how long Revoke waits for sessions that are busy.
+// revokeLimit is how long Revoke and Evict wait for sessions that are busy.
 const revokeLimit = 5 * time.Second
 
 // Revoke ends the sessions of peers that are not to be trusted any more. A replica
 // whose primary is lost already stays: it may be all that is left of the domain. A
 // session that is busy for longer than Revoke waits ends when it gets to it.
 func (r *Receiver) Revoke(ctx context.Context, peers ...string) {
+	r.end(ctx, errRevoked, func(s *session) bool { return slices.Contains(peers, s.peer) })
+}
+
+// errDrained: an operator wants no replicas here.
+var errDrained = &wire.Refusal{Code: wire.CodeDrained, Reason: "this host is drained: it takes no replicas until \"xl ft-undrain\" there"}
+
+func (r *Receiver) drained() bool { return r.Drained != nil && r.Drained() }
+
+// Evict ends all sessions, as Revoke does, for a host that is drained.
+func (r *Receiver) Evict(ctx context.Context) {
+	r.end(ctx, errDrained, func(*session) bool { return true })
+}
+
+func (r *Receiver) end(ctx context.Context, why error, which func(*session) bool) {
 	r.mu.Lock()
 	var ended []*session
 	for _, s := range r.domains {
-		if slices.Contains(peers, s.peer) {
+		if which(s) {
 			ended = append(ended, s)
 		}
 	}
 	r.mu.Unlock()
 	var all sync.WaitGroup
 	for _, s := range ended {
-		all.Go(func() { s.giveUp(ctx, DestroyAsked{errRevoked, false}) })
+		all.Go(func() { s.giveUp(ctx, DestroyAsked{why, false}) })
 	}
 	done := make(chan struct{})
 	go func() {
@@ -377,7 +396,7 @@ func (r *Receiver) Revoke(ctx context.Context, peers ...string) {
 	select {
 	case <-done:
 	case <-limit.C:
-		r.Log.Warn("sessions of peers that are not trusted any more are busy, and end later")
+		r.Log.Warn("sessions that are to end are busy, and end later", zap.Error(why))
 	}
 }
 

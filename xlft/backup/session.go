@@ -256,7 +256,10 @@ func (s *session) do(ctx context.Context, wg *sync.WaitGroup, a Action) {
 var errUnprotected = errors.New("the primary ended the protection")
 
 func codeOf(why error) wire.Code {
+	var r *wire.Refusal
 	switch {
+	case errors.As(why, &r):
+		return r.Code
 	case errors.Is(why, errStopping):
 		return wire.CodeStopping
 	case errors.Is(why, errUnprotected):

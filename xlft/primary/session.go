@@ -369,7 +369,15 @@ func (s *Session) step(ctx context.Context, ev Event) {
 // movesOn makes the next failure, or attempt, to connect the last one when the backup was
 // waited for long enough.
 func (s *Session) movesOn(ev Event) Event {
-	if s.Settings.MoveAfter == 0 || s.m.State() != Connecting || !s.m.proven || s.lacking.IsZero() || time.Since(s.lacking) < s.Settings.MoveAfter {
+	if s.Settings.MoveAfter == 0 || s.m.State() != Connecting || !s.m.proven || s.lacking.IsZero() {
+		return ev
+	}
+	if e, ok := ev.(ConnectFailed); ok {
+		if r := (*wire.Refusal)(nil); errors.As(e.Err, &r) && r.Code == wire.CodeDrained {
+			return MovesOn(e) // it is not to be a backup
+		}
+	}
+	if time.Since(s.lacking) < s.Settings.MoveAfter {
 		return ev
 	}
 	why := s.Status().LastError

@@ -168,6 +168,7 @@ const (
 	CodeRunning    Code = "running"    // this host runs the domain, or a domain of its name
 	CodeReplica    Code = "replica"    // the replica failed here
 	CodeStopping   Code = "stopping"   // this host stops receiving
+	CodeDrained    Code = "drained"    // this host takes no replicas, as its operator asked
 	CodeDestroyed  Code = "destroyed"  // the replica was destroyed as the primary asked
 	CodeArbiter    Code = "arbiter"    // the arbiter gave the domain to the primary
 	CodeGeneration Code = "generation" // a newer session took the domain's place, or this host knows a newer generation

@@ -61,4 +61,31 @@ func TestRejoin(t *testing.T) {
 	if r := fx.status(fx.home); !r.Protected {
 		t.Errorf("it was started, and is %+v", r)
 	}
+	fx.drain()
+}
+
+// drain empties the guest's host, and fills it again.
+func (fx *fixture) drain() {
+	t := fx.t
+	t.Helper()
+	from, to := fx.home, fx.backup()
+	begun := time.Now()
+	t.Logf("ft-drain on %s: %s", from.Name(), strings.TrimSpace(from.Must(t, "xl", "ft-drain")))
+	t.Logf("it took %v", round(time.Since(begun)))
+	fx.home = to
+	fx.awaitDomains(from)
+	fx.awaitDomains(to, fx.guest.Name)
+	fx.get()
+	fx.await(to, "unprotected", func(r ft.Row) bool {
+		return r.State == "unprotected" && strings.Contains(r.Unprotected.Why, "drained")
+	})
+	// A host that has nothing of its own to move ends its copies.
+	from.Must(t, "xl", "ft-undrain")
+	fx.await(to, "protected again", isProtected)
+	from.Must(t, "xl", "ft-drain", "--until-boot")
+	fx.await(to, "unprotected", func(r ft.Row) bool { return !r.Protected })
+	fx.awaitDomains(from)
+	from.Must(t, "xl", "ft-undrain")
+	fx.await(to, "protected again", isProtected)
+	fx.get()
 }

@@ -36,6 +36,9 @@ func (a *app) listCommand() *cobra.Command {
 				}
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\n", r.Domain, r.Role, r.Peer, r.State, r.Epoch, r.Generation)
 			}
+			if drained(cfg) {
+				defer fmt.Fprintln(cmd.ErrOrStderr(), "This host is drained: it takes no copies until \"xl ft-undrain\".")
+			}
 			return w.Flush()
 		},
 	}

@@ -102,6 +102,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		}
 	}
 	r.Health = live.health(ctx, c.RunDir)
+	r.Drained = func() bool { return drained(live.config()) }
 	r.Ask = func(ctx context.Context, peer string, q wire.OwnerQuery) (res wire.OwnerResult, err error) {
 		p, ok := live.config().Peers[peer]
 		if !ok {
@@ -162,6 +163,10 @@ func serveReceiver(path string, r *backup.Receiver, s *steward.Steward) (stop fu
 		return r.Resolve(req.Context(), a.Domain, a.Word, a.By)
 	})
 	control.Handle(mux, "GET /replicas", func(*http.Request) (any, error) { return r.Replicas(), nil })
+	control.Handle(mux, "POST /evict", func(req *http.Request) (any, error) {
+		r.Evict(req.Context())
+		return r.Replicas(), nil
+	})
 	control.Handle(mux, "GET /unprotected", func(*http.Request) (any, error) { return s.Unprotected(), nil })
 	control.Handle(mux, "GET /conflicts", func(*http.Request) (any, error) { return r.Conflicts(), nil })
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}

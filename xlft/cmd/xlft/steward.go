@@ -75,7 +75,7 @@ func (s *stewarded) Domains() (list []steward.Domain, err error) {
 // runs reports whether a domain is whole, and this host's.
 func (s *stewarded) runs(d xen.Domain) (bool, error) {
 	// Those that are received are somebody else's until they have their own names.
-	if d.Name == "" || strings.HasSuffix(d.Name, domconf.ReplicaSuffix) || strings.HasSuffix(d.Name, "--incoming") || strings.HasSuffix(d.Name, "--migratedaway") || !s.config().For(d.Name).Protect {
+	if d.Name == "" || isReplica(d.Name) || strings.HasSuffix(d.Name, "--incoming") || strings.HasSuffix(d.Name, "--migratedaway") || !s.config().For(d.Name).Protect {
 		return false, nil
 	}
 	if st, gone, _, err := s.host.End(d.ID); err != nil || gone || st == xlft.GuestOver {
@@ -88,6 +88,8 @@ func (s *stewarded) runs(d xen.Domain) (bool, error) {
 	o, err := store.Dir(s.config().StateDir).Load(d.Name)
 	return err != nil || o.Role != xlft.HostOwner || !o.Pending, nil
 }
+
+func isReplica(name string) bool { return strings.HasSuffix(name, domconf.ReplicaSuffix) }
 
 // Busy reports whether a protector is there, or is being started or stopped.
 func (s *stewarded) Busy(ctx context.Context, domain string) (bool, error) {
