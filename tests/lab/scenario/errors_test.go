@@ -90,6 +90,11 @@ func TestErrors(t *testing.T) {
 		fx.unchanged(t, "is not protected from this host", "xl", "ft-stop", name)
 		fx.unchanged(t, "is not protected from this host", "xl", "ft-failover", name)
 	})
+	t.Run("paused", func(t *testing.T) {
+		a.Must(t, "xl", "pause", name)
+		defer a.Must(t, "xl", "unpause", name)
+		fx.refused(a, "the domain is paused", "xl", "ft-start", name)
+	})
 	t.Run("unknown key", func(t *testing.T) {
 		fx.edit(t, a, "[arbiter]", "[arbiter]\nepoch_mox = \"1s\"")
 		line := strings.TrimSpace(a.Must(t, "sh", "-c", "grep -n epoch_mox "+edited+" | cut -d: -f1"))

@@ -33,6 +33,12 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 		return fmt.Errorf("reach systemd: %w", err)
 	}
 	defer conn.Close()
+	u := unitOf(domain)
+	conn.ResetFailedUnitContext(ctx, u) // it may never have failed
+	if st := activeState(ctx, conn, u); st == "active" || st == "activating" || st == "reloading" {
+		return fmt.Errorf("a protector of %s is already there (%s is %s): \"xl ft-status %s\", \"journalctl -u %s\"", domain, u, st, domain, u)
+	}
+	// Only now: what is chosen is for the next protector, and not for the successor of one that is there.
 	protector.LeaveError(c.RunDir, domain, nil)
 	override := ""
 	if peer.Name != c.For(domain).Backup() {
@@ -40,11 +46,6 @@ func startUnit(ctx context.Context, c *config.Config, domain string, peer config
 	}
 	if err := protector.ChooseBackup(c.RunDir, domain, override); err != nil {
 		return err
-	}
-	u := unitOf(domain)
-	conn.ResetFailedUnitContext(ctx, u) // it may never have failed
-	if st := activeState(ctx, conn, u); st == "active" || st == "activating" || st == "reloading" {
-		return fmt.Errorf("a protector of %s is already there (%s is %s): \"xl ft-status %s\", \"journalctl -u %s\"", domain, u, st, domain, u)
 	}
 	protector.DontWait(c.RunDir, domain)
 	result := make(chan string, 1)

@@ -21,6 +21,7 @@ import (
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/wire"
 )
@@ -259,6 +260,15 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 		add("the domain is suspended", "Resume it, or wait for what suspended it.")
 	case st == xlft.GuestOver:
 		add("the domain has ended: "+why, "Start it again.")
+	default:
+		// One that its protector paused is that protector's successor's to go on with.
+		o, recErr := store.Dir(c.Config.StateDir).Load(d.Name)
+		switch paused, err := c.Host.Paused(d.ID); {
+		case err != nil:
+			return nil, err
+		case paused && recErr == nil && !o.Paused:
+			add("the domain is paused: it could not suspend for a checkpoint", fmt.Sprintf("\"xl unpause %s\", or wait for what paused it.", d.Name))
+		}
 	}
 	if p, ok := patience(c.Config, d.Name); !ok {
 		add(p.What, p.Advice)

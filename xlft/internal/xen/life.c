@@ -14,6 +14,16 @@ int xlft_unfinished(xc_interface *xch, uint32_t domid)
     return info.cpu_time == 0 && (info.flags & XEN_DOMINF_paused);
 }
 
+int xlft_paused(xc_interface *xch, uint32_t domid)
+{
+    xc_domaininfo_t info;
+    int rc = xlft_domain_info(xch, domid, &info);
+
+    if (rc)
+        return rc == -ESRCH ? 0 : rc;
+    return !!(info.flags & XEN_DOMINF_paused);
+}
+
 int xlft_create(libxl_ctx *ctx, const char *json, uint32_t *domid)
 {
     libxl_domain_config config;

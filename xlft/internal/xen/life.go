@@ -42,6 +42,15 @@ func (h *Host) Unfinished(domid uint32) (bool, error) {
 	return n > 0, nil
 }
 
+// Paused reports whether a domain is paused, by whomever.
+func (h *Host) Paused(domid uint32) (bool, error) {
+	n := C.xlft_paused(h.xch, C.uint32_t(domid))
+	if n < 0 {
+		return false, fmt.Errorf("ask whether domain %d is paused: errno %d", domid, -n)
+	}
+	return n > 0, nil
+}
+
 // Create builds a domain and starts it.
 func (h *Host) Create(config json.RawMessage) (uint32, error) {
 	cj := C.CString(string(config))

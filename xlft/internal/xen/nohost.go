@@ -38,6 +38,7 @@ func (*Host) Restore(json.RawMessage, string, *os.File) (uint32, error) { return
 func (*Host) End(uint32) (xlft.GuestState, bool, string, error)         { return 0, false, "", ErrNoXen }
 func (*Host) Create(json.RawMessage) (uint32, error)                    { return 0, ErrNoXen }
 func (*Host) CoreDump(uint32, string) error                             { return ErrNoXen }
+func (*Host) Paused(uint32) (bool, error)                               { return false, ErrNoXen }
 func (*Host) Unfinished(uint32) (bool, error)                           { return false, ErrNoXen }
 func (*Host) SoftReset(uint32, json.RawMessage) error                   { return ErrNoXen }
 func (*Host) XenstoreRead(string) string                                { return "" }

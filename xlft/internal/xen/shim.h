@@ -59,6 +59,9 @@ char *xlft_config_json(libxl_ctx *ctx, uint32_t domid, int *rc);
 /* Whether a domain is paused and has never run; < 0: errno. */
 int xlft_unfinished(xc_interface *xch, uint32_t domid);
 
+/* Whether a domain is paused; < 0: errno. */
+int xlft_paused(xc_interface *xch, uint32_t domid);
+
 /* Builds a domain that does not run yet; returns libxl's rc. */
 int xlft_create(libxl_ctx *ctx, const char *json, uint32_t *domid);
 

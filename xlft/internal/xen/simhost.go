@@ -241,6 +241,7 @@ func (p SimPath) Destroy() error { return p.h.do(SimCall{Op: "gate-destroy", ID:
 var errNoLife = errors.New("the simulated hypervisor does not start domains again")
 
 func (h *Host) End(uint32) (xlft.GuestState, bool, string, error) { return 0, false, "", errNoLife }
+func (h *Host) Paused(uint32) (bool, error)                       { return false, nil } // nobody pauses one before it is protected
 func (h *Host) Unfinished(uint32) (bool, error)                   { return false, errNoLife }
 func (h *Host) Create(json.RawMessage) (uint32, error)            { return 0, errNoLife }
 func (h *Host) CoreDump(uint32, string) error                     { return errNoLife }
