@@ -210,6 +210,8 @@ func (l *Lab) Exec(cmd *exec.Cmd) error {
 var shared struct {
 	turn sync.Mutex // held by the test that has the hosts
 
+	bench bool // the hosts have what OpenBench adds
+
 	mu  sync.Mutex // guards the fields below: the process may end at any time
 	lab *Lab
 	err error // why there is no lab
@@ -230,6 +232,12 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
+// MainBench is Main, and the hosts have what [OpenBench] adds.
+func MainBench(m *testing.M) {
+	shared.bench = true
+	Main(m)
+}
+
 // openShared opens the lab the first time. It runs in the turn of one test, without the lock, so that the process can
 // end during a build: QEMU and builds end with the process by themselves.
 func openShared() (*Lab, error) {
@@ -239,7 +247,7 @@ func openShared() (*Lab, error) {
 	if l != nil || err != nil {
 		return l, err
 	}
-	l, err = Open(context.Background(), log.Printf)
+	l, err = open(context.Background(), shared.bench, log.Printf)
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	shared.lab, shared.err = l, err

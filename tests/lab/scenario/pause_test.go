@@ -3,7 +3,6 @@
 package scenario
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -112,75 +111,16 @@ func (fx *fixture) stalledReceiver(normal []time.Duration) {
 	}
 }
 
-// remus runs f while stock "xl remus" replicates the guest as Debian's build can: unsafe, with nothing held. It returns
-// nil if remus takes no checkpoints.
+// remus runs f while stock "xl remus" replicates the guest as Debian's build can: unsafe, with nothing held.
 func (fx *fixture) remus(f func() []time.Duration) []time.Duration {
 	t := fx.t
 	t.Helper()
-	const port = "7790"
-	ctx := within(t, 2*patience)
-	there, err := fx.backup().Start(ctx, "socat", "TCP-LISTEN:"+port+",reuseaddr", "EXEC:xl migrate-receive -r")
-	check(t, err)
-	defer there.Kill()
-	check(t, lab.Await(within(t, soon), func() error {
-		_, err := fx.backup().Run(ctx, "sh", "-c", "ss -ltn | grep -q :"+port)
-		return err
-	}))
-	here, err := fx.home.Start(ctx, "xl", "remus", "-F", "-n", "-d", "-i", "200", "-s", "", fx.guest.Name,
-		fmt.Sprintf("exec socat - TCP:%v:%s", fx.backup().IPv4(), port))
+	r, err := lab.StartRemus(within(t, 3*patience), fx.home, fx.backup(), fx.guest.Name, lab.DebianXL, 200, "-n")
 	check(t, err)
 	defer func() {
-		// The end of the connection ends both sides; the guest runs on here.
-		fx.home.Run(ctx, "pkill", "socat")
-		fx.backup().Run(ctx, "pkill", "-f", "xl migrate-receive|libxl-save-helper")
-		there.Kill()
-		check(t, lab.Await(within(t, patience), func() error {
-			select {
-			case <-here.Done():
-				return nil
-			default:
-				return errors.New("xl remus goes on")
-			}
-		}))
-		// A half-built domain there has no name.
-		fx.until(patience, func() error {
-			all, err := fx.backup().Domains(ctx)
-			if err != nil {
-				return err
-			}
-			left := 0
-			for _, d := range all {
-				if d.ID != 0 {
-					left++
-					fx.backup().Run(ctx, "xl", "destroy", fmt.Sprint(d.ID)) // looked at again
-				}
-			}
-			if left > 0 {
-				return fmt.Errorf("%d domains of xl remus are left", left)
-			}
-			return nil
-		})
+		check(t, r.Stop(within(t, patience)))
 		fx.get()
 	}()
-	// Its first, live pass does not stop the guest; checkpoints do, one after the other.
-	begun := time.Now()
-	row := 0
-	for row < 3 {
-		if time.Since(begun) > 2*time.Minute {
-			t.Logf("xl remus took no checkpoints: %s", here.Stderr())
-			return nil
-		}
-		select {
-		case <-here.Done():
-			t.Logf("xl remus ended: %v", here.Wait())
-			return nil
-		case <-time.After(time.Second):
-		}
-		d, err := fx.ask().Stall()
-		check(t, err)
-		if row++; d < 200*time.Millisecond {
-			row = 0
-		}
-	}
+	check(t, r.AwaitCheckpoints(within(t, patience)))
 	return f()
 }
