@@ -17,109 +17,31 @@ import (
 	"xlft/xlft"
 )
 
-// ackGrace is what a domain that has acknowledged a suspend request gets to
-// finish it, beyond the caller's patience: cancelling is no longer possible.
-const ackGrace = 30 * time.Second
-
-// stepSuspended is how long a wait for the suspend lasts until the domain is looked at,
-// whatever was heard.
-const stepSuspended = 20 * time.Millisecond
-
-// Suspend asks by xenstore's control/shutdown, as xl does, and waits for Xen's
-// answer. A request that is there already, such as that of xl shutdown, is the
-// domain's to take first: it is not overwritten. A suspend that another program asked
-// for is left to that program.
+// Suspend has the domain suspend, see suspend.
 func (g *Guest) Suspend(ctx context.Context) (asked time.Time, err error) {
-	const request = "suspend"
-	path := fmt.Sprintf("/local/domain/%d/control/shutdown", g.d.ID)
-	defer g.listen(false)
-	var grace time.Time
-	for {
-		if asked.IsZero() {
-			// Nobody listens yet: another program hears of the suspend that it asked for.
-			switch st, _, err := g.State(); {
-			case err != nil:
-				return asked, err
-			case st == xlft.GuestSuspendedByOther:
-				return asked, xlft.ErrSuspendedByOther
-			case st == xlft.GuestSuspended:
-				g.claim.saw()
-				return time.Now(), nil
-			}
-			if err := g.unsaved(); err != nil {
-				return asked, err // it is about to ask
-			}
-			had := g.claim.made()
-			g.claim.set(true)
-			pending, err := g.h.xsSwap(path, "", request)
-			if err != nil {
-				return asked, err // it may be written
-			}
-			if pending != "" && !had {
-				g.claim.set(false)
-			}
-			switch {
-			case pending == request && !had:
-				return asked, xlft.ErrSuspendedByOther
-			case pending == "" || pending == request:
-				asked = time.Now()
-				g.listen(true)
-			case ctx.Err() != nil:
-				return asked, fmt.Errorf("%w: it has not taken the request before, %q, yet", xlft.ErrSuspendTimeout, pending)
-			}
-		}
-		switch st, reason := g.awaitStopped(); {
-		case st == C.XLFT_SUSPENDED && !asked.IsZero():
-			g.claim.saw()
-			return asked, g.uncontested(path, request)
-		case st == C.XLFT_OVER || st == C.XLFT_GONE:
-			return asked, fmt.Errorf("%w: %s", xlft.ErrGuestEnded, endReason(st, reason))
-		case st < 0:
-			return asked, fmt.Errorf("wait for the suspend of domain %d: errno %d", g.d.ID, -st)
-		}
-		if asked.IsZero() || ctx.Err() == nil {
-			continue
-		}
-		if grace.IsZero() {
-			was, err := g.h.xsSwap(path, request, "")
-			if err != nil {
-				return asked, err
-			}
-			if was == request {
-				g.claim.set(false)
-				return asked, xlft.ErrSuspendTimeout
-			}
-			grace = time.Now().Add(ackGrace)
-		}
-		if time.Now().After(grace) {
-			return asked, xlft.ErrSuspendTimeout
-		}
+	return suspend(ctx, g, &g.claim)
+}
+
+func (g *Guest) swap(old, word string) (string, error) {
+	return g.h.xsSwap(fmt.Sprintf("/local/domain/%d/control/shutdown", g.d.ID), old, word)
+}
+
+func (g *Guest) awaitStopped() (xlft.GuestState, string, error) {
+	switch st, reason := g.stopped(); {
+	case st < 0:
+		return 0, "", fmt.Errorf("wait for the suspend of domain %d: errno %d", g.d.ID, -st)
+	case st == C.XLFT_SUSPENDED:
+		return xlft.GuestSuspended, "", nil
+	case st == C.XLFT_RUNS:
+		return xlft.GuestRuns, "", nil
+	default:
+		return xlft.GuestOver, endReason(st, reason), nil
 	}
 }
 
-// uncontested looks whether another program may have asked for the suspend too: then the
-// domain is that program's, which may read its memory from now on. That program waits for
-// the domain to take its request, which a suspended domain does not.
-func (g *Guest) uncontested(path, request string) error {
-	if g.unsaved() == nil {
-		return nil
-	}
-	g.listen(false)
-	g.claim.set(false)
-	for begun := time.Now(); time.Since(begun) < askGrace; time.Sleep(stepSuspended) {
-		if was, err := g.h.xsSwap(path, request, ""); err != nil || was == request {
-			break
-		}
-	}
-	return xlft.ErrSuspendedByOther
-}
-
-// askGrace is longer than libxl takes from the begin of its helper to its request.
-const askGrace = 3 * time.Second
-
-// awaitStopped waits until the domain does not run, at most stepSuspended, and returns
+// stopped waits until the domain does not run, at most stepSuspended, and returns
 // its state. Without an event to wait for it asks again and again.
-func (g *Guest) awaitStopped() (C.int, int) {
+func (g *Guest) stopped() (C.int, int) {
 	var reason C.int
 	told := g.teller()
 	if told == nil {
