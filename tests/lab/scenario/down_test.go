@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"xlft/tests/lab"
+	"xlft/tests/lab/ft"
+	"xlft/tests/lab/probe"
 )
 
 // The primary's host goes down in order: protection ends, then the domain is saved, then its disk server ends. The
@@ -46,4 +49,41 @@ func testHostGoesDown(t *testing.T, fx *fixture) {
 	all.end(fx)
 	all.judge(fx)
 	fx.awaitDomains(to)
+}
+
+// With xlft-drain.service a reboot of the guest's host moves the guest to the other one first; one client goes on all the
+// while, and the guest is protected again when the host is back.
+func TestReboot(t *testing.T) {
+	lab.Long(t)
+	fx := fresh(t)
+	s := ft.Usual
+	s.Protect = true
+	fx.install(s)
+	from, to := fx.home, fx.backup()
+	for _, h := range fx.Hosts() {
+		h.Must(t, "sh", "-c", "systemctl unmask xendomains.service && systemctl daemon-reload && systemctl start xendomains.service && systemctl enable xlft-receiver.socket xlft-receiver.service && systemctl enable --now xlft-drain.service")
+	}
+	fx.boot()
+	fx.await(from, "protected", isProtected)
+	client := fx.dial()
+	start := fx.get()
+	check(t, client.SetDeadline(time.Time{}))
+	stream := client.Paced(0, 1, 100*time.Millisecond)
+	from.Must(t, "systemctl", "stop", "xlft-drain.service") // by hand that means nothing
+	from.Must(t, "systemctl", "start", "xlft-drain.service")
+	if r := fx.status(from); !r.Protected {
+		t.Fatalf("not protected any more: %s", r.State)
+	}
+	from.Run(within(t, soon), "systemctl", "poweroff") // the answer may not come
+	check(t, from.AwaitOff(within(t, patience)))
+	fx.awaitDomains(to, fx.guest.Name)
+	fx.home = to
+	fx.get()
+	check(t, from.Boot(within(t, 2*patience)))
+	fx.await(to, "protected again", isProtected)
+	replies, err := stream.Stop(patience)
+	check(t, err)
+	fx.judge(start, replies)
+	t.Logf("%d replies, longest gap %v", len(replies), round(probe.LongestGap(replies)))
+	fx.awaitDomains(from, fx.guest.Name+"--xlft")
 }
