@@ -173,7 +173,7 @@ func FuzzReadFrame(f *testing.F) {
 	})
 }
 
-func identity(t *testing.T, name string) *wire.Identity {
+func identity(t testing.TB, name string) *wire.Identity {
 	t.Helper()
 	dir := t.TempDir()
 	fp, err := wire.GenerateIdentity(dir, name, false)
