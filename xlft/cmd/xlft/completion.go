@@ -22,6 +22,17 @@ func (a *app) completeDomains(*cobra.Command, []string, string) ([]string, cobra
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeWait completes a domain's name, then a state.
+func (a *app) completeWait(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return a.completeDomains(c, args, word)
+	}
+	if len(args) == 1 {
+		return waitStates, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
 // completeProtected completes the name of a domain that is protected from here.
 func (a *app) completeProtected(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	c, err := a.config()
