@@ -87,6 +87,8 @@ install: build-xen ## install into PREFIX (/usr/local) and /etc
 	install -D -m 0755 scripts/block-xlft $(DESTDIR)/etc/xen/scripts/block-xlft
 	install -D -m 0644 conf/systemd/xlft-receiver.service $(DESTDIR)/etc/systemd/system/xlft-receiver.service
 	install -D -m 0644 conf/systemd/xlft-drain.service $(DESTDIR)/etc/systemd/system/xlft-drain.service
+	install -D -m 0644 conf/systemd/xlft-metrics.service $(DESTDIR)/etc/systemd/system/xlft-metrics.service
+	install -D -m 0644 conf/systemd/xlft-metrics.timer $(DESTDIR)/etc/systemd/system/xlft-metrics.timer
 	install -D -m 0644 conf/systemd/xlft-receiver.socket $(DESTDIR)/etc/systemd/system/xlft-receiver.socket
 	install -D -m 0644 conf/modules-load.d/xlft.conf $(DESTDIR)/etc/modules-load.d/xlft.conf
 	install -D -m 0644 conf/tmpfiles.d/xlft.conf $(DESTDIR)/etc/tmpfiles.d/xlft.conf

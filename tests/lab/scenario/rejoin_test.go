@@ -25,6 +25,13 @@ func TestRejoin(t *testing.T) {
 	fx.await(fx.home, "protected", isProtected)
 	t.Logf("protected %v after \"xl create\" began", round(time.Since(begun)))
 
+	// What Prometheus hears of it, by the unit with all its restrictions.
+	const prom = "/var/lib/prometheus/node-exporter"
+	said := fx.home.Must(t, "sh", "-c", "mkdir -p "+prom+" && systemctl start xlft-metrics.service && cat "+prom+"/xlft.prom")
+	if want := "\nxlft_protected{domain=\"web1\",role=\"primary\",peer=\"B\"} 1\n"; !strings.Contains(said, want) {
+		t.Errorf("the metrics lack %q:\n%s", want, said)
+	}
+
 	client := fx.dial()
 	start := fx.get()
 	check(t, client.SetDeadline(time.Time{}))

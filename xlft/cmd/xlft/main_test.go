@@ -65,7 +65,7 @@ func TestKeygen(t *testing.T) {
 }
 
 // documented are commands that have a help text and a man page.
-var documented = []string{"ft-start", "ft-stop", "ft-status", "ft-list", "ft-check", "ft-failover", "ft-resolve", "ft-set", "ft-drain", "ft-undrain", "ft-wait", "keygen", "inspect", "receive", "check-config", "events"}
+var documented = []string{"ft-start", "ft-stop", "ft-status", "ft-list", "ft-check", "ft-failover", "ft-resolve", "ft-set", "ft-drain", "ft-undrain", "ft-wait", "keygen", "inspect", "receive", "check-config", "events", "metrics"}
 
 // Every command says what it does.
 func TestHelp(t *testing.T) {
