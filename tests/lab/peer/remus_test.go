@@ -37,6 +37,9 @@ func TestRemus(t *testing.T) {
 	l := lab.Start(t)
 	g := lab.NewGuest("web1", 10)
 	check(t, l.A.CreateGuest(within(t, patience), g))
+	// Room for some checkpoints in the connection, as a long way between the hosts needs. (By default a connection here has
+	// room for half of one.)
+	l.A.Must(t, "sysctl", "-q", "-w", "net.core.wmem_max=67108864", "net.ipv4.tcp_wmem=4096 67108864 67108864")
 	r, err := lab.StartRemus(within(t, 3*patience), l.A, l.B, g.Name, lab.RemusXL, 200)
 	check(t, err)
 	check(t, r.AwaitCheckpoints(within(t, patience)))
