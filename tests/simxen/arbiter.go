@@ -14,13 +14,14 @@ import (
 type Arbiter struct {
 	mu     sync.Mutex
 	owners map[string]xlft.Side
+	first  map[string][]byte
 	cut    map[string]bool // hosts that can't reach the arbiter
 	lossy  map[string]bool // hosts that do not get its answers
 }
 
 // NewArbiter returns an arbiter that every host reaches.
 func NewArbiter() *Arbiter {
-	return &Arbiter{owners: map[string]xlft.Side{}, cut: map[string]bool{}, lossy: map[string]bool{}}
+	return &Arbiter{owners: map[string]xlft.Side{}, first: map[string][]byte{}, cut: map[string]bool{}, lossy: map[string]bool{}}
 }
 
 // Cut makes the arbiter unreachable for a host, or reachable again.
@@ -67,6 +68,31 @@ type claims struct {
 	p *Process
 	a *Arbiter
 }
+
+// First keeps a value under a key of the arbiter that has none, and returns what the key has then, as the process reaches
+// it: an error if it can't be reached, or if the answer gets lost.
+func (p *Process) First(a *Arbiter, key string, value []byte) (there []byte, err error) {
+	p.h.work()
+	defer p.h.work() // the answer takes time too
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case p.Dead():
+		return nil, errors.New("simxen: the process is dead")
+	case a.cut[p.h.Name]:
+		return nil, errors.New("simxen: arbiter unreachable")
+	}
+	if a.first[key] == nil {
+		a.first[key] = value
+	}
+	if a.lossy[p.h.Name] {
+		return nil, errors.New("simxen: the arbiter's answer was lost")
+	}
+	return a.first[key], nil
+}
+
+// Host is the name of the process's host.
+func (p *Process) Host() string { return p.h.Name }
 
 func (c *claims) String() string { return "simulated" }
 

@@ -42,10 +42,19 @@ type Config struct {
 
 // Arbiter says who decides after a failure.
 type Arbiter struct {
-	Type             string // "fence", "manual" or "none"
+	Type             string // one of ArbiterTypes
 	AcceptSplitBrain bool
 	FenceAfter       time.Duration // a suspected host is asked for so long before it is fenced
 	CheckInterval    time.Duration // between two questions whether it could decide; 0: only ft-check asks
+	Etcd             *Etcd         // nil if there is no such table
+}
+
+// Etcd is an etcd cluster that keeps claims.
+type Etcd struct {
+	Endpoints     []string      // URLs
+	Prefix        string        // of the keys
+	CA, Cert, Key string        // files; "" if unset
+	Timeout       time.Duration // of one claim
 }
 
 // Peer is another host.

@@ -70,7 +70,12 @@ func TestReference(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("[default] of the reference is %+v, the defaults are %+v", got, want)
 	}
-	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.PageCache != m.PageCache || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck || c.Arbiter != m.Arbiter {
+	arbiter := c.Arbiter
+	arbiter.Etcd = nil
+	if e := c.Arbiter.Etcd; e.Prefix != "/xlft" || e.Timeout != 5*time.Second || len(e.Endpoints) != 3 {
+		t.Errorf("[arbiter.etcd] of the reference is %+v", e)
+	}
+	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.PageCache != m.PageCache || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck || arbiter != m.Arbiter {
 		t.Errorf("reference %+v, defaults %+v", c, m)
 	}
 	if d := c.For("web1"); d.RunShare != 0.8 || d.EpochMax != time.Second || d.FailureTimeout != time.Second {
@@ -80,12 +85,17 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval",
+	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "endpoints", "prefix", "ca", "cert", "key",
 		"address", "fingerprint", "backup", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
 		if !strings.Contains(string(text), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}
 	}
+}
+
+// etcd is a configuration with a table for it.
+func etcd(endpoints string, more ...string) string {
+	return minimal + "[arbiter.etcd]\nendpoints = " + endpoints + "\n" + strings.Join(more, "\n") + "\n"
 }
 
 func TestErrors(t *testing.T) {
@@ -106,7 +116,18 @@ func TestErrors(t *testing.T) {
 		{"too small", minimal + "[receive]\ncheckpoint_memory = \"1MiB\"\n", "x.toml:13: receive.checkpoint_memory: 1048576 bytes is under the 16MiB minimum"},
 		{"no arbiter", strings.Replace(minimal, `type = "none"`, "", 1), "arbiter.type: must be set"},
 		{"arbiter not accepted", strings.Replace(minimal, "= true", "= false", 1), "needs accept_split_brain = true"},
-		{"unknown arbiter", strings.Replace(minimal, `"none"`, `"etcd"`, 1), `x.toml:6: arbiter.type: unknown arbiter "etcd"`},
+		{"unknown arbiter", strings.Replace(minimal, `"none"`, `"raft"`, 1), `x.toml:6: arbiter.type: unknown arbiter "raft": "etcd", "fence", "manual" and "none" are there`},
+		{"etcd without a table", strings.Replace(minimal, `"none"`, `"etcd"`, 1), `x.toml:6: arbiter.type: "etcd" needs a table [arbiter.etcd]`},
+		{"etcd without endpoints", minimal + "[arbiter.etcd]\nprefix = \"/x\"\n", "arbiter.etcd.endpoints: must be set"},
+		{"etcd without a port", etcd(`["https://192.0.2.5"]`), `arbiter.etcd.endpoints: "https://192.0.2.5" is no URL`},
+		{"etcd in clear text", etcd(`["http://192.0.2.5:2379"]`), `arbiter.etcd.endpoints: "http://192.0.2.5:2379" is not encrypted`},
+		{"etcd half in clear text", etcd(`["https://192.0.2.5:2379", "http://127.0.0.1:2379"]`), "are not both encrypted"},
+		{"etcd twice", etcd(`["https://192.0.2.5:2379", "https://192.0.2.5:2379"]`), "is there twice"},
+		{"etcd with a user", etcd(`["https://root:x@192.0.2.5:2379"]`), "is no URL such as"},
+		{"etcd without a key", etcd(`["https://192.0.2.5:2379"]`, `cert = "/c"`), "x.toml:14: arbiter.etcd.cert: cert and key belong together"},
+		{"etcd with a relative path", etcd(`["https://192.0.2.5:2379"]`, `ca = "ca.crt"`), `arbiter.etcd.ca: "ca.crt" is no absolute path`},
+		{"etcd with a strange prefix", etcd(`["https://192.0.2.5:2379"]`, `prefix = "xlft/"`), `arbiter.etcd.prefix: "xlft/" is no prefix`},
+		{"etcd without patience", etcd(`["https://192.0.2.5:2379"]`, `timeout = "10ms"`), "arbiter.etcd.timeout: 10ms is not between 1s and 1m"},
 		{"fenced too soon", strings.Replace(minimal, "= true", "= true\nfence_after = \"100ms\"", 1), "arbiter.fence_after: 100ms is not between 500ms and 5m"},
 		{"arbiter asked too often", strings.Replace(minimal, "= true", "= true\ncheck_interval = \"1s\"", 1), "arbiter.check_interval: 1s is neither 0s nor between 10s and 1h"},
 		{"no such peer", minimal + "[default]\nbackup = \"gamma\"\n", "x.toml:13: default.backup: no [peer.gamma] is in this file"},

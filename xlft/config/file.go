@@ -32,10 +32,20 @@ type rawConfig struct {
 		AcceptSplitBrain *bool        `toml:"accept_split_brain"`
 		FenceAfter       *rawDuration `toml:"fence_after"`
 		CheckInterval    *rawDuration `toml:"check_interval"`
+		Etcd             *rawEtcd     `toml:"etcd"`
 	} `toml:"arbiter"`
 	Peer    map[string]rawPeer   `toml:"peer"`
 	Default rawDomain            `toml:"default"`
 	Domain  map[string]rawDomain `toml:"domain"`
+}
+
+type rawEtcd struct {
+	Endpoints []string     `toml:"endpoints"`
+	Prefix    *string      `toml:"prefix"`
+	CA        *string      `toml:"ca"`
+	Cert      *string      `toml:"cert"`
+	Key       *string      `toml:"key"`
+	Timeout   *rawDuration `toml:"timeout"`
 }
 
 type rawPeer struct {

@@ -77,36 +77,6 @@ func (raw *rawConfig) receive(c *Config) (toml.Key, error) {
 	return nil, nil
 }
 
-// arbiter reads [arbiter].
-func (raw *rawConfig) arbiter(c *Config) (toml.Key, error) {
-	if raw.Arbiter.Type == nil {
-		return toml.Key{"arbiter", "type"}, errors.New("must be set: who decides which host runs a domain when they can't talk? \"fence\", \"manual\", or \"none\" with accept_split_brain = true")
-	}
-	c.Arbiter.Type = *raw.Arbiter.Type
-	set(&c.Arbiter.AcceptSplitBrain, raw.Arbiter.AcceptSplitBrain)
-	switch {
-	case c.Arbiter.Type == "fence", c.Arbiter.Type == "manual":
-	case c.Arbiter.Type != "none":
-		return toml.Key{"arbiter", "type"}, fmt.Errorf("unknown arbiter %q: \"fence\", \"manual\" and \"none\" are there", c.Arbiter.Type)
-	case !c.Arbiter.AcceptSplitBrain:
-		return toml.Key{"arbiter", "type"}, errors.New("\"none\" needs accept_split_brain = true: without an arbiter both hosts run the domain when the network between them breaks")
-	}
-	c.Arbiter.CheckInterval, c.Arbiter.FenceAfter = time.Minute, 3*time.Second
-	if raw.Arbiter.FenceAfter != nil {
-		c.Arbiter.FenceAfter = time.Duration(*raw.Arbiter.FenceAfter)
-	}
-	if f := c.Arbiter.FenceAfter; f < 500*time.Millisecond || f > 5*time.Minute {
-		return toml.Key{"arbiter", "fence_after"}, fmt.Errorf("%v is not between 500ms and 5m", f)
-	}
-	if raw.Arbiter.CheckInterval != nil {
-		c.Arbiter.CheckInterval = time.Duration(*raw.Arbiter.CheckInterval)
-	}
-	if i := c.Arbiter.CheckInterval; i != 0 && (i < 10*time.Second || i > time.Hour) {
-		return toml.Key{"arbiter", "check_interval"}, fmt.Errorf("%v is neither 0s nor between 10s and 1h", i)
-	}
-	return nil, nil
-}
-
 // peers reads every [peer.NAME].
 func (raw *rawConfig) peers(c *Config) (toml.Key, error) {
 	seen := map[wire.Fingerprint]string{}

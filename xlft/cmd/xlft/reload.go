@@ -118,7 +118,18 @@ func (l *live) Check(ctx context.Context, peer string) error {
 	return nil
 }
 
-var _ xlft.ArbiterChecker = (*live)(nil)
+// Identity says which arbiter of its kind it is.
+func (l *live) Identity(ctx context.Context) (string, error) {
+	if a, ok := l.now.Load().arbiter.(xlft.ArbiterIdentifier); ok {
+		return a.Identity(ctx)
+	}
+	return "", nil
+}
+
+var (
+	_ xlft.ArbiterChecker    = (*live)(nil)
+	_ xlft.ArbiterIdentifier = (*live)(nil)
+)
 
 // health returns what says whether the arbiter could decide against a peer, whose host
 // is asked all the time from the first question about it on, until ctx ends.
