@@ -76,7 +76,7 @@ func arbiterOf(kind string, p *simxen.Process, cas *simxen.Arbiter, hosts ...*si
 	case "fence":
 		peers := map[string]config.Peer{}
 		for _, h := range hosts {
-			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
+			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Levels: [][]config.FenceAgent{{{Options: map[string]string{"plug": h.Name}}}}}}
 		}
 		return p.Claims(&arbiter.Fence{Asker: ask, Peers: peers, Agent: p.FenceAgent(cas, hosts...)})
 	}

@@ -158,7 +158,7 @@ func (s *sim) arb(p *simxen.Process, to string) xlft.Arbiter {
 	if s.shared {
 		peers := map[string]config.Peer{}
 		for _, h := range []*simxen.Host{s.a, s.b} {
-			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
+			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Levels: [][]config.FenceAgent{{{Options: map[string]string{"plug": h.Name}}}}}}
 		}
 		a = p.Claims(&arbiter.Fence{
 			Peers: peers, Agent: p.FenceAgent(s.arbiter, s.a, s.b), Asker: ask,

@@ -119,26 +119,37 @@ func (c *claims) Claim(_ context.Context, q xlft.Claim) (bool, error) {
 
 // FenceAgent returns a fence agent as the process calls it: the agent cuts a host's power. It is unreachable or loses
 // its answers when a does.
-func (p *Process) FenceAgent(a *Arbiter, hosts ...*Host) func(context.Context, config.Fence, string) (int, error) {
-	return func(_ context.Context, f config.Fence, action string) (int, error) {
+func (p *Process) FenceAgent(a *Arbiter, hosts ...*Host) func(context.Context, config.FenceAgent, string) ([]byte, int, error) {
+	return func(_ context.Context, f config.FenceAgent, action string) ([]byte, int, error) {
+		if action == "metadata" {
+			return []byte(FenceMetadata), 0, nil
+		}
 		p.h.work()
 		defer p.h.work()
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		switch {
 		case p.Dead():
-			return 0, nil // its goroutines come to an end; nothing that they do has an effect
+			return nil, map[string]int{"status": 2}[action], nil // its goroutines come to an end; nothing that they do has an effect
 		case a.cut[p.h.Name]:
-			return 1, errors.New("simxen: fence agent unreachable")
+			return nil, 1, errors.New("simxen: fence agent unreachable")
 		}
+		code := 0
 		for _, h := range hosts {
-			if h.Name == f.Options["plug"] && action == "off" {
+			switch {
+			case h.Name != f.Options["plug"]:
+			case action == "off":
 				h.Crash()
+			case h.Down():
+				code = 2
 			}
 		}
 		if a.lossy[p.h.Name] {
-			return 1, errors.New("simxen: the fence agent's answer was lost")
+			return nil, 1, errors.New("simxen: the fence agent's answer was lost")
 		}
-		return 0, nil
+		return nil, code, nil
 	}
 }
+
+// FenceMetadata is what a fence agent says of itself that takes a host's power.
+const FenceMetadata = `<resource-agent name="fence_simxen"><actions><action name="on" automatic="0"/><action name="off"/><action name="reboot"/><action name="status"/><action name="metadata"/></actions></resource-agent>`

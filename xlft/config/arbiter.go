@@ -109,3 +109,79 @@ func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
+
+// validate returns the key within the table that an error is about.
+func (raw *rawFence) validate() (*Fence, toml.Key, error) {
+	if raw == nil {
+		return nil, nil, nil
+	}
+	f := new(Fence)
+	if raw.Delay != nil {
+		f.Delay = time.Duration(*raw.Delay)
+	}
+	if f.Delay < 0 || f.Delay > 5*time.Minute {
+		return nil, toml.Key{"delay"}, fmt.Errorf("%v is not between 0s and 5m", f.Delay)
+	}
+	single := raw.Agent != nil || raw.Timeout != nil || raw.Options != nil
+	switch {
+	case raw.Levels != nil && single:
+		return nil, toml.Key{"levels"}, errors.New("agent, options and timeout are those of the only agent: put them into a level")
+	case raw.Levels != nil && len(raw.Levels) == 0:
+		return nil, toml.Key{"levels"}, errors.New("there is none")
+	case raw.Levels == nil:
+		a, err := raw.rawAgent.validate()
+		if err != nil {
+			return nil, nil, err
+		}
+		f.Levels = [][]FenceAgent{{a}}
+		return f, nil, nil
+	}
+	for i, level := range raw.Levels {
+		if len(level) == 0 {
+			return nil, toml.Key{"levels"}, fmt.Errorf("level %d has no agent", i+1)
+		}
+		var all []FenceAgent
+		for _, r := range level {
+			a, err := r.validate()
+			if err != nil {
+				return nil, toml.Key{"levels"}, fmt.Errorf("level %d: %w", i+1, err)
+			}
+			all = append(all, a)
+		}
+		f.Levels = append(f.Levels, all)
+	}
+	return f, nil, nil
+}
+
+func (raw *rawAgent) validate() (a FenceAgent, err error) {
+	a = FenceAgent{Timeout: time.Minute, Options: map[string]string{}}
+	if raw.Agent == nil || !strings.HasPrefix(*raw.Agent, "/") {
+		return a, errors.New("agent must be set: the absolute path of a fence agent, such as \"/usr/sbin/fence_ipmilan\"")
+	}
+	a.Agent = *raw.Agent
+	for k, v := range raw.Options {
+		switch v.(type) {
+		case string, int64, float64, bool:
+		default:
+			return a, fmt.Errorf("option %s is neither a string nor a number nor true or false", k)
+		}
+		a.Options[k] = fmt.Sprint(v)
+		switch {
+		case strings.ContainsAny(k+a.Options[k], "\n") || strings.Contains(k, "="):
+			return a, fmt.Errorf("option %q can't be given to an agent", k)
+		case k == "action" || k == "option": // the latter is its name of earlier (FenceAgentAPI)
+			return a, fmt.Errorf("option %q can't be given to an agent: xlft says what it is to do", k)
+		case k == "method" && a.Options[k] == "cycle":
+			return a, errors.New("method = \"cycle\" switches a host on again, and nobody can see that it was off: leave it out")
+		case k == "delay":
+			return a, errors.New("the agent's own delay would hold up the host that runs the domain too: set the delay of the table")
+		}
+	}
+	if raw.Timeout != nil {
+		a.Timeout = time.Duration(*raw.Timeout)
+	}
+	if a.Timeout < time.Second || a.Timeout > time.Hour {
+		return a, fmt.Errorf("timeout %v is not between 1s and 1h", a.Timeout)
+	}
+	return a, nil
+}

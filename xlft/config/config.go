@@ -65,12 +65,18 @@ type Peer struct {
 	Fence       *Fence // nil if it can't be fenced
 }
 
-// Fence is how a peer is powered off: by a fence agent as ClusterLabs has them.
+// Fence is how a peer is powered off: by fence agents as ClusterLabs has them.
 type Fence struct {
-	Agent   string // path of a program
+	// Levels are tried in turn until one succeeds. All agents of a level have to.
+	Levels [][]FenceAgent
+	Delay  time.Duration // before it is done by a host that does not run the domain
+}
+
+// FenceAgent is a program, and what it is told.
+type FenceAgent struct {
+	Agent   string // path
 	Options map[string]string
-	Timeout time.Duration
-	Delay   time.Duration // before it is done
+	Timeout time.Duration // of one call
 }
 
 // Domain is how a domain is protected.

@@ -44,12 +44,33 @@ func TestFence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &config.Fence{Agent: "/usr/sbin/fence_ipmilan", Timeout: time.Minute, Options: map[string]string{"ip": "192.0.2.9", "lanplus": "true", "power_wait": "4"}}
+	want := &config.Fence{Levels: [][]config.FenceAgent{{{Agent: "/usr/sbin/fence_ipmilan", Timeout: time.Minute, Options: map[string]string{"ip": "192.0.2.9", "lanplus": "true", "power_wait": "4"}}}}}
 	if got := c.Peers["beta"].Fence; !reflect.DeepEqual(got, want) {
 		t.Errorf("beta is fenced by %+v, want %+v", got, want)
 	}
 	if d := c.For("web1").Disks["xvda"]; !d.Shared || !d.Direct {
 		t.Errorf("the disk is %+v", d)
+	}
+}
+
+func TestFenceLevels(t *testing.T) {
+	c, err := config.Parse("levels", strings.NewReader(strings.Replace(minimal, `"none"`, `"fence"`, 1)+`
+[peer.beta.fence]
+delay = "2s"
+levels = [
+	[{ agent = "/bmc", options = { ip = "192.0.2.9" } }],
+	[{ agent = "/pdu", options = { plug = 1 }, timeout = "9s" }, { agent = "/pdu", options = { plug = 2 } }],
+]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Fence{Delay: 2 * time.Second, Levels: [][]config.FenceAgent{
+		{{Agent: "/bmc", Timeout: time.Minute, Options: map[string]string{"ip": "192.0.2.9"}}},
+		{{Agent: "/pdu", Timeout: 9 * time.Second, Options: map[string]string{"plug": "1"}}, {Agent: "/pdu", Timeout: time.Minute, Options: map[string]string{"plug": "2"}}},
+	}}
+	if got := c.Peers["beta"].Fence; !reflect.DeepEqual(got, want) {
+		t.Errorf("beta is fenced by %+v, want %+v", got, want)
 	}
 }
 
@@ -86,8 +107,8 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "endpoints", "prefix", "ca", "cert", "key",
-		"address", "fingerprint", "backup", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
-		if !strings.Contains(string(text), "\n"+key+" = ") {
+		"address", "fingerprint", "backup", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay", "levels"} {
+		if !strings.Contains(strings.ReplaceAll(string(text), "\n# ", "\n"), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}
 	}
@@ -145,6 +166,15 @@ func TestErrors(t *testing.T) {
 		{"fence without an agent", minimal + "[peer.beta.fence]\ntimeout = \"9s\"\n", "x.toml:12: peer.beta.fence: agent must be set"},
 		{"fence with a strange option", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { a = [1] }\n", "peer.beta.fence: option a is neither"},
 		{"fence with an action", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { action = \"on\" }\n", `peer.beta.fence: option "action" can't be given`},
+		{"fence with an action by its earlier name", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { option = \"on\" }\n", `peer.beta.fence: option "option" can't be given`},
+		{"fence that cycles", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { method = \"cycle\" }\n", `peer.beta.fence: method = "cycle" switches a host on again`},
+		{"fence with the agent's delay", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { delay = 5 }\n", "the agent's own delay would hold up"},
+		{"fence too late", minimal + "[peer.beta.fence]\nagent = \"/f\"\ndelay = \"1h\"\n", "x.toml:14: peer.beta.fence.delay: 1h0m0s is not between"},
+		{"levels and an agent", minimal + "[peer.beta.fence]\nagent = \"/f\"\nlevels = [[{ agent = \"/g\" }]]\n", "x.toml:14: peer.beta.fence.levels: agent, options and timeout are those of the only agent"},
+		{"no levels", minimal + "[peer.beta.fence]\nlevels = []\n", "x.toml:13: peer.beta.fence.levels: there is none"},
+		{"an empty level", minimal + "[peer.beta.fence]\nlevels = [[{ agent = \"/g\" }], []]\n", "peer.beta.fence.levels: level 2 has no agent"},
+		{"a level without an agent", minimal + "[peer.beta.fence]\nlevels = [[{ agent = \"/g\" }], [{ timeout = \"9s\" }]]\n", "peer.beta.fence.levels: level 2: agent must be set"},
+		{"a level with an unknown key", minimal + "[peer.beta.fence]\nlevels = [[{ agent = \"/g\", plug = 1 }]]\n", "unknown key"},
 		{"fence in no time", minimal + "[peer.beta.fence]\nagent = \"/f\"\ntimeout = \"1ms\"\n", "peer.beta.fence: timeout 1ms is not between 1s and 1h"},
 		{"one path twice", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\n[domain.web1.disk.xvdb]\npath = \"/d\"\n", "has the same one"},
 		{"disk of every domain", minimal + "[default.disk.xvda]\npath = \"/d\"\n", "default.disk: disks are a domain's own"},

@@ -55,9 +55,14 @@ type rawPeer struct {
 }
 
 type rawFence struct {
+	rawAgent
+	Delay  *rawDuration `toml:"delay"`
+	Levels [][]rawAgent `toml:"levels"`
+}
+
+type rawAgent struct {
 	Agent   *string        `toml:"agent"`
 	Timeout *rawDuration   `toml:"timeout"`
-	Delay   *rawDuration   `toml:"delay"`
 	Options map[string]any `toml:"options"`
 }
 

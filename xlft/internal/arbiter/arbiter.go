@@ -31,7 +31,8 @@ func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, 
 		},
 	}
 	if c.Arbiter.Type == "fence" {
-		ask.Timeout, ask.HeadStart = max(ask.Timeout, c.Arbiter.FenceAfter), c.Default.FailureTimeout
+		ask.Timeout = max(ask.Timeout, c.Arbiter.FenceAfter)
+		ask.Host, ask.Second, ask.HeadStart = c.Name, c.Default.FailureTimeout, 2*c.Default.FailureTimeout
 	}
 	ledger := func(r Register) *Ledger {
 		ask.HeadStart = c.Default.FailureTimeout

@@ -122,10 +122,14 @@ func (e *Etcd) First(ctx context.Context, k Key, value []byte) (there []byte, id
 	}
 	defer c.Close()
 	key := e.key(k)
+	var why error // that a try took too long says less than any other error
 	for {
 		there, id, err = e.create(ctx, c, key, string(value))
 		if err == nil {
 			return there, id, nil
+		}
+		if why == nil || !errors.Is(err, context.DeadlineExceeded) {
+			why = err
 		}
 		// Whether the transaction was carried out is not known. The read is
 		// linearizable: what it finds is what everybody finds from now on. What it does
@@ -137,9 +141,9 @@ func (e *Etcd) First(ctx context.Context, k Key, value []byte) (there []byte, id
 		case <-time.After(e.Timeout / 50):
 		case <-ctx.Done():
 			for _, endpoint := range e.Endpoints {
-				err = errors.Join(err, e.reach(endpoint))
+				why = errors.Join(why, e.reach(endpoint))
 			}
-			return nil, "", fmt.Errorf("no answer from %s within %v: %w", strings.Join(e.Endpoints, ", "), e.Timeout, err)
+			return nil, "", fmt.Errorf("no answer from %s within %v: %w", strings.Join(e.Endpoints, ", "), e.Timeout, why)
 		}
 	}
 }

@@ -205,6 +205,7 @@ func etcds(t *testing.T) *world {
 // The answer of a transaction that came through is read back, linearizably; where there
 // is nothing to be read, nothing is known.
 func TestEtcdReadsBack(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	var txns, reads atomic.Int64
 	drop := false // the transaction itself
@@ -249,6 +250,7 @@ func TestEtcdReadsBack(t *testing.T) {
 // Several endpoints: one that refuses and one that never answers cost nobody a claim.
 // Endpoints of two clusters are refused.
 func TestEtcdEndpoints(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -296,6 +298,7 @@ func TestEtcdEndpoints(t *testing.T) {
 
 // Who does not trust the server's certificate, or has none of its own, learns why.
 func TestEtcdCertificates(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	strangers := t.TempDir()
 	certificates(t, strangers)
@@ -328,6 +331,7 @@ func TestEtcdCertificates(t *testing.T) {
 // A check finds out what only a write would: that etcd has no room, or the client no
 // right. It writes nothing.
 func TestEtcdCheckWritesNothing(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--quota-backend-bytes", "100000")
 	e := &Etcd{Etcd: s.config("/xlft"), Log: zap.NewNop()}
 	if _, err := e.Probe(t.Context()); err != nil {
@@ -359,6 +363,7 @@ func TestEtcdCheckWritesNothing(t *testing.T) {
 
 // A claim that was cancelled ends at once.
 func TestEtcdCancelled(t *testing.T) {
+	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

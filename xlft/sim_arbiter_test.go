@@ -5,8 +5,29 @@ import (
 	"fmt"
 
 	"xlft/tests/simxen"
+	"xlft/xlft/config"
 	"xlft/xlft/internal/arbiter"
 )
+
+// oneAgent is a fence of one agent.
+var oneAgent = &config.Fence{Levels: [][]config.FenceAgent{{{}}}}
+
+// agentOf is an agent that takes a host's power with off.
+func agentOf(h *simxen.Host, off func() error) func(context.Context, config.FenceAgent, string) ([]byte, int, error) {
+	return func(_ context.Context, _ config.FenceAgent, action string) ([]byte, int, error) {
+		switch {
+		case action == "metadata":
+			return []byte(simxen.FenceMetadata), 0, nil
+		case action == "off":
+			if err := off(); err != nil {
+				return nil, 1, err
+			}
+		case h.Down():
+			return nil, 2, nil
+		}
+		return nil, 0, nil
+	}
+}
 
 // A register is the simulated arbiter as a process reaches it, for the product's Ledger.
 type register struct {
