@@ -59,6 +59,8 @@ func ArbiterAdvice(a Arbiter) string {
 	switch a.String() {
 	case "fence":
 		return "Try the agents by hand on that host, with the options of its configuration" + until
+	case "file":
+		return "Look at the mount of [arbiter.file]'s directory on that host: root must be able to create, link and remove files there" + until
 	case "etcd":
 		return "Try \"etcdctl endpoint health\" on that host, with the endpoints, ca, cert and key of [arbiter.etcd]" + until
 	}

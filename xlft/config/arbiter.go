@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,7 @@ import (
 )
 
 // ArbiterTypes are the kinds of arbiters.
-var ArbiterTypes = []string{"etcd", "fence", "manual", "none"}
+var ArbiterTypes = []string{"etcd", "fence", "file", "manual", "none"}
 
 // kinds lists them for a message.
 func kinds() string {
@@ -34,6 +35,16 @@ func (raw *rawConfig) arbiter(c *Config) (toml.Key, error) {
 		return toml.Key{"arbiter", "type"}, errors.New("\"none\" needs accept_split_brain = true: without an arbiter both hosts run the domain when the network between them breaks")
 	case c.Arbiter.Type == "etcd" && raw.Arbiter.Etcd == nil:
 		return toml.Key{"arbiter", "type"}, errors.New("\"etcd\" needs a table [arbiter.etcd] with its endpoints")
+	}
+	if c.Arbiter.Type == "file" && raw.Arbiter.File == nil {
+		return toml.Key{"arbiter", "type"}, errors.New("\"file\" needs a table [arbiter.file] with its directory")
+	}
+	if f := raw.Arbiter.File; f != nil {
+		var key string
+		var err error
+		if c.Arbiter.File, key, err = f.validate(); err != nil {
+			return toml.Key{"arbiter", "file", key}, err
+		}
 	}
 	if e := raw.Arbiter.Etcd; e != nil {
 		var key string
@@ -103,6 +114,22 @@ func (raw *rawEtcd) validate() (*Etcd, string, error) {
 		return nil, "timeout", fmt.Errorf("%v is not between 1s and 1m", e.Timeout)
 	}
 	return e, "", nil
+}
+
+// validate returns the key that an error is about.
+func (raw *rawFile) validate() (*File, string, error) {
+	f := &File{Timeout: 10 * time.Second}
+	if raw.Directory == nil || !path.IsAbs(*raw.Directory) || path.Clean(*raw.Directory) == "/" {
+		return nil, "directory", errors.New("must be set: the absolute path of a directory that both hosts mount")
+	}
+	f.Directory = path.Clean(*raw.Directory)
+	if raw.Timeout != nil {
+		f.Timeout = time.Duration(*raw.Timeout)
+	}
+	if f.Timeout < time.Second || f.Timeout > time.Minute {
+		return nil, "timeout", fmt.Errorf("%v is not between 1s and 1m", f.Timeout)
+	}
+	return f, "", nil
 }
 
 func loopback(host string) bool {

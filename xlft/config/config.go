@@ -47,6 +47,7 @@ type Arbiter struct {
 	FenceAfter       time.Duration // a suspected host is asked for so long before it is fenced
 	CheckInterval    time.Duration // between two questions whether it could decide; 0: only ft-check asks
 	Etcd             *Etcd         // nil if there is no such table
+	File             *File         // the same
 }
 
 // Etcd is an etcd cluster that keeps claims.
@@ -55,6 +56,12 @@ type Etcd struct {
 	Prefix        string        // of the keys
 	CA, Cert, Key string        // files; "" if unset
 	Timeout       time.Duration // of one claim
+}
+
+// File is a directory that both hosts mount, and that keeps claims.
+type File struct {
+	Directory string
+	Timeout   time.Duration // of one claim
 }
 
 // Peer is another host.

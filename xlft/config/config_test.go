@@ -92,7 +92,10 @@ func TestReference(t *testing.T) {
 		t.Errorf("[default] of the reference is %+v, the defaults are %+v", got, want)
 	}
 	arbiter := c.Arbiter
-	arbiter.Etcd = nil
+	arbiter.Etcd, arbiter.File = nil, nil
+	if f := c.Arbiter.File; f.Directory != "/srv/xlft" || f.Timeout != 10*time.Second {
+		t.Errorf("[arbiter.file] of the reference is %+v", f)
+	}
 	if e := c.Arbiter.Etcd; e.Prefix != "/xlft" || e.Timeout != 5*time.Second || len(e.Endpoints) != 3 {
 		t.Errorf("[arbiter.etcd] of the reference is %+v", e)
 	}
@@ -106,7 +109,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "endpoints", "prefix", "ca", "cert", "key",
+	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "endpoints", "prefix", "ca", "cert", "key", "directory",
 		"address", "fingerprint", "backup", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay", "levels"} {
 		if !strings.Contains(strings.ReplaceAll(string(text), "\n# ", "\n"), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
@@ -137,7 +140,12 @@ func TestErrors(t *testing.T) {
 		{"too small", minimal + "[receive]\ncheckpoint_memory = \"1MiB\"\n", "x.toml:13: receive.checkpoint_memory: 1048576 bytes is under the 16MiB minimum"},
 		{"no arbiter", strings.Replace(minimal, `type = "none"`, "", 1), "arbiter.type: must be set"},
 		{"arbiter not accepted", strings.Replace(minimal, "= true", "= false", 1), "needs accept_split_brain = true"},
-		{"unknown arbiter", strings.Replace(minimal, `"none"`, `"raft"`, 1), `x.toml:6: arbiter.type: unknown arbiter "raft": "etcd", "fence", "manual" and "none" are there`},
+		{"unknown arbiter", strings.Replace(minimal, `"none"`, `"raft"`, 1), `x.toml:6: arbiter.type: unknown arbiter "raft": "etcd", "fence", "file", "manual" and "none" are there`},
+		{"file without a table", strings.Replace(minimal, `"none"`, `"file"`, 1), `x.toml:6: arbiter.type: "file" needs a table [arbiter.file]`},
+		{"file without a directory", minimal + "[arbiter.file]\ntimeout = \"9s\"\n", "arbiter.file.directory: must be set"},
+		{"file in a relative directory", minimal + "[arbiter.file]\ndirectory = \"xlft\"\n", "x.toml:13: arbiter.file.directory: must be set: the absolute path"},
+		{"file in the root", minimal + "[arbiter.file]\ndirectory = \"/.\"\n", "arbiter.file.directory: must be set"},
+		{"file without patience", minimal + "[arbiter.file]\ndirectory = \"/d\"\ntimeout = \"10ms\"\n", "x.toml:14: arbiter.file.timeout: 10ms is not between"},
 		{"etcd without a table", strings.Replace(minimal, `"none"`, `"etcd"`, 1), `x.toml:6: arbiter.type: "etcd" needs a table [arbiter.etcd]`},
 		{"etcd without endpoints", minimal + "[arbiter.etcd]\nprefix = \"/x\"\n", "arbiter.etcd.endpoints: must be set"},
 		{"etcd without a port", etcd(`["https://192.0.2.5"]`), `arbiter.etcd.endpoints: "https://192.0.2.5" is no URL`},

@@ -33,6 +33,7 @@ type rawConfig struct {
 		FenceAfter       *rawDuration `toml:"fence_after"`
 		CheckInterval    *rawDuration `toml:"check_interval"`
 		Etcd             *rawEtcd     `toml:"etcd"`
+		File             *rawFile     `toml:"file"`
 	} `toml:"arbiter"`
 	Peer    map[string]rawPeer   `toml:"peer"`
 	Default rawDomain            `toml:"default"`
@@ -45,6 +46,11 @@ type rawEtcd struct {
 	CA        *string      `toml:"ca"`
 	Cert      *string      `toml:"cert"`
 	Key       *string      `toml:"key"`
+	Timeout   *rawDuration `toml:"timeout"`
+}
+
+type rawFile struct {
+	Directory *string      `toml:"directory"`
 	Timeout   *rawDuration `toml:"timeout"`
 }
 

@@ -41,6 +41,8 @@ func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, 
 	switch c.Arbiter.Type {
 	case "etcd":
 		return ledger(&Etcd{Etcd: *c.Arbiter.Etcd, Log: log})
+	case "file":
+		return ledger(&File{File: *c.Arbiter.File})
 	case "none":
 		return None{ask}
 	case "fence":

@@ -29,6 +29,7 @@ var kinds = []kind{
 	{name: "fence", world: fences, rounds: 200},
 	{name: "manual", world: operators, rounds: 20},
 	{name: "etcd", world: etcds, real: true, rounds: 1000},
+	{name: "file", world: files, real: true, rounds: 1000},
 }
 
 // A world is two hosts, each with its arbiter, for the contract that every
@@ -40,6 +41,8 @@ type world struct {
 	// restart stops what the arbiter asks, and starts it again; nil: it has nothing of
 	// the kind.
 	restart func(t *testing.T)
+	// settle waits until no call is under way that got no answer; nil: there is none.
+	settle  func()
 	names   string // what the error names of an arbiter that can't be reached
 	asks    bool   // who wins, an operator says: nobody does by a claim
 	timeout time.Duration
@@ -290,6 +293,9 @@ func TestContract(t *testing.T) {
 				t.Errorf("it took %v", took)
 			}
 			w.set(none)
+			if w.settle != nil {
+				w.settle()
+			}
 			w.oneWins(t)
 		})
 		run("a lost answer is never a loss", func(t *testing.T, w *world) {
@@ -511,6 +517,23 @@ func TestJudge(t *testing.T) {
 				t.Errorf("%v, %v, want %v, %q", won, err, c.won, c.err)
 			}
 		})
+	}
+}
+
+// What was agreed on before a configuration was read anew counts afterwards.
+func TestSucceed(t *testing.T) {
+	m := &memory{map[Key][]byte{}, "here"}
+	was := &Ledger{Kind: "test", Host: "beta", Register: m}
+	if err := was.Check(t.Context(), "alpha"); err != nil {
+		t.Fatal(err)
+	}
+	m.id = "elsewhere"
+	is := &Ledger{Kind: "test", Host: "beta", Register: m}
+	is.Succeed(None{})
+	is.Succeed(was)
+	won, err := is.Claim(t.Context(), xlft.Claim{Domain: "web1", UUID: "u", Generation: 3, Side: xlft.Backup, Peer: "alpha"})
+	if won || !errors.Is(err, errReplaced) {
+		t.Errorf("%v, %v", won, err)
 	}
 }
 

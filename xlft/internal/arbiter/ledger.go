@@ -147,6 +147,21 @@ func (a *Ledger) same(id string) error {
 	return nil
 }
 
+// Succeed makes a take the place of an earlier arbiter: what hosts agreed on before a
+// configuration was read anew still has to be the register.
+func (a *Ledger) Succeed(earlier xlft.Arbiter) {
+	was, ok := earlier.(*Ledger)
+	if !ok {
+		return
+	}
+	was.mu.Lock()
+	id := was.id
+	was.mu.Unlock()
+	a.mu.Lock()
+	a.id = id
+	a.mu.Unlock()
+}
+
 // Identity is xlft.ArbiterIdentifier's.
 func (a *Ledger) Identity(ctx context.Context) (string, error) {
 	a.mu.Lock()
