@@ -198,6 +198,10 @@ func fences(*testing.T) *world {
 				case action == "status" && w.off[target]:
 					return nil, 2, errors.New("exit status 2")
 				case action == "off" && w.fault != liar:
+					// The power controller does it, whether or not who asked lives on.
+					w.mu.Unlock()
+					time.Sleep(500 * time.Millisecond)
+					w.mu.Lock()
 					w.off[target] = true
 				}
 				if w.fault == mute {
