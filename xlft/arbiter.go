@@ -3,6 +3,7 @@ package xlft
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -14,7 +15,8 @@ type Arbiter interface {
 	// means that nothing is known: the claim may or may not have been taken.
 	//
 	// A domain that was Handed is the backup's: the backup wins without harm to
-	// the primary, and the primary does not win until the backup gave it up.
+	// the primary, and the primary does not win until the backup gave it up, or can't
+	// win it any more.
 	Claim(ctx context.Context, c Claim) (won bool, err error)
 	// String names the arbiter in status and log.
 	String() string
@@ -26,6 +28,43 @@ type ArbiterChecker interface {
 	// Check says why the arbiter could not decide against a peer now; nil if it
 	// could.
 	Check(ctx context.Context, peer string) error
+}
+
+// An ArbiterIdentifier is an Arbiter of which there may be several of one kind: hosts
+// that ask different ones could both win.
+type ArbiterIdentifier interface {
+	// Identity says which one it is; "" if its kind says all. It returns in bounded time.
+	Identity(ctx context.Context) (string, error)
+}
+
+// ArbiterName is what two hosts compare: an arbiter's kind, and which one it is.
+func ArbiterName(ctx context.Context, a Arbiter) (string, error) {
+	i, ok := a.(ArbiterIdentifier)
+	if !ok {
+		return a.String(), nil
+	}
+	id, err := i.Identity(ctx)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("which arbiter this host has is not known: %w", err)
+	case id == "":
+		return a.String(), nil
+	}
+	return a.String() + " " + id, nil
+}
+
+// ArbiterAdvice says what to do about an arbiter that could not decide.
+func ArbiterAdvice(a Arbiter) string {
+	const until = ": until it works, nobody could decide after a failure."
+	switch a.String() {
+	case "fence":
+		return "Try the agents by hand on that host, with the options of its configuration" + until
+	case "file":
+		return "Look at the mount of [arbiter.file]'s directory on that host: root must be able to create, link and remove files there" + until
+	case "etcd":
+		return "Try \"etcdctl endpoint health\" on that host, with the endpoints, ca, cert and key of [arbiter.etcd]" + until
+	}
+	return "Look at [arbiter] of that host's configuration" + until
 }
 
 // Health is whether an arbiter could decide, when it was last asked.

@@ -25,6 +25,9 @@ type Ownership struct {
 	// Exposed, on a primary: the backup may hold a whole checkpoint of this run
 	// of the domain, so that it could take over.
 	Exposed bool `json:"exposed,omitempty"`
+	// Arbiter, on a primary that is exposed: what both hosts agreed on to decide in this
+	// generation (ArbiterName). Another one could give the domain to both.
+	Arbiter string `json:"arbiter,omitempty"`
 	// Handed, on a primary: the backup may have been told to run the domain.
 	Handed bool `json:"handed,omitempty"`
 	// Begun, on a primary: a protector has begun with this run of the domain, and has

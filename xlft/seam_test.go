@@ -60,7 +60,7 @@ func (m *seam) arbiter(p *simxen.Process) xlft.Arbiter {
 }
 
 // arbiterOf returns a process's arbiter of a kind: the simulated one, "cas", or the
-// product's "fence", "manual" or "none".
+// product's "fence", "ledger", "manual" or "none".
 func arbiterOf(kind string, p *simxen.Process, cas *simxen.Arbiter, hosts ...*simxen.Host) xlft.Arbiter {
 	ask := arbiter.Asker{Timeout: 2 * simSilence, HeadStart: simSilence, Log: zap.NewNop(), Ask: func(ctx context.Context, peer string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
 		err = wire.Ask(ctx, p.Dial(peer), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
@@ -71,10 +71,12 @@ func arbiterOf(kind string, p *simxen.Process, cas *simxen.Arbiter, hosts ...*si
 		return p.Claims(arbiter.None{Asker: ask})
 	case "manual":
 		return p.Claims(arbiter.Manual{Asker: ask})
+	case "ledger":
+		return p.Claims(ledger(p, cas, ask))
 	case "fence":
 		peers := map[string]config.Peer{}
 		for _, h := range hosts {
-			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
+			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Levels: [][]config.FenceAgent{{{Options: map[string]string{"plug": h.Name}}}}}}
 		}
 		return p.Claims(&arbiter.Fence{Asker: ask, Peers: peers, Agent: p.FenceAgent(cas, hosts...)})
 	}

@@ -108,15 +108,15 @@ func TestMutualFencing(t *testing.T) {
 		var cs conns
 		fence := func(other string, crash func()) *arbiter.Fence {
 			return &arbiter.Fence{
-				Peers: map[string]config.Peer{other: {Name: other, Fence: &config.Fence{}}},
-				Agent: func(ctx context.Context, f config.Fence, action string) (int, error) {
+				Peers: map[string]config.Peer{other: {Name: other, Fence: oneAgent}},
+				Agent: agentOf(map[string]*simxen.Host{"A": m.a, "B": m.b}[other], func() error {
 					if other == "B" && m.a.Down() || other == "A" && m.b.Down() {
-						return 1, errors.New("no power")
+						return errors.New("no power")
 					}
 					time.Sleep(3 * time.Second) // the power controller does it, whoever lives
 					crash()
-					return 0, nil
-				},
+					return nil
+				}),
 				Asker: arbiter.Asker{Log: zap.NewNop()},
 			}
 		}
@@ -243,8 +243,8 @@ func TestFencesAnsweringBackup(t *testing.T) {
 		m.protect(m.a, m.domain, "B", func(s *primary.Session) {
 			s.Settings.FailureTimeout = defaultFailureTimeout
 			f := &arbiter.Fence{
-				Peers: map[string]config.Peer{"B": {Name: "B", Fence: &config.Fence{}}},
-				Agent: func(ctx context.Context, f config.Fence, action string) (int, error) { m.b.Crash(); return 0, nil },
+				Peers: map[string]config.Peer{"B": {Name: "B", Fence: oneAgent}},
+				Agent: agentOf(m.b, func() error { m.b.Crash(); return nil }),
 				Asker: asker(m, func() wire.Dialer { return m.pa.Dial("B") }),
 			}
 			s.Arbiter = f

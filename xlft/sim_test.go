@@ -72,6 +72,7 @@ type sim struct {
 	pacing xlft.Pacing
 	moods  *rand.Rand // of an operator who changes the pacing again and again; nil: nobody does
 	shared bool       // the disk is shared storage, and the hosts fence each other
+	ledger bool       // the product's Ledger decides, with a simulated register
 	log    *zap.Logger
 	wg     sync.WaitGroup
 
@@ -110,6 +111,7 @@ func newSim(t testing.TB, seed uint64, v variant, log *zap.Logger) *sim {
 		s.shared = true
 		simxen.Share(s.a, s.b)
 	}
+	s.ledger = !s.shared && seed%8 >= 4
 	if seed%3 == 0 {
 		s.a.Slow = s.slowness()
 	}
@@ -142,21 +144,24 @@ func (s *sim) slowness() time.Duration {
 // ackTimeout is long enough for slow hosts.
 func (s *sim) ackTimeout() time.Duration { return simAck + 3*(s.a.Slow+s.b.Slow) }
 
-// arb returns a process's arbiter: the simulated one, or for shared storage the
-// real fence with a simulated agent.
+// arb returns a process's arbiter: the simulated one, the product's Ledger, or for
+// shared storage the real fence with a simulated agent.
 func (s *sim) arb(p *simxen.Process, to string) xlft.Arbiter {
 	a := p.Arbiter(s.arbiter)
+	ask := arbiter.Asker{Timeout: 2 * simSilence, HeadStart: simSilence, Log: s.log.Named("arbiter"), Ask: func(ctx context.Context, _ string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
+		err = wire.Ask(ctx, p.Dial(to), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
+		return r, err
+	}}
+	if s.ledger {
+		a = p.Claims(ledger(p, s.arbiter, ask))
+	}
 	if s.shared {
 		peers := map[string]config.Peer{}
 		for _, h := range []*simxen.Host{s.a, s.b} {
-			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Options: map[string]string{"plug": h.Name}}}
+			peers[h.Name] = config.Peer{Name: h.Name, Fence: &config.Fence{Levels: [][]config.FenceAgent{{{Options: map[string]string{"plug": h.Name}}}}}}
 		}
 		a = p.Claims(&arbiter.Fence{
-			Peers: peers, Agent: p.FenceAgent(s.arbiter, s.a, s.b),
-			Asker: arbiter.Asker{Timeout: 2 * simSilence, HeadStart: simSilence, Log: s.log.Named("fence"), Ask: func(ctx context.Context, _ string, q wire.OwnerQuery) (r wire.OwnerResult, err error) {
-				err = wire.Ask(ctx, p.Dial(to), "sim", wire.TypeOwner, q, wire.TypeOwnerResult, &r)
-				return r, err
-			}},
+			Peers: peers, Agent: p.FenceAgent(s.arbiter, s.a, s.b), Asker: ask,
 		})
 	}
 	if s.v.arbiter != nil {

@@ -93,7 +93,7 @@ type receiving struct {
 
 func newWorld(t testing.TB, seed uint64, log *zap.Logger) *world {
 	w := &world{
-		t: t, kind: []string{"cas", "fence", "none"}[seed%3], rng: rand.New(rand.NewPCG(seed, 2)), choices: rand.New(rand.NewPCG(seed, 3)), outside: simxen.NewOutside(seed),
+		t: t, kind: []string{"cas", "fence", "none", "ledger"}[seed%4], rng: rand.New(rand.NewPCG(seed, 2)), choices: rand.New(rand.NewPCG(seed, 3)), outside: simxen.NewOutside(seed),
 		net: simxen.NewNet(2 * time.Millisecond), cas: simxen.NewArbiter(), names: []string{"web", "db", "mail"}, log: log,
 		records: map[*simxen.Host]store.Dir{}, full: map[*simxen.Host]*atomic.Bool{}, bad: map[*simxen.Host]*atomic.Bool{},
 		refuses: map[*simxen.Host]*refusing{}, paused: paused{},

@@ -68,6 +68,10 @@ const FenceAgent = `#!/bin/bash
 while IFS== read -r key value; do
 	case $key in action) action=$value ;; plug) plug=$value ;; esac
 done
+if [ "$action" = metadata ]; then
+	echo '<resource-agent name="fence_lab"><actions><action name="on" automatic="0"/><action name="off"/><action name="status"/><action name="metadata"/></actions></resource-agent>'
+	exit 0
+fi
 switch=` + PowerAddress + `
 exec 3<>/dev/tcp/${switch/://} || exit 1
 printf 'POST /%s/%s HTTP/1.0\r\n\r\n' "$action" "$plug" >&3

@@ -21,6 +21,10 @@ func Agent() {
 		return
 	}
 	options, err := io.ReadAll(os.Stdin)
+	if strings.Contains("\n"+string(options), "\naction=metadata\n") {
+		fmt.Println(`<resource-agent name="fence_test"><actions><action name="on" automatic="0"/><action name="off"/><action name="status"/><action name="metadata"/></actions></resource-agent>`)
+		os.Exit(0)
+	}
 	c, derr := net.Dial("unix", path)
 	if err != nil || derr != nil {
 		fmt.Println(err, derr)

@@ -14,13 +14,14 @@ import (
 type Arbiter struct {
 	mu     sync.Mutex
 	owners map[string]xlft.Side
+	first  map[string][]byte
 	cut    map[string]bool // hosts that can't reach the arbiter
 	lossy  map[string]bool // hosts that do not get its answers
 }
 
 // NewArbiter returns an arbiter that every host reaches.
 func NewArbiter() *Arbiter {
-	return &Arbiter{owners: map[string]xlft.Side{}, cut: map[string]bool{}, lossy: map[string]bool{}}
+	return &Arbiter{owners: map[string]xlft.Side{}, first: map[string][]byte{}, cut: map[string]bool{}, lossy: map[string]bool{}}
 }
 
 // Cut makes the arbiter unreachable for a host, or reachable again.
@@ -68,6 +69,31 @@ type claims struct {
 	a *Arbiter
 }
 
+// First keeps a value under a key of the arbiter that has none, and returns what the key has then, as the process reaches
+// it: an error if it can't be reached, or if the answer gets lost.
+func (p *Process) First(a *Arbiter, key string, value []byte) (there []byte, err error) {
+	p.h.work()
+	defer p.h.work() // the answer takes time too
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case p.Dead():
+		return nil, errors.New("simxen: the process is dead")
+	case a.cut[p.h.Name]:
+		return nil, errors.New("simxen: arbiter unreachable")
+	}
+	if a.first[key] == nil {
+		a.first[key] = value
+	}
+	if a.lossy[p.h.Name] {
+		return nil, errors.New("simxen: the arbiter's answer was lost")
+	}
+	return a.first[key], nil
+}
+
+// Host is the name of the process's host.
+func (p *Process) Host() string { return p.h.Name }
+
 func (c *claims) String() string { return "simulated" }
 
 func (c *claims) Claim(_ context.Context, q xlft.Claim) (bool, error) {
@@ -93,26 +119,37 @@ func (c *claims) Claim(_ context.Context, q xlft.Claim) (bool, error) {
 
 // FenceAgent returns a fence agent as the process calls it: the agent cuts a host's power. It is unreachable or loses
 // its answers when a does.
-func (p *Process) FenceAgent(a *Arbiter, hosts ...*Host) func(context.Context, config.Fence, string) (int, error) {
-	return func(_ context.Context, f config.Fence, action string) (int, error) {
+func (p *Process) FenceAgent(a *Arbiter, hosts ...*Host) func(context.Context, config.FenceAgent, string) ([]byte, int, error) {
+	return func(_ context.Context, f config.FenceAgent, action string) ([]byte, int, error) {
+		if action == "metadata" {
+			return []byte(FenceMetadata), 0, nil
+		}
 		p.h.work()
 		defer p.h.work()
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		switch {
 		case p.Dead():
-			return 0, nil // its goroutines come to an end; nothing that they do has an effect
+			return nil, map[string]int{"status": 2}[action], nil // its goroutines come to an end; nothing that they do has an effect
 		case a.cut[p.h.Name]:
-			return 1, errors.New("simxen: fence agent unreachable")
+			return nil, 1, errors.New("simxen: fence agent unreachable")
 		}
+		code := 0
 		for _, h := range hosts {
-			if h.Name == f.Options["plug"] && action == "off" {
+			switch {
+			case h.Name != f.Options["plug"]:
+			case action == "off":
 				h.Crash()
+			case h.Down():
+				code = 2
 			}
 		}
 		if a.lossy[p.h.Name] {
-			return 1, errors.New("simxen: the fence agent's answer was lost")
+			return nil, 1, errors.New("simxen: the fence agent's answer was lost")
 		}
-		return 0, nil
+		return nil, code, nil
 	}
 }
+
+// FenceMetadata is what a fence agent says of itself that takes a host's power.
+const FenceMetadata = `<resource-agent name="fence_simxen"><actions><action name="on" automatic="0"/><action name="off"/><action name="reboot"/><action name="status"/><action name="metadata"/></actions></resource-agent>`

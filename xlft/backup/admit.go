@@ -17,7 +17,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*sessi
 	if o.Domain == "" || o.FailureTimeout < minSilence || o.FailureTimeout > maxSilence {
 		return no(wire.CodeProtocol, "offer without a name or a sane failure timeout")
 	}
-	if err := r.sameArbiter(o); err != nil {
+	if err := r.sameArbiter(ctx, o); err != nil {
 		return no(wire.CodeDecider, "%v", err)
 	}
 	if o.MaxEpoch > r.EpochLimit {
@@ -93,10 +93,16 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*sessi
 }
 
 // sameArbiter says why two hosts could not decide alike; nil if they have the
-// same kind of arbiter.
-func (r *Receiver) sameArbiter(o wire.Offer) error {
-	if ours := r.Arbiter.String(); o.Arbiter != ours {
-		return fmt.Errorf("the primary's arbiter is %q, this host's is %q: hosts that decide differently could both run the domain; set the same arbiter.type on both", o.Arbiter, ours)
+// same arbiter.
+func (r *Receiver) sameArbiter(ctx context.Context, o wire.Offer) error {
+	ctx, cancel := context.WithTimeout(ctx, wire.OfferTimeout/2)
+	defer cancel()
+	ours, err := xlft.ArbiterName(ctx, r.Arbiter)
+	if err != nil {
+		return err
+	}
+	if o.Arbiter != ours {
+		return fmt.Errorf("the primary's arbiter is %q, this host's is %q: hosts that decide differently could both run the domain; set the same arbiter.type on both, and the same place where it keeps claims", o.Arbiter, ours)
 	}
 	return nil
 }

@@ -178,12 +178,12 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 		defer cancel()
 		r.awaitDestroyed(wait, o.Domain)
 		ps := r.Restorer.Check(ctx, o)
-		if err := r.sameArbiter(o); err != nil {
-			ps = append(ps, wire.Problem{What: err.Error(), Advice: "Set the same arbiter.type in both configurations."})
+		if err := r.sameArbiter(ctx, o); err != nil {
+			ps = append(ps, wire.Problem{What: err.Error(), Advice: "Set the same arbiter in both configurations."})
 		}
 		if a, ok := r.Arbiter.(xlft.ArbiterChecker); ok {
 			if err := a.Check(ctx, peer); err != nil {
-				ps = append(ps, wire.Problem{What: err.Error(), Advice: "Try the agent by hand, on the backup, with the options of its configuration: until it works, the backup could not take over."})
+				ps = append(ps, wire.Problem{What: err.Error(), Advice: xlft.ArbiterAdvice(r.Arbiter)})
 			}
 		}
 		if r.drained() {

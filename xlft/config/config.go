@@ -44,10 +44,26 @@ type Config struct {
 
 // Arbiter says who decides after a failure.
 type Arbiter struct {
-	Type             string // "fence", "manual" or "none"
+	Type             string // one of ArbiterTypes
 	AcceptSplitBrain bool
 	FenceAfter       time.Duration // a suspected host is asked for so long before it is fenced
 	CheckInterval    time.Duration // between two questions whether it could decide; 0: only ft-check asks
+	Etcd             *Etcd         // nil if there is no such table
+	File             *File         // the same
+}
+
+// Etcd is an etcd cluster that keeps claims.
+type Etcd struct {
+	Endpoints     []string      // URLs
+	Prefix        string        // of the keys
+	CA, Cert, Key string        // files; "" if unset
+	Timeout       time.Duration // of one claim
+}
+
+// File is a directory that both hosts mount, and that keeps claims.
+type File struct {
+	Directory string
+	Timeout   time.Duration // of one claim
 }
 
 // Peer is another host.
@@ -58,12 +74,18 @@ type Peer struct {
 	Fence       *Fence // nil if it can't be fenced
 }
 
-// Fence is how a peer is powered off: by a fence agent as ClusterLabs has them.
+// Fence is how a peer is powered off: by fence agents as ClusterLabs has them.
 type Fence struct {
-	Agent   string // path of a program
+	// Levels are tried in turn until one succeeds. All agents of a level have to.
+	Levels [][]FenceAgent
+	Delay  time.Duration // before it is done by a host that does not run the domain
+}
+
+// FenceAgent is a program, and what it is told.
+type FenceAgent struct {
+	Agent   string // path
 	Options map[string]string
-	Timeout time.Duration
-	Delay   time.Duration // before it is done
+	Timeout time.Duration // of one call
 }
 
 // Domain is how a domain is protected.

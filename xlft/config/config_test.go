@@ -44,12 +44,33 @@ func TestFence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &config.Fence{Agent: "/usr/sbin/fence_ipmilan", Timeout: time.Minute, Options: map[string]string{"ip": "192.0.2.9", "lanplus": "true", "power_wait": "4"}}
+	want := &config.Fence{Levels: [][]config.FenceAgent{{{Agent: "/usr/sbin/fence_ipmilan", Timeout: time.Minute, Options: map[string]string{"ip": "192.0.2.9", "lanplus": "true", "power_wait": "4"}}}}}
 	if got := c.Peers["beta"].Fence; !reflect.DeepEqual(got, want) {
 		t.Errorf("beta is fenced by %+v, want %+v", got, want)
 	}
 	if d := c.For("web1").Disks["xvda"]; !d.Shared || !d.Direct {
 		t.Errorf("the disk is %+v", d)
+	}
+}
+
+func TestFenceLevels(t *testing.T) {
+	c, err := config.Parse("levels", strings.NewReader(strings.Replace(minimal, `"none"`, `"fence"`, 1)+`
+[peer.beta.fence]
+delay = "2s"
+levels = [
+	[{ agent = "/bmc", options = { ip = "192.0.2.9" } }],
+	[{ agent = "/pdu", options = { plug = 1 }, timeout = "9s" }, { agent = "/pdu", options = { plug = 2 } }],
+]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Fence{Delay: 2 * time.Second, Levels: [][]config.FenceAgent{
+		{{Agent: "/bmc", Timeout: time.Minute, Options: map[string]string{"ip": "192.0.2.9"}}},
+		{{Agent: "/pdu", Timeout: 9 * time.Second, Options: map[string]string{"plug": "1"}}, {Agent: "/pdu", Timeout: time.Minute, Options: map[string]string{"plug": "2"}}},
+	}}
+	if got := c.Peers["beta"].Fence; !reflect.DeepEqual(got, want) {
+		t.Errorf("beta is fenced by %+v, want %+v", got, want)
 	}
 }
 
@@ -70,7 +91,15 @@ func TestReference(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("[default] of the reference is %+v, the defaults are %+v", got, want)
 	}
-	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.PageCache != m.PageCache || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck || c.Arbiter != m.Arbiter {
+	arbiter := c.Arbiter
+	arbiter.Etcd, arbiter.File = nil, nil
+	if f := c.Arbiter.File; f.Directory != "/srv/xlft" || f.Timeout != 10*time.Second {
+		t.Errorf("[arbiter.file] of the reference is %+v", f)
+	}
+	if e := c.Arbiter.Etcd; e.Prefix != "/xlft" || e.Timeout != 5*time.Second || len(e.Endpoints) != 3 {
+		t.Errorf("[arbiter.etcd] of the reference is %+v", e)
+	}
+	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.PageCache != m.PageCache || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck || arbiter != m.Arbiter {
 		t.Errorf("reference %+v, defaults %+v", c, m)
 	}
 	if d := c.For("web1"); d.RunShare != 0.8 || d.EpochMax != time.Second || d.FailureTimeout != time.Second {
@@ -80,12 +109,17 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval",
-		"address", "fingerprint", "backups", "protect", "move_after", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay"} {
-		if !strings.Contains(string(text), "\n"+key+" = ") {
+	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "endpoints", "prefix", "ca", "cert", "key", "directory",
+		"address", "fingerprint", "backups", "protect", "move_after", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay", "levels"} {
+		if !strings.Contains(strings.ReplaceAll(string(text), "\n# ", "\n"), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}
 	}
+}
+
+// etcd is a configuration with a table for it.
+func etcd(endpoints string, more ...string) string {
+	return minimal + "[arbiter.etcd]\nendpoints = " + endpoints + "\n" + strings.Join(more, "\n") + "\n"
 }
 
 func TestErrors(t *testing.T) {
@@ -106,7 +140,23 @@ func TestErrors(t *testing.T) {
 		{"too small", minimal + "[receive]\ncheckpoint_memory = \"1MiB\"\n", "x.toml:13: receive.checkpoint_memory: 1048576 bytes is under the 16MiB minimum"},
 		{"no arbiter", strings.Replace(minimal, `type = "none"`, "", 1), "arbiter.type: must be set"},
 		{"arbiter not accepted", strings.Replace(minimal, "= true", "= false", 1), "needs accept_split_brain = true"},
-		{"unknown arbiter", strings.Replace(minimal, `"none"`, `"etcd"`, 1), `x.toml:6: arbiter.type: unknown arbiter "etcd"`},
+		{"unknown arbiter", strings.Replace(minimal, `"none"`, `"raft"`, 1), `x.toml:6: arbiter.type: unknown arbiter "raft": "etcd", "fence", "file", "manual" and "none" are there`},
+		{"file without a table", strings.Replace(minimal, `"none"`, `"file"`, 1), `x.toml:6: arbiter.type: "file" needs a table [arbiter.file]`},
+		{"file without a directory", minimal + "[arbiter.file]\ntimeout = \"9s\"\n", "arbiter.file.directory: must be set"},
+		{"file in a relative directory", minimal + "[arbiter.file]\ndirectory = \"xlft\"\n", "x.toml:13: arbiter.file.directory: must be set: the absolute path"},
+		{"file in the root", minimal + "[arbiter.file]\ndirectory = \"/.\"\n", "arbiter.file.directory: must be set"},
+		{"file without patience", minimal + "[arbiter.file]\ndirectory = \"/d\"\ntimeout = \"10ms\"\n", "x.toml:14: arbiter.file.timeout: 10ms is not between"},
+		{"etcd without a table", strings.Replace(minimal, `"none"`, `"etcd"`, 1), `x.toml:6: arbiter.type: "etcd" needs a table [arbiter.etcd]`},
+		{"etcd without endpoints", minimal + "[arbiter.etcd]\nprefix = \"/x\"\n", "arbiter.etcd.endpoints: must be set"},
+		{"etcd without a port", etcd(`["https://192.0.2.5"]`), `arbiter.etcd.endpoints: "https://192.0.2.5" is no URL`},
+		{"etcd in clear text", etcd(`["http://192.0.2.5:2379"]`), `arbiter.etcd.endpoints: "http://192.0.2.5:2379" is not encrypted`},
+		{"etcd half in clear text", etcd(`["https://192.0.2.5:2379", "http://127.0.0.1:2379"]`), "are not both encrypted"},
+		{"etcd twice", etcd(`["https://192.0.2.5:2379", "https://192.0.2.5:2379"]`), "is there twice"},
+		{"etcd with a user", etcd(`["https://root:x@192.0.2.5:2379"]`), "is no URL such as"},
+		{"etcd without a key", etcd(`["https://192.0.2.5:2379"]`, `cert = "/c"`), "x.toml:14: arbiter.etcd.cert: cert and key belong together"},
+		{"etcd with a relative path", etcd(`["https://192.0.2.5:2379"]`, `ca = "ca.crt"`), `arbiter.etcd.ca: "ca.crt" is no absolute path`},
+		{"etcd with a strange prefix", etcd(`["https://192.0.2.5:2379"]`, `prefix = "xlft/"`), `arbiter.etcd.prefix: "xlft/" is no prefix`},
+		{"etcd without patience", etcd(`["https://192.0.2.5:2379"]`, `timeout = "10ms"`), "arbiter.etcd.timeout: 10ms is not between 1s and 1m"},
 		{"fenced too soon", strings.Replace(minimal, "= true", "= true\nfence_after = \"100ms\"", 1), "arbiter.fence_after: 100ms is not between 500ms and 5m"},
 		{"arbiter asked too often", strings.Replace(minimal, "= true", "= true\ncheck_interval = \"1s\"", 1), "arbiter.check_interval: 1s is neither 0s nor between 10s and 1h"},
 		{"no such peer in a list", minimal + "[default]\nbackups = [\"beta\", \"gamma\"]\n", "x.toml:13: default.backups: no [peer.gamma] is in this file"},
@@ -128,6 +178,15 @@ func TestErrors(t *testing.T) {
 		{"fence without an agent", minimal + "[peer.beta.fence]\ntimeout = \"9s\"\n", "x.toml:12: peer.beta.fence: agent must be set"},
 		{"fence with a strange option", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { a = [1] }\n", "peer.beta.fence: option a is neither"},
 		{"fence with an action", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { action = \"on\" }\n", `peer.beta.fence: option "action" can't be given`},
+		{"fence with an action by its earlier name", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { option = \"on\" }\n", `peer.beta.fence: option "option" can't be given`},
+		{"fence that cycles", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { method = \"cycle\" }\n", `peer.beta.fence: method = "cycle" switches a host on again`},
+		{"fence with the agent's delay", minimal + "[peer.beta.fence]\nagent = \"/f\"\noptions = { delay = 5 }\n", "the agent's own delay would hold up"},
+		{"fence too late", minimal + "[peer.beta.fence]\nagent = \"/f\"\ndelay = \"1h\"\n", "x.toml:14: peer.beta.fence.delay: 1h0m0s is not between"},
+		{"levels and an agent", minimal + "[peer.beta.fence]\nagent = \"/f\"\nlevels = [[{ agent = \"/g\" }]]\n", "x.toml:14: peer.beta.fence.levels: agent, options and timeout are those of the only agent"},
+		{"no levels", minimal + "[peer.beta.fence]\nlevels = []\n", "x.toml:13: peer.beta.fence.levels: there is none"},
+		{"an empty level", minimal + "[peer.beta.fence]\nlevels = [[{ agent = \"/g\" }], []]\n", "peer.beta.fence.levels: level 2 has no agent"},
+		{"a level without an agent", minimal + "[peer.beta.fence]\nlevels = [[{ agent = \"/g\" }], [{ timeout = \"9s\" }]]\n", "peer.beta.fence.levels: level 2: agent must be set"},
+		{"a level with an unknown key", minimal + "[peer.beta.fence]\nlevels = [[{ agent = \"/g\", plug = 1 }]]\n", "unknown key"},
 		{"fence in no time", minimal + "[peer.beta.fence]\nagent = \"/f\"\ntimeout = \"1ms\"\n", "peer.beta.fence: timeout 1ms is not between 1s and 1h"},
 		{"one path twice", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\n[domain.web1.disk.xvdb]\npath = \"/d\"\n", "has the same one"},
 		{"disk of every domain", minimal + "[default.disk.xvda]\npath = \"/d\"\n", "default.disk: disks are a domain's own"},

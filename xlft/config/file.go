@@ -32,10 +32,26 @@ type rawConfig struct {
 		AcceptSplitBrain *bool        `toml:"accept_split_brain"`
 		FenceAfter       *rawDuration `toml:"fence_after"`
 		CheckInterval    *rawDuration `toml:"check_interval"`
+		Etcd             *rawEtcd     `toml:"etcd"`
+		File             *rawFile     `toml:"file"`
 	} `toml:"arbiter"`
 	Peer    map[string]rawPeer   `toml:"peer"`
 	Default rawDomain            `toml:"default"`
 	Domain  map[string]rawDomain `toml:"domain"`
+}
+
+type rawEtcd struct {
+	Endpoints []string     `toml:"endpoints"`
+	Prefix    *string      `toml:"prefix"`
+	CA        *string      `toml:"ca"`
+	Cert      *string      `toml:"cert"`
+	Key       *string      `toml:"key"`
+	Timeout   *rawDuration `toml:"timeout"`
+}
+
+type rawFile struct {
+	Directory *string      `toml:"directory"`
+	Timeout   *rawDuration `toml:"timeout"`
 }
 
 type rawPeer struct {
@@ -45,9 +61,14 @@ type rawPeer struct {
 }
 
 type rawFence struct {
+	rawAgent
+	Delay  *rawDuration `toml:"delay"`
+	Levels [][]rawAgent `toml:"levels"`
+}
+
+type rawAgent struct {
 	Agent   *string        `toml:"agent"`
 	Timeout *rawDuration   `toml:"timeout"`
-	Delay   *rawDuration   `toml:"delay"`
 	Options map[string]any `toml:"options"`
 }
 

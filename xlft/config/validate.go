@@ -77,36 +77,6 @@ func (raw *rawConfig) receive(c *Config) (toml.Key, error) {
 	return nil, nil
 }
 
-// arbiter reads [arbiter].
-func (raw *rawConfig) arbiter(c *Config) (toml.Key, error) {
-	if raw.Arbiter.Type == nil {
-		return toml.Key{"arbiter", "type"}, errors.New("must be set: who decides which host runs a domain when they can't talk? \"fence\", \"manual\", or \"none\" with accept_split_brain = true")
-	}
-	c.Arbiter.Type = *raw.Arbiter.Type
-	set(&c.Arbiter.AcceptSplitBrain, raw.Arbiter.AcceptSplitBrain)
-	switch {
-	case c.Arbiter.Type == "fence", c.Arbiter.Type == "manual":
-	case c.Arbiter.Type != "none":
-		return toml.Key{"arbiter", "type"}, fmt.Errorf("unknown arbiter %q: \"fence\", \"manual\" and \"none\" are there", c.Arbiter.Type)
-	case !c.Arbiter.AcceptSplitBrain:
-		return toml.Key{"arbiter", "type"}, errors.New("\"none\" needs accept_split_brain = true: without an arbiter both hosts run the domain when the network between them breaks")
-	}
-	c.Arbiter.CheckInterval, c.Arbiter.FenceAfter = time.Minute, 3*time.Second
-	if raw.Arbiter.FenceAfter != nil {
-		c.Arbiter.FenceAfter = time.Duration(*raw.Arbiter.FenceAfter)
-	}
-	if f := c.Arbiter.FenceAfter; f < 500*time.Millisecond || f > 5*time.Minute {
-		return toml.Key{"arbiter", "fence_after"}, fmt.Errorf("%v is not between 500ms and 5m", f)
-	}
-	if raw.Arbiter.CheckInterval != nil {
-		c.Arbiter.CheckInterval = time.Duration(*raw.Arbiter.CheckInterval)
-	}
-	if i := c.Arbiter.CheckInterval; i != 0 && (i < 10*time.Second || i > time.Hour) {
-		return toml.Key{"arbiter", "check_interval"}, fmt.Errorf("%v is neither 0s nor between 10s and 1h", i)
-	}
-	return nil, nil
-}
-
 // peers reads every [peer.NAME].
 func (raw *rawConfig) peers(c *Config) (toml.Key, error) {
 	seen := map[wire.Fingerprint]string{}
@@ -130,8 +100,9 @@ func (raw *rawConfig) peers(c *Config) (toml.Key, error) {
 			return toml.Key{"peer", n, "fingerprint"}, fmt.Errorf("peer %s has the same one", other)
 		}
 		seen[p.Fingerprint] = n
-		if p.Fence, err = rp.Fence.validate(); err != nil {
-			return toml.Key{"peer", n, "fence"}, err
+		var key toml.Key
+		if p.Fence, key, err = rp.Fence.validate(); err != nil {
+			return append(toml.Key{"peer", n, "fence"}, key...), err
 		}
 		if p.Fence == nil && c.Arbiter.Type == "fence" {
 			return toml.Key{"peer", n}, fmt.Errorf("arbiter.type is \"fence\": a table [peer.%s.fence] must say how its power is taken", n)
@@ -179,41 +150,6 @@ func (raw *rawConfig) domains(c *Config) (toml.Key, error) {
 		c.Domains[n] = d
 	}
 	return nil, nil
-}
-
-func (raw *rawFence) validate() (*Fence, error) {
-	if raw == nil {
-		return nil, nil
-	}
-	f := &Fence{Timeout: time.Minute, Options: map[string]string{}}
-	if raw.Agent == nil || !strings.HasPrefix(*raw.Agent, "/") {
-		return nil, errors.New("agent must be set: the absolute path of a fence agent, such as \"/usr/sbin/fence_ipmilan\"")
-	}
-	f.Agent = *raw.Agent
-	for k, v := range raw.Options {
-		switch v.(type) {
-		case string, int64, float64, bool:
-		default:
-			return nil, fmt.Errorf("option %s is neither a string nor a number nor true or false", k)
-		}
-		f.Options[k] = fmt.Sprint(v)
-		if strings.ContainsAny(k+f.Options[k], "\n") || strings.Contains(k, "=") || k == "action" {
-			return nil, fmt.Errorf("option %q can't be given to an agent", k)
-		}
-	}
-	if raw.Timeout != nil {
-		f.Timeout = time.Duration(*raw.Timeout)
-	}
-	if raw.Delay != nil {
-		f.Delay = time.Duration(*raw.Delay)
-	}
-	if f.Timeout < time.Second || f.Timeout > time.Hour {
-		return nil, fmt.Errorf("timeout %v is not between 1s and 1h", f.Timeout)
-	}
-	if f.Delay < 0 || f.Delay > 5*time.Minute {
-		return nil, fmt.Errorf("delay %v is not between 0s and 5m", f.Delay)
-	}
-	return f, nil
 }
 
 func set[T any](dst *T, src *T) {

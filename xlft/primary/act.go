@@ -25,9 +25,9 @@ func (s *Session) do(ctx context.Context, a Action) {
 		d := s.decider
 		s.spawn(func() { s.askOwner(ctx, d) })
 	case Claim:
-		d, withdrawn := s.decider, make(chan struct{})
+		d, agreed, withdrawn := s.decider, s.ownership.Arbiter, make(chan struct{})
 		s.withdrawn = withdrawn
-		s.spawn(func() { s.claim(ctx, d, a.Handed, withdrawn) })
+		s.spawn(func() { s.claim(ctx, d, agreed, a.Handed, withdrawn) })
 	case Withdraw:
 		s.withdraw()
 	case SyncDisks:
@@ -35,7 +35,7 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case BeginSave:
 		// Recorded first: from the first byte on, a successor of this process
 		// must ask before it releases anything.
-		s.ownership.Exposed = true
+		s.ownership.Exposed, s.ownership.Arbiter = true, s.link.offer.Arbiter
 		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 			s.save = nil
 			s.postLater(ctx, saved{SaveEnded{err}, nil})

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"xlft/xlft"
 	"xlft/xlft/wire"
 )
 
-func (s *Session) offer(generation uint64) (o wire.Offer, err error) {
+func (s *Session) offer(ctx context.Context, generation uint64) (o wire.Offer, err error) {
 	o = s.Offer
 	if s.Describe != nil {
 		if o, err = s.Describe(); err != nil {
@@ -17,13 +18,18 @@ func (s *Session) offer(generation uint64) (o wire.Offer, err error) {
 		}
 	}
 	o.Domain, o.Generation = s.Domain, generation
-	o.FailureTimeout, o.MaxEpoch, o.Arbiter = s.Settings.FailureTimeout, uint64(s.Settings.SpoolLimit), s.Arbiter.String()
-	return o, nil
+	if o.UUID != s.Offer.UUID {
+		// Both hosts' claims name it.
+		return o, fmt.Errorf("the domain has UUID %s, and had %s when its protection began", o.UUID, s.Offer.UUID)
+	}
+	o.FailureTimeout, o.MaxEpoch = s.Settings.FailureTimeout, uint64(s.Settings.SpoolLimit)
+	o.Arbiter, err = xlft.ArbiterName(ctx, s.Arbiter)
+	return o, err
 }
 
 func (s *Session) connect(ctx context.Context, generation uint64) {
 	var l *link
-	o, err := s.offer(generation)
+	o, err := s.offer(ctx, generation)
 	if err == nil {
 		// A gate that does not hold would be found out after the first copy.
 		_, _, err = s.Gates.Held()

@@ -93,12 +93,31 @@ type decided struct {
 	why        error
 }
 
-func (s *Session) claim(ctx context.Context, d decider, handed bool, withdrawn <-chan struct{}) {
+// sameArbiter says why this session's arbiter may not decide: both hosts agreed on
+// another one, and the configuration was changed since. One that can't be asked which it
+// is decides nothing itself.
+func (s *Session) sameArbiter(ctx context.Context, agreed string) error {
+	name, err := xlft.ArbiterName(ctx, s.Arbiter)
+	if agreed == "" || err != nil || name == agreed {
+		return nil
+	}
+	return fmt.Errorf("both hosts agreed on %q, and now the configuration has %q: they could both win. Make [arbiter] what it was, or decide by \"xl ft-resolve %s\"", agreed, name, s.Domain)
+}
+
+func (s *Session) claim(ctx context.Context, d decider, agreed string, handed bool, withdrawn <-chan struct{}) {
 	c := xlft.Claim{Domain: s.Domain, UUID: s.Offer.UUID, Generation: d.generation, Side: xlft.Primary, Peer: d.peer, Handed: handed, Withdrawn: withdrawn}
 	var v xlft.Verdict
 	var err error
 	if d.generation != 0 {
-		v, err = xlft.Arbitrate(ctx, s.Arbiter, c)
+		if err = s.sameArbiter(ctx, agreed); err == nil {
+			v, err = xlft.Arbitrate(ctx, s.Arbiter, c)
+		}
+		if err == nil { // which one it is may have come out only now
+			err = s.sameArbiter(ctx, agreed)
+		}
+		if err != nil {
+			v = xlft.Unreachable
+		}
 	} else {
 		var role wire.Role
 		role, err = s.ownerRole(ctx, d)

@@ -36,7 +36,7 @@ func TestAnswersAreMarked(t *testing.T) {
 	d := decider{peer: "beta", generation: 4, dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no route") }}
 	for name, ask := range map[string]func(){
 		"owner": func() { s.askOwner(t.Context(), d) },
-		"claim": func() { s.claim(t.Context(), d, false, nil) },
+		"claim": func() { s.claim(t.Context(), d, "", false, nil) },
 	} {
 		go ask()
 		if ev, ok := (<-s.events).(decided); !ok || ev.generation != 4 {
@@ -75,7 +75,7 @@ func TestUndecidedSaysWhy(t *testing.T) {
 		s := &Session{Log: zap.NewNop(), Arbiter: c.arbiter}
 		s.init()
 		d := decider{peer: "beta", generation: c.generation, dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no route") }}
-		go s.claim(t.Context(), d, c.handed, nil)
+		go s.claim(t.Context(), d, "", c.handed, nil)
 		why := (<-s.events).(decided).why
 		if (why != nil) != (c.want != nil) {
 			t.Errorf("%+v: %v", c, why)

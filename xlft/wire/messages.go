@@ -38,7 +38,8 @@ type Offer struct {
 	Domain     string `json:"domain"`
 	UUID       string `json:"uuid"`
 	Generation uint64 `json:"generation"`
-	// Arbiter is the kind of the primary's arbiter: both hosts must have the same.
+	// Arbiter is the primary's arbiter, its kind and which one of that kind: both hosts
+	// must have the same.
 	Arbiter string `json:"arbiter"`
 	// Config is libxl's JSON of the domain's configuration.
 	Config json.RawMessage `json:"config"`

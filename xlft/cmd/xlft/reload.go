@@ -39,6 +39,11 @@ func newLive(c *config.Config, log *zap.Logger) *live {
 
 func (l *live) take(c *config.Config) {
 	s := &settings{config: c, names: map[wire.Fingerprint]string{}, arbiter: l.arbiterOf(c)}
+	if was := l.now.Load(); was != nil {
+		if a, ok := s.arbiter.(*arbiter.Ledger); ok {
+			a.Succeed(was.arbiter)
+		}
+	}
 	for _, p := range c.Peers {
 		s.names[p.Fingerprint] = p.Name
 	}
@@ -93,6 +98,8 @@ func reloadable(was, is *config.Config) error {
 		{"receive.checkpoint_memory", was.CheckpointMemory != is.CheckpointMemory},
 		{"receive.page_cache", was.PageCache != is.PageCache},
 		{"arbiter.type", was.Arbiter.Type != is.Arbiter.Type},
+		{"arbiter.etcd.prefix", is.Arbiter.Type == "etcd" && was.Arbiter.Etcd != nil && was.Arbiter.Etcd.Prefix != is.Arbiter.Etcd.Prefix},
+		{"arbiter.file.directory", is.Arbiter.Type == "file" && was.Arbiter.File != nil && was.Arbiter.File.Directory != is.Arbiter.File.Directory},
 	} {
 		if s.changed {
 			fixed = append(fixed, s.name)
@@ -118,7 +125,18 @@ func (l *live) Check(ctx context.Context, peer string) error {
 	return nil
 }
 
-var _ xlft.ArbiterChecker = (*live)(nil)
+// Identity says which arbiter of its kind it is.
+func (l *live) Identity(ctx context.Context) (string, error) {
+	if a, ok := l.now.Load().arbiter.(xlft.ArbiterIdentifier); ok {
+		return a.Identity(ctx)
+	}
+	return "", nil
+}
+
+var (
+	_ xlft.ArbiterChecker    = (*live)(nil)
+	_ xlft.ArbiterIdentifier = (*live)(nil)
+)
 
 // health returns what says whether the arbiter could decide against a peer, whose host
 // is asked all the time from the first question about it on, until ctx ends.

@@ -75,11 +75,17 @@ func TestReloadable(t *testing.T) {
 		"page cache":        {change: func(c *config.Config) { c.PageCache = 1 }, refuse: "receive.page_cache"},
 		"checkpoint memory": {change: func(c *config.Config) { c.CheckpointMemory = 1 }, refuse: "receive.checkpoint_memory"},
 		"arbiter":           {change: func(c *config.Config) { c.Arbiter.Type = "fence" }, refuse: "arbiter.type"},
-		"retry delay":       {change: func(c *config.Config) { c.Default.RetryDelay = time.Minute }, stays: true},
-		"epochs":            {change: func(c *config.Config) { c.Default.EpochMax = time.Minute }},
+		"prefix": {change: func(c *config.Config) {
+			c.Arbiter = config.Arbiter{Type: "etcd", Etcd: &config.Etcd{Prefix: "/b"}}
+		}, refuse: "arbiter.etcd.prefix"},
+		"directory": {change: func(c *config.Config) {
+			c.Arbiter = config.Arbiter{Type: "file", File: &config.File{Directory: "/b"}}
+		}, refuse: "arbiter.file.directory"},
+		"retry delay": {change: func(c *config.Config) { c.Default.RetryDelay = time.Minute }, stays: true},
+		"epochs":      {change: func(c *config.Config) { c.Default.EpochMax = time.Minute }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			was := config.Config{Name: "a", Peers: map[string]config.Peer{}, Default: config.Domain{RetryDelay: time.Second}}
+			was := config.Config{Name: "a", Arbiter: config.Arbiter{Etcd: &config.Etcd{Prefix: "/a"}, File: &config.File{Directory: "/a"}}, Peers: map[string]config.Peer{}, Default: config.Domain{RetryDelay: time.Second}}
 			is := was
 			c.change(&is)
 			if err := reloadable(&was, &is); (err != nil) != (c.refuse != "") || err != nil && !strings.Contains(err.Error(), c.refuse) {

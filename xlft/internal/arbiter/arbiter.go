@@ -31,9 +31,18 @@ func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, 
 		},
 	}
 	if c.Arbiter.Type == "fence" {
-		ask.Timeout, ask.HeadStart = max(ask.Timeout, c.Arbiter.FenceAfter), c.Default.FailureTimeout
+		ask.Timeout = max(ask.Timeout, c.Arbiter.FenceAfter)
+		ask.Host, ask.Second, ask.HeadStart = c.Name, c.Default.FailureTimeout, 2*c.Default.FailureTimeout
+	}
+	ledger := func(r Register) *Ledger {
+		ask.HeadStart = c.Default.FailureTimeout
+		return &Ledger{Asker: ask, Kind: c.Arbiter.Type, Host: c.Name, Register: r}
 	}
 	switch c.Arbiter.Type {
+	case "etcd":
+		return ledger(&Etcd{Etcd: *c.Arbiter.Etcd, Log: log})
+	case "file":
+		return ledger(&File{File: *c.Arbiter.File})
 	case "none":
 		return None{ask}
 	case "fence":

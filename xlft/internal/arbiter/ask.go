@@ -23,7 +23,13 @@ type Asker struct {
 	// HeadStart is how much longer a backup asks than a primary: when only the network
 	// between them breaks, the host that runs the domain comes first.
 	HeadStart time.Duration
-	Log       *zap.Logger
+	// Host is this host's name, and Second is how much longer a primary asks whose
+	// host's name comes after its peer's: when each of two hosts runs a domain and only
+	// the network between them breaks, one of them comes first all the same. Less than
+	// HeadStart.
+	Host   string
+	Second time.Duration
+	Log    *zap.Logger
 }
 
 // errUndecided: the other host lives, and will know.
@@ -65,8 +71,11 @@ func (a *Asker) settle(ctx context.Context, c xlft.Claim) (won, decided bool, er
 // process stood still meanwhile.
 func (a *Asker) askFor(ctx context.Context, c xlft.Claim) (r wire.OwnerResult, slept time.Duration, err error) {
 	limit := a.Timeout
-	if c.Side == xlft.Backup {
+	switch {
+	case c.Side == xlft.Backup:
 		limit += a.HeadStart
+	case a.Host > c.Peer:
+		limit += a.Second
 	}
 	ask, cancel := wire.AwakeTimeout(ctx, limit)
 	defer func() { slept = cancel() }()

@@ -1,13 +1,9 @@
 package arbiter
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
-	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,21 +13,22 @@ import (
 	"xlft/xlft/config"
 )
 
-// A Fence is the xlft.Arbiter that powers the other host off: a fence agent,
-// which keeps ClusterLabs' calling convention, does it, and the agent's success
-// wins the claim.
+// A Fence is the xlft.Arbiter that powers the other host off: fence agents, which
+// keep ClusterLabs' calling convention, do it, and an agent's action=status that says
+// off wins the claim.
 //
-// An agent that reports success before the host is off breaks promise P3, and
-// with shared storage P2: try an agent out before domains are trusted to it.
+// An agent whose status says off before the host is breaks promise P3, and with shared
+// storage P2: try an agent out before domains are trusted to it.
 type Fence struct {
 	Asker
 	// Peers are the hosts that can be fenced.
 	Peers map[string]config.Peer
 	// Agent runs a fence agent; nil: RunAgent. A simulation has its own.
-	Agent func(ctx context.Context, f config.Fence, action string) (code int, err error)
+	Agent func(ctx context.Context, f config.FenceAgent, action string) (out []byte, code int, err error)
 
 	mu      sync.Mutex
 	targets map[string]*target
+	fits    map[string]bool // agents whose metadata was good
 }
 
 // A target is a peer that is fenced once at a time.
@@ -50,14 +47,15 @@ func (a *Fence) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
 	if won, decided, err := a.consult(ctx, c); decided {
 		return won, err
 	}
-	if err := a.fence(ctx, c.Peer, c.Withdrawn); err != nil {
+	if err := a.fence(ctx, c); err != nil {
 		return false, err
 	}
 	return true, nil
 }
 
-// fence powers a peer off, unless that was done after the call.
-func (a *Fence) fence(ctx context.Context, peer string, withdrawn <-chan struct{}) error {
+// fence powers the peer of a claim off, unless that was done after the call.
+func (a *Fence) fence(ctx context.Context, c xlft.Claim) error {
+	peer := c.Peer
 	p, ok := a.Peers[peer]
 	if !ok || p.Fence == nil {
 		return fmt.Errorf("no [peer.%s.fence] in the configuration", peer)
@@ -78,89 +76,127 @@ func (a *Fence) fence(ctx context.Context, peer string, withdrawn <-chan struct{
 	if t.off.After(asked) {
 		return nil
 	}
-	if p.Fence.Delay > 0 {
+	if p.Fence.Delay > 0 && c.Side == xlft.Backup { // the host that runs the domain comes first
 		a.Log.Warn("waiting before the other host is fenced", zap.String("peer", peer), zap.Duration("delay", p.Fence.Delay))
 		select {
 		case <-time.After(p.Fence.Delay):
-		case <-withdrawn:
+		case <-c.Withdrawn:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 	select {
-	case <-withdrawn:
+	case <-c.Withdrawn:
 		return xlft.ErrWithdrawn
+	case <-ctx.Done():
+		return ctx.Err()
 	default:
 	}
-	a.Log.Warn("fencing the other host", zap.String("peer", peer), zap.String("agent", p.Fence.Agent))
 	begun := time.Now()
-	if _, err := a.agent(ctx, *p.Fence, "off"); err != nil {
-		return fmt.Errorf("fence %s: %w", peer, err)
+	var errs []error
+	for i, level := range p.Fence.Levels {
+		a.Log.Warn("fencing the other host", zap.String("peer", peer), zap.Int("level", i+1), zap.String("agent", level[0].Agent))
+		err := a.level(ctx, level)
+		if err == nil {
+			t.off = time.Now()
+			a.Log.Warn("the other host is off", zap.String("peer", peer), zap.Duration("took", t.off.Sub(begun)))
+			return nil
+		}
+		if len(p.Fence.Levels) > 1 {
+			err = fmt.Errorf("level %d: %w", i+1, err)
+		}
+		errs = append(errs, err)
 	}
-	t.off = time.Now()
-	a.Log.Warn("the other host is off", zap.String("peer", peer), zap.Duration("took", t.off.Sub(begun)))
+	return fmt.Errorf("fence %s: %w", peer, errors.Join(errs...))
+}
+
+// level has all agents of a level take the power. One that fails is enough for the next
+// level: what others of it took is not given back.
+func (a *Fence) level(ctx context.Context, agents []config.FenceAgent) error {
+	for _, f := range agents {
+		if err := a.off(ctx, f); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// Check says why a peer could not be fenced now; nil if its agent answers.
+// off has an agent take the power. What counts is what its status says then: an agent
+// may fail because the host is off already, and one that succeeds may have switched
+// something else off, or only have sent a command.
+func (a *Fence) off(ctx context.Context, f config.FenceAgent) error {
+	a.mu.Lock()
+	fits := a.fits[f.Agent]
+	a.mu.Unlock()
+	if !fits {
+		if err := a.fit(ctx, f); err != nil {
+			return err
+		}
+	}
+	_, failed, err := a.agent(ctx, f, "off")
+	_, code, serr := a.agent(ctx, f, "status")
+	switch {
+	case code == statusOff && err != nil && failed == statusOff:
+		// As a shell does that can't read its script, and fence-agents (EC_BAD_ARGS in
+		// fencing.py) for options that they do not take.
+		return fmt.Errorf("exit status %d of action=status would mean that the host is off, but action=off ends with it too: the agent or its options are wrong: %w", statusOff, err)
+	case code == statusOff:
+		if err != nil {
+			a.Log.Warn("the agent fails, and says that the host is off", zap.Error(err))
+		}
+		return nil
+	case err == nil && code == statusOn:
+		return fmt.Errorf("%s, action off: it reports success, but its status says that the host is on", f.Agent)
+	case err == nil:
+		return fmt.Errorf("%s, action off: it reports success, but can't say that the host is off: %w", f.Agent, serr)
+	case code == statusOn:
+		return fmt.Errorf("%w (and its status says that the host is on)", err)
+	}
+	return errors.Join(err, serr)
+}
+
+// fit says why an agent can't be an arbiter.
+func (a *Fence) fit(ctx context.Context, f config.FenceAgent) error {
+	out, _, err := a.agent(ctx, f, "metadata")
+	if err == nil {
+		err = unfit(f.Agent, out)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fits == nil {
+		a.fits = map[string]bool{}
+	}
+	a.fits[f.Agent] = err == nil
+	return err
+}
+
+// Check says why a peer, which is on, could not be fenced now; nil if its agents could.
 func (a *Fence) Check(ctx context.Context, peer string) error {
 	p, ok := a.Peers[peer]
 	if !ok || p.Fence == nil {
 		return fmt.Errorf("no [peer.%s.fence] in the configuration", peer)
 	}
-	code, err := a.agent(ctx, *p.Fence, "status")
-	if err != nil && code != statusOff {
-		return fmt.Errorf("fence agent of %s: %w", peer, err)
+	var errs []error
+	for i, level := range p.Fence.Levels {
+		for _, f := range level {
+			err := a.fit(ctx, f)
+			if err == nil {
+				_, code, serr := a.agent(ctx, f, "status")
+				if err = serr; code == statusOff {
+					err = fmt.Errorf("%s, action status: it says that %s is off. If that is not so, its options name another host, and a claim would be won while %s is on", f.Agent, peer, peer)
+				}
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("fence agent of %s, level %d: %w", peer, i+1, err))
+			}
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-func (a *Fence) agent(ctx context.Context, f config.Fence, action string) (code int, err error) {
+func (a *Fence) agent(ctx context.Context, f config.FenceAgent, action string) (out []byte, code int, err error) {
 	if a.Agent != nil {
 		return a.Agent(ctx, f, action)
 	}
 	return RunAgent(ctx, f, action)
-}
-
-// statusOff is an agent's exit status if the host is off.
-const statusOff = 2
-
-// maxOutput is how much of an agent's output an error quotes, in bytes.
-const maxOutput = 2 << 10
-
-// RunAgent runs a fence agent as ClusterLabs' Fence Agent API says: options are
-// lines on standard input, and exit status 0 is success.
-func RunAgent(ctx context.Context, f config.Fence, action string) (code int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, f.Timeout)
-	defer cancel()
-	var in bytes.Buffer
-	keys := make([]string, 0, len(f.Options))
-	for k := range f.Options {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	for _, k := range keys {
-		fmt.Fprintf(&in, "%s=%s\n", k, f.Options[k])
-	}
-	fmt.Fprintf(&in, "action=%s\n", action)
-	cmd := exec.CommandContext(ctx, f.Agent)
-	cmd.Stdin = &in
-	cmd.WaitDelay = time.Second // a child of the agent may keep its output open
-	output, err := cmd.CombinedOutput()
-	if err == nil {
-		return 0, nil
-	}
-	if ctx.Err() != nil {
-		err = fmt.Errorf("no answer within %v", f.Timeout)
-	}
-	text := strings.TrimSpace(string(output[:min(len(output), maxOutput)]))
-	if text != "" {
-		text = ": " + text
-	}
-	code = -1
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		code = exit.ExitCode()
-	}
-	return code, fmt.Errorf("%s, action %s: %w%s", f.Agent, action, err, text)
 }

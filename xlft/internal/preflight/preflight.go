@@ -154,6 +154,9 @@ func (c *Check) Problems(ctx context.Context, d xen.Domain, p config.Peer) ([]wi
 		return nil, err
 	}
 	o.MaxEpoch = c.Config.CheckpointMemory
+	if name, err := xlft.ArbiterName(ctx, c.arbiter()); err == nil { // else local has said so
+		o.Arbiter = name
+	}
 	var r wire.CheckResult
 	if err := wire.Ask(ctx, c.Dial(p), c.Software, wire.TypeCheck, o, wire.TypeCheckResult, &r); err != nil {
 		advice := c.Advice(err)
@@ -275,7 +278,7 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 	}
 	if a, ok := c.arbiter().(xlft.ArbiterChecker); ok {
 		if err := a.Check(ctx, peer.Name); err != nil {
-			add(err.Error(), "Try the agent by hand with the options of the configuration: until it works, nobody could decide after a failure.")
+			add(err.Error(), xlft.ArbiterAdvice(c.arbiter()))
 		}
 	}
 	return ps, nil
