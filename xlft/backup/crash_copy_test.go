@@ -117,7 +117,7 @@ func (h *hand) promote() (uint64, error) {
 		return 0, err
 	}
 	err := h.do(nil, func() error {
-		h.record.DiskRecord = xlft.DiskRecord{State: xlft.UpToDate, Data: r.Data.Next()}
+		h.record.DiskRecord = xlft.DiskRecord{State: xlft.UpToDate, Failed: r.Failed, Data: r.Data.Next()}
 		h.record.of, h.record.line = nil, append(slices.Clone(r.line), r.of.w.newLine())
 		return nil
 	})

@@ -172,8 +172,8 @@ func (g *guest) request(writer int) {
 		op, do = g.t.beginFlush(), func(m *diskrepl.Mirror) error { return m.Flush() }
 	case 1:
 		op, do = g.t.begin(at, n, 0, fua), func(m *diskrepl.Mirror) error { return m.Zero(off, size, false, fua) }
-	case 2:
-		op, do = g.t.begin(at, n, 0, fua), func(m *diskrepl.Mirror) error { return m.Trim(off, size, fua) }
+	case 2: // not Trim, after which storage may return anything
+		op, do = g.t.begin(at, n, 0, fua), func(m *diskrepl.Mirror) error { return m.Zero(off, size, true, fua) }
 	default:
 		v := g.w.newValue()
 		b := make([]byte, size)

@@ -181,8 +181,7 @@ func (h *host) mend() {
 func (w *crashWorld) protected(g *guest, to *host, f fault) *guest {
 	w.say("%s to %s, %v after %d", g.host.name, to.name, f.kind, f.after)
 	if w.chance.in(10) && to.recordNow().State == xlft.Consistent { // though the domain runs elsewhere
-		_, err := to.hand().promote()
-		w.say("an operator promotes %s: %v", to.name, err)
+		w.promote(to)
 	}
 	if w.chance.in(2) { // the fault may come before the session stands
 		if f.kind == backupCut || f.kind == bothCut {
@@ -286,7 +285,7 @@ func (w *crashWorld) check(h *host, when string) {
 func (w *crashWorld) invalidate(h *host) {
 	p := h.hand()
 	p.do(nil, func() error {
-		h.record = diskRecordOf{DiskRecord: xlft.DiskRecord{State: xlft.Inconsistent}}
+		h.record = diskRecordOf{DiskRecord: xlft.DiskRecord{State: xlft.Inconsistent, Failed: h.record.Failed}}
 		return nil
 	})
 }
@@ -331,6 +330,28 @@ func (w *crashWorld) afterwards(g *guest, p *pairing) *guest {
 	return g
 }
 
+// promote makes a copy the domain's disk, by an operator's word.
+func (w *crashWorld) promote(h *host) {
+	s, rotten := h.recordNow().of, h.files.anyRotten()
+	epoch, err := h.hand().promote()
+	w.say("an operator promotes %s: %v", h.name, err)
+	if err != nil {
+		return
+	}
+	h.mu.Lock()
+	values, unread := h.m.image()
+	after, unreadAfter := h.m.afterPowerCut(h.chance).image()
+	h.mu.Unlock()
+	err = s.judge(values, unread, epoch, s.reached(), rotten)
+	if err == nil {
+		err = s.judge(after, unreadAfter, epoch, s.reached(), rotten)
+	}
+	if err != nil {
+		w.violate("%s was promoted to epoch %d of %s (%+v): %v", h.name, epoch, s.id, s.reached(), err)
+	}
+	w.count("promotions", 1)
+}
+
 func (h *hand) isKilled() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -347,8 +368,7 @@ func (w *crashWorld) runs(h *host) *guest {
 	if w.chance.in(5) {
 		other.mend()
 		if other.recordNow().State == xlft.Consistent {
-			_, err := other.hand().promote()
-			w.say("an operator promotes %s: %v", other.name, err)
+			w.promote(other)
 		}
 		if st := other.recordNow().State; st == xlft.UpToDate {
 			w.say("the domain is run on %s, and should be on %s", other.name, h.name)
