@@ -387,6 +387,11 @@ func TestReplayToFailedStorage(t *testing.T) {
 	if got := there.storage[5000 : 5000+len(want)]; !bytes.Equal(got, want) {
 		t.Errorf("the storage has %.16q after the replay", got)
 	}
+	clear(there.storage)
+	there.lies = 1
+	if err := Replay(there, dir, 2); err != nil || !bytes.Equal(there.storage[5000:5000+len(want)], want) {
+		t.Errorf("a replay whose first write is lost: %v, %.16q", err, there.storage[5000:5000+len(want)])
+	}
 	// And what is written later is not lost among pages that failed.
 	there.WriteAt([]byte("later"), 5001, false)
 	if there.Flush(); string(there.storage[5001:5006]) != "later" {

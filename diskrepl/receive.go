@@ -80,7 +80,7 @@ func (in *intake) take(rec record, body []byte) error {
 		return bad("of epoch %d inside epoch %d", rec.epoch, in.epoch)
 	}
 	switch rec.typ {
-	case recWrite, recZero, recTrim, recProbe:
+	case recWrite, recZero, recTrim, recProbe, recVerify:
 		if !rec.fits(in.size) {
 			return bad("range %d+%d of a disk of %d bytes", rec.off, rec.n, in.size)
 		}
@@ -88,6 +88,12 @@ func (in *intake) take(rec record, body []byte) error {
 	switch rec.typ {
 	case recWrite, recZero, recTrim, recFlush:
 		return in.change(rec, body)
+	case recVerify:
+		if in.direct || r.shared != nil || rec.n == 0 || rec.n > ChunkSize {
+			return bad("of %d bytes out of its place", rec.n)
+		}
+		in.hold(logged{record: rec})
+		return nil
 	case recSynced:
 		if in.back != nil {
 			if err := in.back.verify(); err != nil {
@@ -144,7 +150,7 @@ func (in *intake) change(rec record, body []byte) error {
 			return &diskError{err}
 		}
 	}
-	l, n := logged{record: rec, body: body}, headerSize+int64(len(body))
+	l := logged{record: rec, body: body}
 	if in.spilled {
 		var err error
 		if l.at, err = r.place(len(body)); err == nil {
@@ -153,15 +159,21 @@ func (in *intake) change(rec record, body []byte) error {
 		if err != nil {
 			return &diskError{err}
 		}
-		l.body, l.crc, n = nil, crc32.Checksum(body, castagnoli), headerSize
+		l.body, l.crc = nil, crc32.Checksum(body, castagnoli)
 		in.log.spilled += int64(len(body))
 	}
+	in.hold(l)
+	return nil
+}
+
+// hold adds a record to the log of the open epoch.
+func (in *intake) hold(l logged) {
+	n := headerSize + int64(len(l.body))
 	in.log.recs = append(in.log.recs, l)
 	in.log.bytes += n
-	r.mu.Lock()
-	r.bytes += n
-	r.mu.Unlock()
-	return nil
+	in.r.mu.Lock()
+	in.r.bytes += n
+	in.r.mu.Unlock()
 }
 
 // seal ends the open epoch, whose sum is in body.

@@ -346,6 +346,10 @@ func (r *Replica) write(log *epochLog) error {
 func (r *Replica) applyAll(log *epochLog) error {
 	var scratch []byte
 	for _, l := range log.recs {
+		if l.typ == recVerify {
+			r.answerVerify(l.record)
+			continue
+		}
 		if l.spilled() {
 			if cap(scratch) < int(l.n) {
 				scratch = make([]byte, l.n)

@@ -148,6 +148,10 @@ func (g *guest) write(writer int) {
 		}
 		g.request(writer)
 		<-g.gate
+		if g.host.isDown() {
+			<-g.stop
+			return
+		}
 	}
 }
 
@@ -199,8 +203,7 @@ func (g *guest) ask(op *guestOp, do func(*diskrepl.Mirror) error) {
 		case <-time.After(time.Millisecond):
 		}
 		if !errors.Is(err, errNoPower) || g.host.isDown() {
-			<-g.stop
-			return
+			return // it is never answered
 		}
 	}
 }
