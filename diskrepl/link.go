@@ -44,7 +44,8 @@ type Options struct {
 	// it.
 	SyncPoint SyncPoint
 	// Limit is how many bytes of writes the replica can hold for epochs that
-	// are not committed. At the limit, writers wait for a commit.
+	// are not committed: the bodies, and 64 bytes for each. At the limit, writers wait
+	// for a commit.
 	Limit int64
 	// Rate limits the first copy, in compared bytes per second; 0 is no limit.
 	// A Shared ignores it.

@@ -92,8 +92,7 @@ func (in *intake) take(rec record, body []byte) error {
 		if in.direct || r.shared != nil || rec.n == 0 || rec.n > ChunkSize {
 			return bad("of %d bytes out of its place", rec.n)
 		}
-		in.hold(logged{record: rec})
-		return nil
+		return in.hold(logged{record: rec})
 	case recSynced:
 		if in.back != nil {
 			if err := in.back.verify(); err != nil {
@@ -162,18 +161,26 @@ func (in *intake) change(rec record, body []byte) error {
 		l.body, l.crc = nil, crc32.Checksum(body, castagnoli)
 		in.log.spilled += int64(len(body))
 	}
-	in.hold(l)
-	return nil
+	return in.hold(l)
 }
 
-// hold adds a record to the log of the open epoch.
-func (in *intake) hold(l logged) {
-	n := headerSize + int64(len(l.body))
+// hold adds a record to the log of the open epoch. A primary that sends more than
+// it was told it may is refused: it would fill this host's memory.
+func (in *intake) hold(l logged) error {
+	r, n := in.r, heldSize+int64(len(l.body))
 	in.log.recs = append(in.log.recs, l)
 	in.log.bytes += n
-	in.r.mu.Lock()
-	in.r.bytes += n
-	in.r.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bytes += n
+	held := r.bytes
+	if r.spill != nil {
+		held += r.spill.tail - r.spill.head
+	}
+	if r.limit > 0 && r.shared == nil && held > r.limit+maxBody+heldSize {
+		return bad("%d bytes are held back, the limit is %d", held, r.limit)
+	}
+	return nil
 }
 
 // seal ends the open epoch, whose sum is in body.

@@ -70,6 +70,10 @@ const (
 	headerSize = 24
 	maxBody    = 32 << 20 // bytes: nbd.MaxRequest
 	sealSize   = 16
+
+	// heldSize is how much memory a Replica needs for a record that it holds back,
+	// beyond the body. Both sides count it: small writes are mostly that.
+	heldSize = 64
 )
 
 // A record is the header of a record.

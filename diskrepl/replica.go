@@ -19,6 +19,7 @@ type Replica struct {
 	conn   io.ReadWriteCloser
 	slab   slabs
 	memory int64          // bytes held in memory, at most, if there is a spill
+	limit  int64          // bytes held in memory and in spill, at most; 0 is no limit
 	spill  *spill         // nil: everything is held in memory
 	shared *sharedStorage // nil: dev is a copy, which the primary does not write to
 
@@ -58,6 +59,12 @@ func NewReplica(dev Device, conn io.ReadWriteCloser) *Replica {
 func (r *Replica) SpillTo(f SpillFile, n, memory int64) {
 	r.memory, r.spill = memory, &spill{f: f, size: SpillSize(n)}
 }
+
+// Limit says how many bytes the primary was told that it may have held back here:
+// in memory, and in the file of SpillTo. More than that, and one record, ends the
+// session with an error. Shared storage has no limit here: its primary counts what is
+// not acknowledged, and a Replica holds more. Call Limit before Run.
+func (r *Replica) Limit(n int64) { r.limit = n }
 
 // CopyAll makes the first copy one of all chunks, though they may be equal, and
 // verifies that the storage has them: the disk failed in an earlier session, and

@@ -169,7 +169,7 @@ func (g *guest) protect(to *host, f fault) (*pairing, error) {
 	if f.kind == breaks || f.kind == flips {
 		flawed.left, flawed.flips = f.after, f.kind == flips
 	}
-	p.link, err = g.server().Attach(flawed, diskrepl.Options{Session: p.id, SyncPoint: diskrepl.SyncPoint{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Lost: func(error) {}})
+	p.link, err = g.server().Attach(flawed, diskrepl.Options{Session: p.id, SyncPoint: diskrepl.SyncPoint{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Verify: true, Lost: func(error) {}})
 	if err != nil {
 		return fail(err)
 	}
@@ -229,6 +229,27 @@ func (p *pairing) look(e uint64) error {
 		p.w.violate("the copy on %s after the commit of epoch %d of %s: %v", p.to.name, e, p.id, err)
 	}
 	return nil
+}
+
+// compare has the copies compared while the session goes on, if it is to find them
+// equal: it is not where the storage loses what it was given.
+func (p *pairing) compare(f fault) {
+	if f.kind == weakens || !p.w.chance.in(4) {
+		return
+	}
+	p.work.Go(func() {
+		err := p.link.Verify(context.Background(), diskrepl.Comparison{Repair: p.w.chance.in(3)}, func(_ diskrepl.Compared, diff []diskrepl.Difference) error {
+			for _, d := range diff {
+				if d.Unreadable == "" { // else the host lost its power, and can still say so here
+					p.w.violate("%s: equal copies seem to differ: %+v", p.id, d)
+				}
+			}
+			return nil
+		})
+		if err == nil {
+			p.w.count("comparisons", 1)
+		}
+	})
 }
 
 // leave ends the session in order, as far as the hosts are there.

@@ -200,7 +200,7 @@ func (w *crashWorld) protected(g *guest, to *host, f fault) *guest {
 	}
 	w.count("sessions", 1)
 	disarm := w.arm(g, p, f)
-	err = w.epochs(g, p)
+	err = w.epochs(g, p, f)
 	w.say("it ends at %+v: %v", p.reached(), err)
 	disarm()
 	if w.chance.in(4) && err == nil { // power fails while the copy's record is written
@@ -212,7 +212,7 @@ func (w *crashWorld) protected(g *guest, to *host, f fault) *guest {
 }
 
 // epochs lets the session run.
-func (w *crashWorld) epochs(g *guest, p *pairing) error {
+func (w *crashWorld) epochs(g *guest, p *pairing, f fault) error {
 	if err := p.link.AwaitSync(); err != nil {
 		return err
 	}
@@ -234,6 +234,7 @@ func (w *crashWorld) epochs(g *guest, p *pairing) error {
 	if err != nil {
 		return err
 	}
+	p.compare(f)
 	for e := uint64(2); e < uint64(2+w.chance.n(12)); e++ {
 		time.Sleep(time.Duration(w.chance.n(15000)) * time.Microsecond)
 		if w.chance.in(8) {

@@ -117,6 +117,7 @@ func (s *session) joinDisk(c *wire.Conn) error {
 		repl.CopyAll()
 	}
 	memory, file := s.r.Disks.Journal()
+	repl.Limit(memory + file)
 	if file > 0 {
 		repl.SpillTo(d.copy.SpillFile(), file, memory)
 	}
