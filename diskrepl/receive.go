@@ -111,6 +111,11 @@ func (in *intake) take(rec record, body []byte) error {
 			return bad("out of its place")
 		}
 		in.compared = true
+		if r.compare != nil {
+			if err := r.compare(); err != nil {
+				return &diskError{err}
+			}
+		}
 		in.start(r.sendHashes)
 		return nil
 	case recProbe:

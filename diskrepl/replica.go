@@ -26,6 +26,7 @@ type Replica struct {
 	writing chan struct{} // has one place: one writer at a time on conn
 	every   time.Duration // between two looks at the disk
 	copyAll bool          // the first copy is of all chunks
+	compare func() error  // called before the disk is compared as a whole; may be nil
 
 	mu        sync.Mutex
 	cond      sync.Cond
@@ -70,6 +71,12 @@ func (r *Replica) Limit(n int64) { r.limit = n }
 // verifies that the storage has them: the disk failed in an earlier session, and
 // neither what can be read from it nor a flush that succeeds proves anything. Call CopyAll before Run, and offer the Link no SyncPoint.
 func (r *Replica) CopyAll() { r.copyAll = true }
+
+// OnCompare has f called before anything is written if the primary does not know
+// what changed since the SyncPoint that it was offered: from there on the disk is not
+// that of the SyncPoint with known changes. An error of f ends the session. Call
+// OnCompare before Run.
+func (r *Replica) OnCompare(f func() error) { r.compare = f }
 
 // Run receives what the primary sends until the session ends, and returns why
 // it ended: after Finish or Close, [ErrDetached]; if the connection broke, an

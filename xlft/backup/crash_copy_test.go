@@ -41,7 +41,7 @@ type crashCopy struct {
 func (c *crashCopy) Was() xlft.DiskRecord { return c.was }
 
 func (c *crashCopy) Begin(st xlft.DiskState) error {
-	if err := c.save(xlft.DiskRecord{State: st, Failed: c.was.Failed}); err != nil {
+	if err := c.save(xlft.DiskRecord{State: st, SyncPoint: c.was.SyncPoint, Failed: c.was.Failed}); err != nil {
 		return err
 	}
 	return crashStore{c.hand}.clear()
