@@ -59,6 +59,8 @@ func TestVerifyUnderWriters(t *testing.T) {
 	p := newPair(t, newMemory(12*ChunkSize+777), newMemory(12*ChunkSize+777), 2<<20)
 	p.started()
 	done, stop := make(chan struct{}), p.pump(2)
+	halt := sync.OnceFunc(func() { close(done) })
+	defer halt()
 	writers := scribble(p.m, r, 1<<30, done)
 	for range *verifyRounds {
 		diff, err := p.compare(Comparison{})
@@ -66,7 +68,7 @@ func TestVerifyUnderWriters(t *testing.T) {
 			t.Fatalf("%+v, %v", diff, err)
 		}
 	}
-	close(done)
+	halt()
 	writers.Wait()
 	t.Logf("%d comparisons of %d chunks in %d epochs", *verifyRounds, 13, stop())
 }
@@ -76,12 +78,15 @@ func TestVerifyUnderWriters(t *testing.T) {
 func TestVerifyFindsEachByte(t *testing.T) {
 	r := newRand(t)
 	const size = 2*ChunkSize + 777
-	p := newPair(t, newMemory(size+4*ChunkSize), newMemory(size+4*ChunkSize), 2<<20)
+	here := newMemory(size + 4*ChunkSize)
 	for i := range size {
-		p.here.b[i] = byte(r.Uint32())
+		here.b[i] = byte(r.Uint32())
 	}
+	p := newPair(t, here, newMemory(size+4*ChunkSize), 2<<20)
 	p.started()
 	done, stop := make(chan struct{}), p.pump(2)
+	halt := sync.OnceFunc(func() { close(done) })
+	defer halt()
 	var wg sync.WaitGroup
 	own := rand.New(rand.NewPCG(r.Uint64(), 1))
 	wg.Go(func() {
@@ -109,7 +114,7 @@ func TestVerifyFindsEachByte(t *testing.T) {
 	if got, err := p.compare(Comparison{}); err != nil || len(got) > 0 {
 		t.Errorf("after the repairs: %+v, %v", got, err)
 	}
-	close(done)
+	halt()
 	wg.Wait()
 	next := stop()
 	want := p.here.image()
@@ -121,12 +126,15 @@ func TestVerifyFindsEachByte(t *testing.T) {
 // A repair is a write of its epoch: while the epoch is not committed the copy stays
 // as it was, and a next session by what is known to have changed has it.
 func TestRepairBelongsToItsEpoch(t *testing.T) {
-	p := newPair(t, newMemory(4*ChunkSize), newMemory(4*ChunkSize), 1<<20)
-	for i := range p.here.b {
-		p.here.b[i] = 7
+	here := newMemory(4 * ChunkSize)
+	for i := range here.b {
+		here.b[i] = 7
 	}
+	p := newPair(t, here, newMemory(4*ChunkSize), 1<<20)
 	p.started()
+	p.there.mu.Lock()
 	p.there.b[5] = 9
+	p.there.mu.Unlock()
 	found := make(chan error, 1)
 	go func() {
 		_, err := p.compare(Comparison{Repair: true})

@@ -253,9 +253,14 @@ func TestLimitIsKept(t *testing.T) {
 			if n == 0 {
 				rec = record{typ: recFlush, epoch: 2}.append(nil)
 			}
+			batch := 1
+			if n < 1<<20 {
+				batch = 4096
+			}
+			rec = bytes.Repeat(rec, batch)
 			sent := 0
 			go io.Copy(io.Discard, a)
-			for ; ; sent++ {
+			for ; ; sent += batch {
 				if _, err := a.Write(rec); err != nil {
 					break
 				}
