@@ -30,6 +30,8 @@ type mirrorSession struct {
 	sent    [heldEpochs]int64
 	flushed bool   // the newest record is a FLUSH; guarded by m.mu
 	free    uint64 // newest epoch that the replica holds no more; guarded by m.mu
+
+	verify verification
 }
 
 // heldEpochs is how many epochs a replica holds at most: one that is being
@@ -38,7 +40,7 @@ type mirrorSession struct {
 const heldEpochs = 4
 
 func newMirrorSession(m *Mirror, l *Link, o Options) *mirrorSession {
-	return &mirrorSession{Link: l, m: m, id: o.Session, limit: o.Limit, rate: o.Rate, begun: time.Now(), chunk: make([]byte, ChunkSize)}
+	return &mirrorSession{Link: l, m: m, id: o.Session, limit: o.Limit, rate: o.Rate, begun: time.Now(), chunk: make([]byte, ChunkSize), verify: verification{known: o.Verify}}
 }
 
 // begin starts the first copy: of the chunks that changed since the sync point,

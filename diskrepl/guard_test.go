@@ -364,3 +364,37 @@ func TestFlushesAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// A journal repairs a disk whose write-back failed, also while the page cache still
+// has the pages that can't be written: the storage has the epoch after a replay.
+func TestReplayToFailedStorage(t *testing.T) {
+	here, there, dir := newMemory(1<<20), newPageCache(1<<20), EpochDir(t.TempDir()+"/journal")
+	m := NewMirror(here)
+	p := cachedPair(t, m, there, time.Hour, func(r *Replica) { r.Durable(dir) })
+	p.started()
+	want := bytes.Repeat([]byte("data"), 1<<10)
+	m.WriteAt(want, 5000, false)
+	there.setWeak(true)
+	p.seal(2)
+	if err := p.r.Commit(2); err == nil {
+		t.Fatal("committed though nothing can be written back")
+	}
+	p.r.Close()
+	there.setWeak(false)
+	if err := Replay(there, dir, 2); err != nil {
+		t.Fatal(err)
+	}
+	if got := there.storage[5000 : 5000+len(want)]; !bytes.Equal(got, want) {
+		t.Errorf("the storage has %.16q after the replay", got)
+	}
+	clear(there.storage)
+	there.lies = 1
+	if err := Replay(there, dir, 2); err != nil || !bytes.Equal(there.storage[5000:5000+len(want)], want) {
+		t.Errorf("a replay whose first write is lost: %v, %.16q", err, there.storage[5000:5000+len(want)])
+	}
+	// And what is written later is not lost among pages that failed.
+	there.WriteAt([]byte("later"), 5001, false)
+	if there.Flush(); string(there.storage[5001:5006]) != "later" {
+		t.Errorf("the storage has %q of a later write", there.storage[5001:5006])
+	}
+}

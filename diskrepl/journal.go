@@ -199,8 +199,9 @@ func Cut(store EpochStore, epoch uint64) error {
 
 // Replay brings a Replica's disk to an epoch of its journal, after a crash of
 // its host: to the newest that [Newest] returned, or to an older one down to
-// that before the oldest. It does not change the journal, and can be repeated
-// with the same or a later epoch.
+// that before the oldest. What it writes it reads back from the storage, which may
+// have failed before: the journal is what repairs such a disk. It does not change
+// the journal, and can be repeated with the same or a later epoch.
 func Replay(dev Device, store EpochStore, epoch uint64) error {
 	epochs, left, err := openJournal(store)
 	if err != nil {
@@ -210,6 +211,13 @@ func Replay(dev Device, store EpochStore, epoch uint64) error {
 		return fmt.Errorf("diskrepl: durable journal: it has epochs %v, not %d", epochs, epoch)
 	}
 	r := &Replica{dev: newGuard(dev)}
+	// Pages that could not be written back would take what is written now, and lose
+	// it. That they could not need not be known here: the journal has what they had.
+	dev.Flush()
+	if err := r.dev.forget(0, dev.Size()); err != nil {
+		return err
+	}
+	back := &readBack{r: r, log: new(epochLog)}
 	for _, e := range epochs {
 		if e > epoch {
 			break
@@ -218,11 +226,16 @@ func Replay(dev Device, store EpochStore, epoch uint64) error {
 		if err != nil {
 			return fmt.Errorf("%w: epoch %d: %w", ErrJournalDamaged, e, err)
 		}
-		if err := r.applyAll(&epochLog{recs: recs}); err != nil {
-			return err
+		for _, l := range recs {
+			if err := r.apply(l.record, l.body); err != nil {
+				return err
+			}
+			if err := back.add(l.record, l.body); err != nil {
+				return err
+			}
 		}
 	}
-	return dev.Flush()
+	return back.verify()
 }
 
 // openJournal opens the files of a journal. epochs are their numbers, in order.
@@ -245,9 +258,13 @@ func openJournal(store EpochStore) (epochs []uint64, left map[uint64]EpochFile, 
 func readEpoch(f EpochFile, epoch uint64, size int64) (recs []logged, err error) {
 	whole, get := false, func(n int) []byte { return make([]byte, n) }
 	err = readEpochFile(f, epoch, size, get, func(d *reader, rec record, body []byte) (bool, error) {
-		if rec.typ != recSeal {
+		switch rec.typ {
+		case recWrite, recZero, recTrim, recFlush:
 			recs = append(recs, logged{record: rec, body: body})
 			return true, nil
+		case recSeal:
+		default:
+			return false, fmt.Errorf("%v in a journal", rec.typ)
 		}
 		whole = true
 		want, err := parseSum(body)

@@ -66,7 +66,7 @@ func durablePair(t *testing.T, here *memory, there Device, dir EpochDir) *pair {
 	p.r.Durable(dir)
 	go func() { p.ended <- p.r.Run() }()
 	var err error
-	if p.link, err = p.m.Attach(a, Options{Limit: 8 << 20, Lost: func(error) {}}); err != nil {
+	if p.link, err = p.m.Attach(a, Options{Limit: 8 << 20, Verify: true, Lost: func(error) {}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.link.AwaitSync(); err != nil {

@@ -44,11 +44,14 @@ type Options struct {
 	// it.
 	SyncPoint SyncPoint
 	// Limit is how many bytes of writes the replica can hold for epochs that
-	// are not committed. At the limit, writers wait for a commit.
+	// are not committed: the bodies, and 64 bytes for each. At the limit, writers wait
+	// for a commit.
 	Limit int64
 	// Rate limits the first copy, in compared bytes per second; 0 is no limit.
 	// A Shared ignores it.
 	Rate int64
+	// Verify says that the replica knows how to answer [Link.Verify].
+	Verify bool
 	// Lost is called once, on a goroutine of its own, if the link breaks by
 	// itself. Writes then go to this host's disk alone.
 	Lost func(error)
@@ -124,7 +127,7 @@ type Link struct {
 }
 
 // A session is the part of a Link that differs between a Mirror and a Shared.
-// All methods but committed and hashes are called with disk.mu held.
+// All methods but committed, verified and hashes are called with disk.mu held.
 type session interface {
 	// sealed is called before the seal of an epoch is sent. An error prevents
 	// that.
@@ -136,6 +139,8 @@ type session interface {
 	unacked() (n, limit int64)
 	// committed is called when the replica holds an epoch no more.
 	committed(epoch uint64) error
+	// verified is called with the replica's answer to a VERIFY.
+	verified(off int64, hash []byte) error
 	// hashes is called with the hashes that the replica sent of its disk from
 	// offset off. It must not use b after the replica is asked again.
 	hashes(off int64, b []byte) error
@@ -383,6 +388,8 @@ func (l *Link) receive() {
 				err = l.session.hashes(int64(rec.off), b)
 			case recCommitted:
 				err = l.session.committed(rec.off)
+			case recVerified:
+				err = l.session.verified(int64(rec.off), b)
 			case recFailed:
 				err = fmt.Errorf("diskrepl: the replica failed: %s", b)
 			default:

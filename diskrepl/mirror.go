@@ -126,7 +126,7 @@ func (m *Mirror) change(off, n int64, do func() error, typ recordType, flags uin
 func (m *Mirror) send(typ recordType, flags uint8, off, n int64, body []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	size := headerSize + int64(len(body))
+	size := heldSize + int64(len(body))
 	for m.link != nil && m.session.full(size) {
 		m.cond.Wait()
 	}

@@ -70,7 +70,7 @@ func (p *pair) join(a net.Conn, limit int64) {
 	p.t.Helper()
 	go func() { p.ended <- p.r.Run() }()
 	var err error
-	if p.link, err = p.m.Attach(a, Options{Limit: limit, Lost: func(err error) { p.lost <- err }}); err != nil {
+	if p.link, err = p.m.Attach(a, Options{Limit: limit, Verify: true, Lost: func(err error) { p.lost <- err }}); err != nil {
 		p.t.Fatal(err)
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// A readBack verifies a first copy to a disk that failed before: what was
-// written is flushed, and read again from the storage. A flush that succeeds
+// A readBack verifies what is written to a disk that failed before, by a first copy
+// or from a journal: it is flushed, and read again from the storage. A flush that succeeds
 // after one that failed proves nothing: where a write-back failed, ext4 (Linux
 // 6.18) may keep the extent as unwritten as long as its pages are in the page
 // cache, and the storage then returns zeroes for what was written and flushed.
@@ -34,17 +34,17 @@ func (v *readBack) add(rec record, body []byte) error {
 func (v *readBack) verify() error {
 	for again := false; ; again = true {
 		if err := v.r.dev.Flush(); err != nil {
-			return &diskError{fmt.Errorf("diskrepl: verify the first copy: %w", err)}
+			return &diskError{fmt.Errorf("diskrepl: verify what was written: %w", err)}
 		}
 		bad, err := v.differing()
 		if err != nil {
-			return &diskError{v.r.dev.keep(fmt.Errorf("diskrepl: verify the first copy: %w", err))}
+			return &diskError{v.r.dev.keep(fmt.Errorf("diskrepl: verify what was written: %w", err))}
 		}
 		if len(bad) == 0 {
 			break
 		}
 		if again {
-			err := fmt.Errorf("diskrepl: verify the first copy: %d bytes at %d were written and flushed, and the storage returns others", bad[0].end-bad[0].off, bad[0].off)
+			err := fmt.Errorf("diskrepl: verify what was written: %d bytes at %d were written and flushed, and the storage returns others", bad[0].end-bad[0].off, bad[0].off)
 			return &diskError{v.r.dev.keep(err)}
 		}
 		for _, e := range bad {
@@ -53,7 +53,7 @@ func (v *readBack) verify() error {
 			}
 		}
 		if err := bad.writeOut(v.r.dev, nil); err != nil {
-			return &diskError{fmt.Errorf("diskrepl: write a part of the first copy again: %w", err)}
+			return &diskError{fmt.Errorf("diskrepl: write a part again: %w", err)}
 		}
 	}
 	v.r.slab.release(v.log)

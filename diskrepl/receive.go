@@ -80,7 +80,7 @@ func (in *intake) take(rec record, body []byte) error {
 		return bad("of epoch %d inside epoch %d", rec.epoch, in.epoch)
 	}
 	switch rec.typ {
-	case recWrite, recZero, recTrim, recProbe:
+	case recWrite, recZero, recTrim, recProbe, recVerify:
 		if !rec.fits(in.size) {
 			return bad("range %d+%d of a disk of %d bytes", rec.off, rec.n, in.size)
 		}
@@ -88,6 +88,11 @@ func (in *intake) take(rec record, body []byte) error {
 	switch rec.typ {
 	case recWrite, recZero, recTrim, recFlush:
 		return in.change(rec, body)
+	case recVerify:
+		if in.direct || r.shared != nil || rec.n == 0 || rec.n > ChunkSize {
+			return bad("of %d bytes out of its place", rec.n)
+		}
+		return in.hold(logged{record: rec})
 	case recSynced:
 		if in.back != nil {
 			if err := in.back.verify(); err != nil {
@@ -106,6 +111,11 @@ func (in *intake) take(rec record, body []byte) error {
 			return bad("out of its place")
 		}
 		in.compared = true
+		if r.compare != nil {
+			if err := r.compare(); err != nil {
+				return &diskError{err}
+			}
+		}
 		in.start(r.sendHashes)
 		return nil
 	case recProbe:
@@ -144,7 +154,7 @@ func (in *intake) change(rec record, body []byte) error {
 			return &diskError{err}
 		}
 	}
-	l, n := logged{record: rec, body: body}, headerSize+int64(len(body))
+	l := logged{record: rec, body: body}
 	if in.spilled {
 		var err error
 		if l.at, err = r.place(len(body)); err == nil {
@@ -153,14 +163,28 @@ func (in *intake) change(rec record, body []byte) error {
 		if err != nil {
 			return &diskError{err}
 		}
-		l.body, l.crc, n = nil, crc32.Checksum(body, castagnoli), headerSize
+		l.body, l.crc = nil, crc32.Checksum(body, castagnoli)
 		in.log.spilled += int64(len(body))
 	}
+	return in.hold(l)
+}
+
+// hold adds a record to the log of the open epoch. A primary that sends more than
+// it was told it may is refused: it would fill this host's memory.
+func (in *intake) hold(l logged) error {
+	r, n := in.r, heldSize+int64(len(l.body))
 	in.log.recs = append(in.log.recs, l)
 	in.log.bytes += n
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.bytes += n
-	r.mu.Unlock()
+	held := r.bytes
+	if r.spill != nil {
+		held += r.spill.tail - r.spill.head
+	}
+	if r.limit > 0 && r.shared == nil && held > r.limit+maxBody+heldSize {
+		return bad("%d bytes are held back, the limit is %d", held, r.limit)
+	}
 	return nil
 }
 

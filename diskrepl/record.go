@@ -21,7 +21,7 @@ import (
 //	4       4     n: length of the range in bytes, or of the body
 //	8       8     offset of the range in bytes, or of APPLIED and COMMITTED an epoch; else 0
 //	16      8     epoch that the record belongs to; 0 from the replica
-//	24      n     body, of WRITE, SEAL, HASHES and FAILED
+//	24      n     body, of WRITE, SEAL, HASHES, FAILED and VERIFIED
 type recordType uint8
 
 const (
@@ -37,6 +37,8 @@ const (
 	// Of a Mirror only.
 	recCompare   recordType = 11 // to the replica: send the hashes of all chunks
 	recCommitted recordType = 12 // to the link: the epoch in the offset field, and all before it, are not held any more
+	recVerify    recordType = 13 // to the replica: send the hash of the range as it is after all earlier records
+	recVerified  recordType = 14 // to the link: the answer; the body is the hash, of zeroes if the range can't be read
 
 	// Of a Shared only.
 	recProbe   recordType = 9  // to the replica: send the hash of the range
@@ -44,7 +46,8 @@ const (
 )
 
 var recordNames = map[recordType]string{recWrite: "WRITE", recZero: "ZERO", recTrim: "TRIM", recFlush: "FLUSH",
-	recSeal: "SEAL", recSynced: "SYNCED", recHashes: "HASHES", recFailed: "FAILED", recCompare: "COMPARE", recProbe: "PROBE", recApplied: "APPLIED", recCommitted: "COMMITTED"}
+	recSeal: "SEAL", recSynced: "SYNCED", recHashes: "HASHES", recFailed: "FAILED", recCompare: "COMPARE", recProbe: "PROBE", recApplied: "APPLIED", recCommitted: "COMMITTED",
+	recVerify: "VERIFY", recVerified: "VERIFIED"}
 
 func (t recordType) String() string {
 	if s, ok := recordNames[t]; ok {
@@ -54,7 +57,7 @@ func (t recordType) String() string {
 }
 
 func (t recordType) hasBody() bool {
-	return t == recWrite || t == recSeal || t == recHashes || t == recFailed
+	return t == recWrite || t == recSeal || t == recHashes || t == recFailed || t == recVerified
 }
 
 // Flags of a record.
@@ -67,6 +70,10 @@ const (
 	headerSize = 24
 	maxBody    = 32 << 20 // bytes: nbd.MaxRequest
 	sealSize   = 16
+
+	// heldSize is how much memory a Replica needs for a record that it holds back,
+	// beyond the body. Both sides count it: small writes are mostly that.
+	heldSize = 64
 )
 
 // A record is the header of a record.
@@ -193,7 +200,7 @@ func (d *reader) next(get func(int) []byte) (record, []byte, error) {
 	case recZero:
 		flags = flagFUA | flagKeep
 	}
-	ranged := flags != 0 || r.typ == recHashes || r.typ == recProbe
+	ranged := flags != 0 || r.typ == recHashes || r.typ == recProbe || r.typ == recVerify || r.typ == recVerified
 	numbered := r.typ == recApplied || r.typ == recCommitted
 	if b[2]|b[3] != 0 || r.flags&^flags != 0 || !ranged && !numbered && r.off != 0 || !ranged && !r.typ.hasBody() && r.n != 0 {
 		return fail(r.typ.String(), errors.New("reserved bits are set"))

@@ -19,12 +19,14 @@ type Replica struct {
 	conn   io.ReadWriteCloser
 	slab   slabs
 	memory int64          // bytes held in memory, at most, if there is a spill
+	limit  int64          // bytes held in memory and in spill, at most; 0 is no limit
 	spill  *spill         // nil: everything is held in memory
 	shared *sharedStorage // nil: dev is a copy, which the primary does not write to
 
 	writing chan struct{} // has one place: one writer at a time on conn
 	every   time.Duration // between two looks at the disk
 	copyAll bool          // the first copy is of all chunks
+	compare func() error  // called before the disk is compared as a whole; may be nil
 
 	mu        sync.Mutex
 	cond      sync.Cond
@@ -59,10 +61,22 @@ func (r *Replica) SpillTo(f SpillFile, n, memory int64) {
 	r.memory, r.spill = memory, &spill{f: f, size: SpillSize(n)}
 }
 
+// Limit says how many bytes the primary was told that it may have held back here:
+// in memory, and in the file of SpillTo. More than that, and one record, ends the
+// session with an error. Shared storage has no limit here: its primary counts what is
+// not acknowledged, and a Replica holds more. Call Limit before Run.
+func (r *Replica) Limit(n int64) { r.limit = n }
+
 // CopyAll makes the first copy one of all chunks, though they may be equal, and
 // verifies that the storage has them: the disk failed in an earlier session, and
 // neither what can be read from it nor a flush that succeeds proves anything. Call CopyAll before Run, and offer the Link no SyncPoint.
 func (r *Replica) CopyAll() { r.copyAll = true }
+
+// OnCompare has f called before anything is written if the primary does not know
+// what changed since the SyncPoint that it was offered: from there on the disk is not
+// that of the SyncPoint with known changes. An error of f ends the session. Call
+// OnCompare before Run.
+func (r *Replica) OnCompare(f func() error) { r.compare = f }
 
 // Run receives what the primary sends until the session ends, and returns why
 // it ended: after Finish or Close, [ErrDetached]; if the connection broke, an
@@ -346,6 +360,10 @@ func (r *Replica) write(log *epochLog) error {
 func (r *Replica) applyAll(log *epochLog) error {
 	var scratch []byte
 	for _, l := range log.recs {
+		if l.typ == recVerify {
+			r.answerVerify(l.record)
+			continue
+		}
 		if l.spilled() {
 			if cap(scratch) < int(l.n) {
 				scratch = make([]byte, l.n)

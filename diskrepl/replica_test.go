@@ -3,6 +3,7 @@ package diskrepl
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -65,7 +66,7 @@ func TestSpill(t *testing.T) {
 			p.m.WriteAt(b, r.Int64N(2<<20-int64(len(b))), false)
 		}
 		p.seal(e)
-		if st := p.r.Status(); st.Spilled == 0 || st.Journal > 64<<10+12*headerSize {
+		if st := p.r.Status(); st.Spilled == 0 || st.Journal > 64<<10+12*heldSize {
 			t.Errorf("epoch %d: %+v", e, st)
 		}
 		p.same("sealed", before)
@@ -228,3 +229,56 @@ func TestBackupDiskFails(t *testing.T) {
 		t.Error("a disk that failed was taken over")
 	}
 }
+
+// A primary that sends more than it was told it may has its session ended, and not
+// this host's memory filled: with long writes, and with a great many short ones, with
+// a file and without.
+func TestLimitIsKept(t *testing.T) {
+	for _, n := range []int{0, 512, 1 << 20} {
+		for _, file := range []int64{0, 256 << 10} {
+			a, b := net.Pipe()
+			r := NewReplica(newMemory(2<<20), b)
+			const limit = 1 << 20
+			r.Limit(limit)
+			if file > 0 {
+				r.SpillTo(new(ramSpill), file, limit-file)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- r.Run() }()
+			var s sum
+			first := record{typ: recSynced, epoch: 1}.append(nil)
+			s.add(1, first)
+			a.Write(s.append(record{typ: recSeal, n: sealSize, epoch: 1}.append(first)))
+			rec := append(record{typ: recWrite, n: uint32(n), epoch: 2}.append(nil), make([]byte, n)...)
+			if n == 0 {
+				rec = record{typ: recFlush, epoch: 2}.append(nil)
+			}
+			batch := 1
+			if n < 1<<20 {
+				batch = 4096
+			}
+			rec = bytes.Repeat(rec, batch)
+			sent := 0
+			go io.Copy(io.Discard, a)
+			for ; ; sent += batch {
+				if _, err := a.Write(rec); err != nil {
+					break
+				}
+				if int64(sent)*(heldSize+int64(n)) > limit+2*maxBody {
+					t.Errorf("bodies of %d bytes, file of %d: %d were taken", n, file, sent)
+					break
+				}
+			}
+			a.Close()
+			if err := <-ended; err == nil || !strings.Contains(err.Error(), "are held back, the limit is 1048576") && !strings.Contains(err.Error(), "the journal is full") {
+				t.Errorf("bodies of %d bytes, file of %d: %v", n, file, err)
+			}
+		}
+	}
+}
+
+// ramSpill is a SpillFile that keeps nothing.
+type ramSpill struct{}
+
+func (*ramSpill) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (*ramSpill) ReadAt(p []byte, _ int64) (int, error)  { return len(p), nil }

@@ -34,6 +34,10 @@ func (v *sharedSession) committed(uint64) error {
 	return errors.New("diskrepl: COMMITTED of a disk that is shared")
 }
 
+func (v *sharedSession) verified(int64, []byte) error {
+	return errors.New("diskrepl: VERIFIED of a disk that is shared")
+}
+
 func (v *sharedSession) hashes(_ int64, b []byte) error {
 	select {
 	case v.answers <- b: // probe has used it before it asks again

@@ -13,7 +13,9 @@ import (
 // DiskRecord is what a host remembers of its copy of a disk.
 type DiskRecord struct {
 	State DiskState `json:"state"`
-	// SyncPoint is the checkpoint that a Consistent copy is of, if that is known.
+	// SyncPoint is the checkpoint that a Consistent copy is of, if that is known. An
+	// Inconsistent copy with a SyncPoint was of that checkpoint, and has since been given
+	// nothing but what the primary changed since.
 	SyncPoint diskrepl.SyncPoint `json:"mark,omitzero"`
 	// Failed is why the storage of the copy could not be trusted, if it failed in a
 	// session and no first copy was completed since. What can be read from it may

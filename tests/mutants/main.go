@@ -32,7 +32,8 @@ type mutant struct {
 	name     string
 	file     string
 	from, to string
-	survives string // why no test can notice; "" if one has to
+	survives string   // why no test can notice; "" if one has to
+	by       []string // a package, a test and its flags, that have to notice; nil for all tests
 }
 
 // units are the packages whose tests run after those of the mutant's own package
@@ -117,6 +118,7 @@ func run(pattern string, sample int, seed uint64, seeds int) error {
 //	- text that is there once, line by line
 //	+ what it becomes, line by line; none if it goes
 //	survives why, if no test can notice
+//	by package test flags…, if this test has to notice by itself
 func parse(text string) (all []mutant, err error) {
 	var m *mutant
 	for i, line := range strings.Split(text, "\n") {
@@ -138,6 +140,8 @@ func parse(text string) (all []mutant, err error) {
 			m.to += rest + "\n"
 		case kind == "survives":
 			m.survives = rest
+		case kind == "by":
+			m.by = strings.Fields(rest)
 		default:
 			return nil, fmt.Errorf("mutants.txt:%d: what is %q?", i+1, line)
 		}
@@ -215,12 +219,16 @@ func try(m mutant, seeds int) (by string, err error) {
 	}
 	test := []string{"test", "-vet=off", "-overlay", overlay, "-count=1", "-failfast"}
 	own := "./" + filepath.Dir(m.file)
-	for _, args := range [][]string{
+	runs := [][]string{
 		append(append([]string{}, test...), "-timeout=180s", "-skip=TestSimulation", own), // soonest
 		append(append([]string{}, test...), "-timeout=180s", "-skip=TestSimulation", "./xlft"),
 		append(append(append([]string{}, test...), "-timeout=60s"), units...),
 		append(append([]string{}, test...), "-timeout=300s", "-run=TestSimulation$", "./xlft", fmt.Sprintf("-sim.seeds=%d", seeds)),
-	} {
+	}
+	if len(m.by) > 1 {
+		runs = [][]string{append(append(append([]string{}, test...), "-timeout=180s", "-run="+m.by[1], m.by[0]), m.by[2:]...)}
+	}
+	for _, args := range runs {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		cmd := exec.CommandContext(ctx, "go", args...)
 		out, err := cmd.CombinedOutput()

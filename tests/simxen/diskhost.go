@@ -85,7 +85,11 @@ func (c *platterCopy) Durable() diskrepl.EpochStore {
 func (c *platterCopy) Was() xlft.DiskRecord { return c.was }
 
 func (c *platterCopy) Begin(st xlft.DiskState) error {
-	if err := c.Record(xlft.DiskRecord{State: st, Failed: c.was.Failed}); err != nil {
+	r := xlft.DiskRecord{State: st, Failed: c.was.Failed}
+	if st == xlft.Inconsistent {
+		r.SyncPoint = c.was.SyncPoint
+	}
+	if err := c.Record(r); err != nil {
 		return err
 	}
 	c.journal.clear()

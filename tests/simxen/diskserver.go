@@ -137,7 +137,7 @@ func (s *Disks) Replicate(ctx context.Context, session string, lost func(error))
 		data := s.P.h.platter.give()
 		open.Data, open.Past = data.ID, data.Past
 	}
-	conn, ready, err := wire.OpenDisk(ctx, s.P.Dial(s.To), "sim", session, open)
+	conn, _, ready, err := wire.OpenDisk(ctx, s.P.Dial(s.To), "sim", session, open)
 	if err != nil {
 		return err
 	}

@@ -29,8 +29,8 @@ type DiskCopy interface {
 	// Was returns what the copy was when it was opened.
 	Was() xlft.DiskRecord
 	// Begin comes before the first write of a session. The copy is recorded in
-	// that state, still as failed if it was, and its journal on stable storage is
-	// cleared.
+	// that state, still as failed if it was and with its SyncPoint, and its journal on
+	// stable storage is cleared.
 	Begin(xlft.DiskState) error
 	// Record records durably what the copy is. A record with a SyncPoint, or of a
 	// disk that is UpToDate, makes the journal on stable storage needless, and
@@ -117,8 +117,12 @@ func (s *session) joinDisk(c *wire.Conn) error {
 		repl.CopyAll()
 	}
 	memory, file := s.r.Disks.Journal()
+	repl.Limit(memory + file)
 	if file > 0 {
 		repl.SpillTo(d.copy.SpillFile(), file, memory)
+	}
+	if !d.Shared {
+		repl.OnCompare(d.forgetSyncPoint)
 	}
 	if err := d.begin(repl, data); err != nil {
 		code := wire.CodeUnfit
@@ -128,7 +132,7 @@ func (s *session) joinDisk(c *wire.Conn) error {
 		return refuse(c, code, nil, fmt.Errorf("disk %s: %w", d.VDev, err))
 	}
 	ready := wire.DiskReady{Journal: memory + file}
-	if was := d.copy.Was(); was.State == xlft.Consistent && !d.Shared {
+	if was := d.copy.Was(); was.Failed == "" && !d.Shared {
 		ready.MarkSession, ready.MarkEpoch = was.SyncPoint.Session, was.SyncPoint.Epoch
 	}
 	if err := c.WriteJSON(wire.TypeDiskReady, 0, ready); err != nil {
@@ -177,6 +181,17 @@ func (s *session) logFailed(d *disk, err error) {
 	if err != nil {
 		s.log.Error("record that a disk's copy failed", zap.String("vdev", d.VDev), zap.Error(err))
 	}
+}
+
+// forgetSyncPoint records that the copy is not that of an earlier checkpoint any more,
+// with no more than what changed since written over it.
+func (d *disk) forgetSyncPoint() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ours || d.closed || d.copy.Was().SyncPoint.Epoch == 0 {
+		return nil
+	}
+	return d.copy.Record(xlft.DiskRecord{State: xlft.Inconsistent, Failed: d.copy.Was().Failed})
 }
 
 var errTaken = errors.New("it has its connection already, or its session has ended")

@@ -130,6 +130,14 @@ func (n *rawBytes) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// ParseBytes reads a size as the configuration has it: "64MiB", "512KiB", or a plain
+// number of bytes.
+func ParseBytes(s string) (uint64, error) {
+	var n rawBytes
+	err := n.UnmarshalText([]byte(s))
+	return uint64(n), err
+}
+
 // Load reads the configuration file at path.
 func Load(path string) (*Config, error) {
 	f, err := os.Open(path)

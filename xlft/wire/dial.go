@@ -73,12 +73,13 @@ func OpenControl(ctx context.Context, dial Dialer, software, session string, o O
 }
 
 // OpenDisk opens the connection that carries a disk's writes in a session that
-// the backup has accepted. The answer says how much the backup holds back.
-func OpenDisk(ctx context.Context, dial Dialer, software, session string, d DiskOpen) (net.Conn, DiskReady, error) {
+// the backup has accepted. The answers say what both sides can do, and how much the
+// backup holds back.
+func OpenDisk(ctx context.Context, dial Dialer, software, session string, d DiskOpen) (net.Conn, Hello, DiskReady, error) {
 	var ready DiskReady
-	c, _, err := Open(ctx, dial, KindDisk, session, software)
+	c, h, err := Open(ctx, dial, KindDisk, session, software)
 	if err != nil {
-		return nil, ready, fmt.Errorf("disk %s: %w", d.VDev, err)
+		return nil, h, ready, fmt.Errorf("disk %s: %w", d.VDev, err)
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
@@ -89,9 +90,9 @@ func OpenDisk(ctx context.Context, dial Dialer, software, session string, d Disk
 	end()
 	if err != nil {
 		c.Close()
-		return nil, ready, fmt.Errorf("disk %s: %w", d.VDev, err)
+		return nil, h, ready, fmt.Errorf("disk %s: %w", d.VDev, err)
 	}
-	return c.Conn, ready, nil
+	return c.Conn, h, ready, nil
 }
 
 // Ask opens a query connection, sends v as a frame of type t and reads the

@@ -51,8 +51,9 @@ const (
 
 // Names of features in HELLO.
 const (
-	FeatureS2    = "s2"
-	FeatureLines = "lines"
+	FeatureS2     = "s2"
+	FeatureLines  = "lines"
+	FeatureVerify = "verify" // the backup answers VERIFY on the connection of a mirrored disk
 )
 
 // CodedBody is the longest body of a DATA frame that is coded by what changed, in bytes

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"path/filepath"
+
 	"github.com/spf13/cobra"
 
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/diskserver"
 	"xlft/xlft/internal/xen"
 )
 
@@ -40,5 +43,16 @@ func (a *app) completeProtected(*cobra.Command, []string, string) ([]string, cob
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	names, _ := control.Names(c.RunDir)
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeServed completes the name of a domain whose disks are served on this
+// host.
+func (a *app) completeServed(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	c, err := a.config()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names, _ := control.Names(filepath.Dir(diskserver.CommandSocket(c.RunDir, "")))
 	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -20,7 +20,7 @@ is written to them can be copied. A domain's configuration for xl names such a
 disk as "script=block-xlft,vdev=xvda,access=rw,target=DOMAIN/xvda"; where it is
 on a host, that host's configuration of xlft says.`,
 	}
-	c.AddCommand(a.diskServeCommand(), a.diskAttachCommand(), a.diskDetachCommand(), a.diskStatusCommand(), a.diskPromoteCommand(), a.diskInvalidateCommand())
+	c.AddCommand(a.diskServeCommand(), a.diskAttachCommand(), a.diskDetachCommand(), a.diskStatusCommand(), a.diskPromoteCommand(), a.diskInvalidateCommand(), a.diskVerifyCommand())
 	return c
 }
 

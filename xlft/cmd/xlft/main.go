@@ -58,9 +58,17 @@ const exitDecided = 3
 // arbiter could decide.
 const exitNoArbiter = 2
 
+// exitUnverified is disk verify's exit status if it is not known whether the copies
+// differ.
+const exitUnverified = 2
+
 func exitStatus(err error) int {
 	if errors.Is(err, errNoArbiter) {
 		return exitNoArbiter
+	}
+	var unverified *unverifiedError
+	if errors.As(err, &unverified) {
+		return exitUnverified
 	}
 	var d decidedError
 	if errors.As(err, &d) {

@@ -65,12 +65,13 @@ func TestKeygen(t *testing.T) {
 }
 
 // documented are commands that have a help text and a man page.
-var documented = []string{"ft-start", "ft-stop", "ft-status", "ft-list", "ft-check", "ft-failover", "ft-resolve", "ft-set", "ft-drain", "ft-undrain", "ft-wait", "keygen", "inspect", "receive", "check-config", "events", "metrics"}
+var documented = []string{"ft-start", "ft-stop", "ft-status", "ft-list", "ft-check", "ft-failover", "ft-resolve", "ft-set", "ft-drain", "ft-undrain", "ft-wait", "keygen", "inspect", "receive", "check-config", "events", "metrics", "disk-verify"}
 
 // Every command says what it does.
 func TestHelp(t *testing.T) {
 	for _, c := range documented {
-		if out, _ := run(t, c, "--help"); !strings.Contains(out, "Usage:\n  xlft "+c) {
+		words := strings.Split(strings.Replace(c, "disk-", "disk ", 1), " ")
+		if out, _ := run(t, append(words, "--help")...); !strings.Contains(out, "Usage:\n  xlft "+strings.Join(words, " ")) {
 			t.Errorf("%s --help prints\n%s", c, out)
 		}
 	}

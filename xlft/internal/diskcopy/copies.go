@@ -89,7 +89,11 @@ func (c *diskCopy) Durable() diskrepl.EpochStore {
 // order: a copy that is recorded as consistent may need its journal to be
 // consistent.
 func (c *diskCopy) Begin(st xlft.DiskState) error {
-	if err := c.Record(xlft.DiskRecord{State: st, Failed: c.was.Failed}); err != nil {
+	r := xlft.DiskRecord{State: st, Failed: c.was.Failed}
+	if st == xlft.Inconsistent {
+		r.SyncPoint = c.was.SyncPoint
+	}
+	if err := c.Record(r); err != nil {
 		return err
 	}
 	return c.host.journal(c.domain, c.vdev).Clear()

@@ -21,5 +21,10 @@ func (c *Copies) Invalidate(domain, vdev string) error {
 		return err
 	}
 	defer f.Close()
-	return c.record(domain, vdev, xlft.DiskRecord{State: xlft.Inconsistent})
+	r, err := c.Store.LoadDisk(domain, vdev)
+	if err != nil {
+		return err
+	}
+	// What failed is not to be trusted, whatever else is given up.
+	return c.record(domain, vdev, xlft.DiskRecord{State: xlft.Inconsistent, Failed: r.Failed})
 }

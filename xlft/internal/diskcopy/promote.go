@@ -106,7 +106,10 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 		}
 	}
 	for _, p := range all {
-		if err := c.record(domain, p.VDev, xlft.DiskRecord{State: xlft.UpToDate, Data: p.record.Data.Next()}); err != nil {
+		// The next copy to storage that failed is of all chunks, though the journal has
+		// repaired it.
+		r := xlft.DiskRecord{State: xlft.UpToDate, Failed: p.record.Failed, Data: p.record.Data.Next()}
+		if err := c.record(domain, p.VDev, r); err != nil {
 			return nil, fmt.Errorf("disk %s: %w", p.VDev, err)
 		}
 	}

@@ -275,6 +275,24 @@ func TestPromoteFailed(t *testing.T) {
 		if got := h.at("xvda", 4711, 5); got != "acked" {
 			t.Errorf("the disk has %q", got)
 		}
+		if r, err := h.Store.LoadDisk("web1", "xvda"); err != nil || r.State != xlft.UpToDate || r.Failed == "" {
+			t.Errorf("promoted, the record is %+v, %v: the next copy to this storage would be compared", r, err)
+		}
+	}
+}
+
+// A copy on storage that failed stays one when it is given up.
+func TestInvalidateKeepsFailure(t *testing.T) {
+	h := newHostDir(t, 'b')
+	if err := h.Store.SaveDisk("web1", "xvda", xlft.DiskRecord{State: xlft.UpToDate, Failed: "medium error", Data: xlft.DataGen{ID: "1"}}); err != nil {
+		t.Fatal(err)
+	}
+	c := &Copies{Config: func() *config.Config { return h.Conf }, Store: h.Store}
+	if err := c.Invalidate("web1", "xvda"); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := h.Store.LoadDisk("web1", "xvda"); err != nil || r.State != xlft.Inconsistent || r.Failed != "medium error" || r.Data.ID != "" {
+		t.Errorf("the record is %+v, %v", r, err)
 	}
 }
 

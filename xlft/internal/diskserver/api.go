@@ -51,6 +51,7 @@ func (s *Server) Serve(ctx context.Context, commands, clients net.Listener) erro
 	control.Handle(mux, "POST /discard", func(*http.Request) (any, error) { return nil, s.Discard() })
 	control.Handle(mux, "POST /drain", func(r *http.Request) (any, error) { return nil, s.Drain(r.Context()) })
 	mux.HandleFunc("POST /replicate", s.serveReplicate)
+	mux.HandleFunc("POST /verify", s.serveVerify)
 	ctx, cancel := context.WithCancel(ctx)
 	srv := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -186,7 +187,7 @@ func (s *Server) link(ctx context.Context, v *session, dial wire.Dialer, id stri
 		}
 		open.Data, open.Past = data.ID, data.Past
 	}
-	conn, ready, err := wire.OpenDisk(ctx, dial, s.Software, id, open)
+	conn, hello, ready, err := wire.OpenDisk(ctx, dial, s.Software, id, open)
 	if err != nil {
 		return err
 	}
@@ -201,7 +202,7 @@ func (s *Server) link(ctx context.Context, v *session, dial wire.Dialer, id stri
 		}
 		ready.Journal = min(ready.Journal, room/4*3)
 	}
-	l, err := d.repl.Attach(conn, diskrepl.Options{Session: id, SyncPoint: diskrepl.SyncPoint{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Rate: int64(s.Config.SyncRate), Lost: func(err error) {
+	l, err := d.repl.Attach(conn, diskrepl.Options{Session: id, SyncPoint: diskrepl.SyncPoint{Session: ready.MarkSession, Epoch: ready.MarkEpoch}, Limit: ready.Journal, Rate: int64(s.Config.SyncRate), Verify: slices.Contains(hello.Features, wire.FeatureVerify), Lost: func(err error) {
 		v.end(fmt.Errorf("disk %s: %w", want.VDev, err))
 	}})
 	if err != nil {
