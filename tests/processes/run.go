@@ -263,6 +263,7 @@ func (w *World) heal() bool {
 	}
 	begun, seen := time.Now(), time.Now()
 	var why string
+	resolved := false
 	for time.Since(begun) < healLimit {
 		if w.broken() {
 			return false
@@ -291,6 +292,9 @@ func (w *World) heal() bool {
 		why = fmt.Sprintf("the domain is on %d hosts, and takes steps on %d", len(hosts), steps)
 		if len(hosts) == 1 {
 			st, err := hosts[0].status()
+			if st.State == "blocked" && time.Since(begun) > 10*ft && !resolved {
+				resolved = w.resolve(hosts[0])
+			}
 			why = fmt.Sprintf("%s on %s: %s %v", st.State, hosts[0].name, st.LastError, err)
 			if st.Protected && w.answers() {
 				if w.allHeard() {
@@ -307,6 +311,24 @@ func (w *World) heal() bool {
 	}
 	w.violate("P5, P6", "not well again %v after the last fault: %s", healLimit, why)
 	return false
+}
+
+// resolve is the operator where the copy on a host waits, since the other host lost its power during a takeover: nobody
+// but somebody who was there can know whether the domain ran. It reports whether that is so.
+func (w *World) resolve(h *host) bool {
+	peer := w.host(other(h.name))
+	known, _ := peer.xlft(15*time.Second, "ft-resolve", "--json", domainName)
+	if !strings.Contains(known, `"open": true`) {
+		return false
+	}
+	word := "--give-up" // it never ran there
+	if w.lifeOn(peer) != nil {
+		word = "--take-over" // it did, and is lost with that power: the copy here is older
+		w.excused()
+	}
+	out, err := peer.xlft(15*time.Second, "ft-resolve", word, "--yes", domainName)
+	w.say("ft-resolve %s on %s: %s %v", word, peer.name, out, err)
+	return err == nil
 }
 
 // answers reports whether the domain answers.

@@ -82,6 +82,8 @@ func run(ctx context.Context, short bool, setupNames, rowNames, out string) (err
 		}
 	}
 	b.found.begin(ctx, b)
+	// What was found before something went wrong is kept.
+	defer func() { err = errors.Join(err, b.found.write(out, os.Stdout)) }()
 	for _, v := range []vehicle{&workload{}, &stockGuest{}} {
 		if v.rows(b) == nil {
 			continue
@@ -90,7 +92,7 @@ func run(ctx context.Context, short bool, setupNames, rowNames, out string) (err
 			return err
 		}
 	}
-	return b.found.write(out, os.Stdout)
+	return nil
 }
 
 // A vehicle is a guest with its rows.
