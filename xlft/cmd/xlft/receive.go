@@ -118,7 +118,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		default:
 		}
 	})
-	s := newSteward(live.config, log)
+	s := newSteward(live.config, self, a.configPath, log)
 	stop, err := serveReceiver(control.Socket(c.RunDir, control.Receiver), r, s)
 	if err != nil {
 		return err

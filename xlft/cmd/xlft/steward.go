@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"os/exec"
 	"strings"
 	"sync"
 
@@ -23,10 +23,11 @@ import (
 )
 
 // newSteward returns what keeps this host's domains protected. It is a part of the
-// receiver: each host that runs domains, or takes them over, has one.
-func newSteward(config func() *config.Config, log *zap.Logger) *steward.Steward {
+// receiver: each host that runs domains, or takes them over, has one. Program is this one, and
+// path its configuration's.
+func newSteward(config func() *config.Config, program, path string, log *zap.Logger) *steward.Steward {
 	return &steward.Steward{
-		Host: &stewarded{config: config}, Log: log,
+		Host: &stewarded{config: config, program: program, path: path}, Log: log,
 		Plan: func(domain string) steward.Plan {
 			d := config().For(domain)
 			return steward.Plan{Protect: d.Protect, Backups: d.Backups}
@@ -36,7 +37,9 @@ func newSteward(config func() *config.Config, log *zap.Logger) *steward.Steward 
 
 // stewarded is this host as a Steward sees it.
 type stewarded struct {
-	config func() *config.Config
+	config  func() *config.Config
+	program string
+	path    string
 
 	mu   sync.Mutex // of both connections
 	host *xen.Host
@@ -123,23 +126,19 @@ func (s *stewarded) Stopped(d steward.Domain) bool {
 	return protector.StoppedRun(s.config().RunDir, d.Name) == d.Instance
 }
 
-// Try starts a protector. It goes on if this process ends meanwhile.
+// Try is "xl ft-start", in a process of its own: nothing that a look at a domain meets in
+// libxl ends the copies that are here. It goes on if this process ends meanwhile.
 func (s *stewarded) Try(ctx context.Context, domain, backup string) error {
-	ctx = context.WithoutCancel(ctx)
-	c := s.config()
-	_, peer, err := findProblems(ctx, c, domain, backup)
-	var ps *problemsError
-	if errors.As(err, &ps) {
-		texts := []string{}
-		for _, p := range ps.problems {
-			texts = append(texts, p.Host+": "+p.What)
-		}
-		return errors.New(strings.Join(texts, "; "))
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.program, "--config", s.path, "ft-start", "--quiet", "--backup", backup, "--", domain)
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return nil
 	}
-	if err != nil {
+	said := strings.Join(strings.Fields(strings.TrimPrefix(string(out), "ft-start: ")), " ")
+	if said == "" {
 		return err
 	}
-	return startUnit(ctx, c, domain, peer, io.Discard)
+	return fmt.Errorf("%s: %s", backup, said)
 }
 
 func (s *stewarded) Why(domain string) string { return protector.LastError(s.config().RunDir, domain) }

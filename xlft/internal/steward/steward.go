@@ -65,9 +65,10 @@ type Steward struct {
 	Plan func(domain string) Plan // as the configuration is now
 	Log  *zap.Logger
 
+	blind bool // the last look saw nothing; of the goroutine that calls Look alone
+
 	mu  sync.Mutex
 	all map[string]*charge
-	err error // of the last look
 	wg  sync.WaitGroup
 }
 
@@ -111,22 +112,31 @@ func (s *Steward) Run(ctx context.Context) {
 	}
 }
 
-// Look looks once at all domains, and begins what there is to do.
+// Look looks once at all domains, and begins what there is to do. Nothing that it asks the
+// host is asked under the lock: a host that does not answer keeps nobody from Unprotected.
 func (s *Steward) Look(ctx context.Context) {
 	here, err := s.Host.Domains()
+	if err != nil {
+		if !s.blind {
+			s.Log.Warn("which domains run here can't be told: those that lose their protection meanwhile wait", zap.Error(err))
+		}
+		s.blind = true
+		return
+	}
+	s.blind = false
+	for _, c := range s.charges(here) {
+		s.look(ctx, c)
+	}
+}
+
+// charges takes up the domains that are to be protected, forgets those that are gone, and
+// returns those that nothing is being done for.
+func (s *Steward) charges(here []Domain) (idle []*charge) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.all == nil {
 		s.all = map[string]*charge{}
 	}
-	if err != nil {
-		if s.err == nil {
-			s.Log.Warn("which domains run here can't be told: those that lose their protection meanwhile wait", zap.Error(err))
-		}
-		s.err = err
-		return
-	}
-	s.err = nil
 	seen := map[string]bool{}
 	for _, d := range here {
 		if !s.Plan(d.Name).Protect {
@@ -138,19 +148,20 @@ func (s *Steward) Look(ctx context.Context) {
 			c = &charge{Domain: d}
 			s.all[d.Name] = c
 		}
-		s.look(ctx, c)
+		if c.trying == "" {
+			idle = append(idle, c)
+		}
 	}
 	for name, c := range s.all {
 		if !seen[name] && c.trying == "" {
 			delete(s.all, name)
 		}
 	}
+	return idle
 }
 
+// look looks at a domain that nothing is being done for.
 func (s *Steward) look(ctx context.Context, c *charge) {
-	if c.trying != "" {
-		return
-	}
 	busy, err := s.Host.Busy(ctx, c.Name)
 	if err != nil {
 		if c.said.New("busy", err.Error()) {
@@ -158,18 +169,23 @@ func (s *Steward) look(ctx context.Context, c *charge) {
 		}
 		return
 	}
-	if busy {
-		c.since, c.looks, c.stopped = time.Time{}, 0, false
+	stopped, why := false, ""
+	if !busy {
+		stopped, why = s.Host.Stopped(c.Domain), s.Host.Why(c.Name)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.stopped = stopped; busy {
+		c.since, c.looks = time.Time{}, 0
 		return
 	}
 	now := time.Now()
-	if c.looks++; c.since.IsZero() {
+	if c.looks++; c.looks == 1 {
 		c.since = now
+		if c.rounds == 0 {
+			c.why = why
+		}
 	}
-	if c.looks == 1 && c.rounds == 0 {
-		c.why = s.Host.Why(c.Name)
-	}
-	c.stopped = s.Host.Stopped(c.Domain)
 	backups := slices.Clone(s.Plan(c.Name).Backups)
 	if c.looks < looksFirst || c.stopped || now.Before(c.next) || len(backups) == 0 {
 		return

@@ -24,7 +24,7 @@ import (
 	"xlft/tests/lab/ft"
 )
 
-const patience = 4 * time.Minute // for whatever must come
+const patience = 3 * time.Minute // for whatever must come
 
 func main() {
 	log.SetFlags(log.Ltime)

@@ -49,7 +49,7 @@ func (w *workload) dial(ctx context.Context, b *bench) (*probe.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, c.SetDeadline(time.Now().Add(time.Hour))
+	return c, c.SetDeadline(time.Now().Add(20 * time.Minute))
 }
 
 func (w *workload) reconnect(ctx context.Context, b *bench) (err error) {
@@ -126,7 +126,13 @@ func (w *workload) questions(ctx context.Context, b *bench, n int) (float64, []t
 	if err := errors.Join(errs...); err != nil {
 		return 0, nil, err
 	}
-	return closedLoop(n, b.each, func(i int) error { _, err := clients[i].Get(); return err })
+	return closedLoop(n, b.each, func(i int) error {
+		if err := clients[i].SetDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		_, err := clients[i].Get()
+		return err
+	})
 }
 
 // closedLoop has n callers call ask again and again, for so long. It returns the calls a second, and how long each took.
