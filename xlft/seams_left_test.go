@@ -539,3 +539,33 @@ func TestDrainedAlone(t *testing.T) {
 		}
 	}, "none", "cas", "fence")
 }
+
+// A domain whose output can't be let out yet is not left for another backup's sake:
+// nobody else would go on trying to.
+func TestMovesOnOnlyWhenFree(t *testing.T) {
+	seams(t, func(m *seam) {
+		r := new(refusing)
+		m.receive(m.b, nil)
+		_, ended := m.protect(m.a, m.domain, "B", func(s *primary.Session) {
+			s.Settings.MoveAfter = 10 * time.Second
+			s.Gates.Net = refusingGate{s.Gates.Net, r}
+		})
+		m.await(m.session, primary.Protected)
+		r.what.Store(refusesGate)
+		m.b.Crash()
+		m.await(m.session, primary.Connecting)
+		time.Sleep(time.Minute)
+		if m.domain.Undelivered() == 0 {
+			m.t.Fatal("nothing is held")
+		}
+		select {
+		case err := <-ended:
+			m.t.Fatalf("it ended with output held: %v", err)
+		default:
+		}
+		r.what.Store(refusesNothing)
+		if err := <-ended; m.domain.Undelivered() > 0 || !m.domain.Runs() {
+			m.t.Errorf("it ended with %v; %d packets are held, it runs: %v", err, m.domain.Undelivered(), m.domain.Runs())
+		}
+	}, "none", "cas", "fence")
+}

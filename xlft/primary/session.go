@@ -367,9 +367,10 @@ func (s *Session) step(ctx context.Context, ev Event) {
 }
 
 // movesOn makes the next failure, or attempt, to connect the last one when the backup was
-// waited for long enough.
+// waited for long enough. While the domain does not run, or its output is held, it is not:
+// each attempt to connect tries to undo that, and nobody else would.
 func (s *Session) movesOn(ev Event) Event {
-	if s.Settings.MoveAfter == 0 || s.m.State() != Connecting || !s.m.proven || s.lacking.IsZero() {
+	if s.stuck != nil || s.Settings.MoveAfter == 0 || s.m.State() != Connecting || !s.m.proven || s.lacking.IsZero() {
 		return ev
 	}
 	if e, ok := ev.(ConnectFailed); ok {
