@@ -569,3 +569,52 @@ func TestMovesOnOnlyWhenFree(t *testing.T) {
 		}
 	}, "none", "cas", "fence")
 }
+
+// A host is drained, and its copies end, while another host's offer is looked at: that
+// copy does not stay either.
+func TestDrainedWhileAdmitted(t *testing.T) {
+	seams(t, func(m *seam) {
+		var looks atomic.Int64
+		m.receive(m.b, func(r *backup.Receiver) {
+			r.Drained = func() bool {
+				if looks.Add(1) > 1 {
+					return true
+				}
+				// The mark and the end of all copies come just after this look.
+				r.Evict(context.Background())
+				return false
+			}
+		})
+		_, ended := m.protect(m.a, m.domain, "B", nil)
+		select {
+		case err := <-ended:
+			if err == nil || !strings.Contains(err.Error(), "drained") {
+				m.t.Errorf("it ended with %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			m.t.Errorf("a drained host took a copy: %+v", m.session.Status())
+		}
+		if !m.domain.Runs() {
+			m.t.Error("the domain does not run")
+		}
+	}, "none", "cas", "fence")
+}
+
+// A host that is drained for long says the same each time.
+func TestDrainedForLong(t *testing.T) {
+	seams(t, func(m *seam) {
+		var drained atomic.Bool
+		m.receive(m.b, func(r *backup.Receiver) { r.Drained = drained.Load })
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		drained.Store(true)
+		m.receiver.Evict(context.Background())
+		m.await(m.session, primary.Connecting)
+		time.Sleep(time.Second)
+		why := m.session.Status().LastError
+		time.Sleep(10 * time.Minute)
+		if st := m.session.Status(); st.LastError != why {
+			m.t.Errorf("first %.200q, and later %.200q (%d bytes)", why, st.LastError, len(st.LastError))
+		}
+	}, "none", "cas", "fence")
+}
