@@ -129,7 +129,7 @@ func (s *stewarded) Stopped(d steward.Domain) bool {
 // Try is "xl ft-start", in a process of its own: nothing that a look at a domain meets in
 // libxl ends the copies that are here. It goes on if this process ends meanwhile.
 func (s *stewarded) Try(ctx context.Context, domain, backup string) error {
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.program, "--config", s.path, "ft-start", "--quiet", "--backup", backup, "--", domain)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.program, "--config", s.path, "ft-start", "--quiet", "--unless-stopped", "--backup", backup, "--", domain)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return nil
