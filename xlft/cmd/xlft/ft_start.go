@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"xlft/xlft/config"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/primary"
@@ -63,6 +64,9 @@ func (a *app) start(ctx context.Context, domain, backup string, o startOptions, 
 		return err
 	}
 	name, peer, err := findProblems(ctx, c, domain, backup)
+	if left, ok := leftWith(c, err); ok && !o.foreground {
+		name, err = left, nil
+	}
 	if err != nil {
 		return err
 	}
@@ -79,6 +83,17 @@ func (a *app) start(ctx context.Context, domain, backup string, o startOptions, 
 		}
 	}
 	return startUnit(ctx, c, name, peer, progress)
+}
+
+// leftWith returns the domain that can't be protected for the reasons in err, and whether an
+// earlier protector left it undecided: then one has to begin whatever stands against a
+// new protection, a dead backup above all. Nobody else would let its output out.
+func leftWith(c *config.Config, err error) (domain string, left bool) {
+	var ps *problemsError
+	if !errors.As(err, &ps) {
+		return "", false
+	}
+	return ps.domain, protector.Left(c, ps.domain)
 }
 
 // noteStop marks the run of a domain of which a session has ended, if an operator ended it:

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"xlft/xlft"
+	"xlft/xlft/config"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/primary"
@@ -29,6 +31,16 @@ func TestStopOfLeft(t *testing.T) {
 	}
 	if err := store.Dir(state).Save("web1", xlft.Ownership{Generation: 3, Role: xlft.HostPrimary, Peer: "beta", Exposed: true, Instance: boot + "/7"}); err != nil {
 		t.Fatal(err)
+	}
+	c, err := config.Load(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// But its successor may begin, though its backup can't be reached.
+	for domain, want := range map[string]bool{"web1": true, "web2": false} {
+		if d, left := leftWith(c, fmt.Errorf("check: %w", &problemsError{domain: domain})); d != domain || left != want {
+			t.Errorf("%s: %q, %v", domain, d, left)
+		}
 	}
 	out, complaint := run(t, "--config", conf, "ft-stop", "web1")
 	if out != "" || !strings.Contains(complaint, "before it was decided") {
