@@ -618,3 +618,35 @@ func TestDrainedForLong(t *testing.T) {
 		}
 	}, "none", "cas", "fence")
 }
+
+// A host died, its backup runs the domain, and somebody starts the domain on the host that
+// came back: that one is not protected by a third host either, which would not know.
+func TestStaleToThird(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, nil)
+		m.receive(m.c, nil)
+		m.protect(m.a, m.domain, "B", nil)
+		m.await(m.session, primary.Protected)
+		m.a.Crash()
+		if !m.runs(m.b) {
+			m.t.Fatal("B does not run the domain")
+		}
+		m.splits = true
+		m.a.PowerOn()
+		d := m.a.Boot(simDomain, 16)
+		for _, peer := range []string{"B", "C", "C"} {
+			s, ended := m.protect(m.a, d, peer, func(s *primary.Session) { s.Instance, s.Peers = "another boot", []string{"B", "C"} })
+			select {
+			case err := <-ended:
+				if !errors.Is(err, primary.ErrBothRun) {
+					m.t.Errorf("to %s it ended with %v", peer, err)
+				}
+			case <-time.After(10 * time.Second):
+				m.t.Fatalf("to %s it is %v", peer, s.Status().State)
+			}
+		}
+		// The one that its clients know is.
+		onB, _ := m.protect(m.b, m.b.Domain(simDomain), "C", nil)
+		m.await(onB, primary.Protected)
+	}, "cas", "fence")
+}
