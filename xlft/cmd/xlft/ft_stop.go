@@ -73,6 +73,9 @@ func (a *app) leave(ctx context.Context, domain string) (waited bool, err error)
 	if err != nil {
 		return false, err
 	}
+	if d.Name != domain { // an ID: protections go by names
+		return true, fmt.Errorf("that is %s: \"xl ft-stop %s\"", d.Name, d.Name)
+	}
 	mark := func() error { return protector.MarkStopped(c.RunDir, d.Name, protector.Instance(d)) }
 	if err := mark(); err != nil {
 		return true, err
