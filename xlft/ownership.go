@@ -33,6 +33,9 @@ type Ownership struct {
 	// Begun, on a primary: a protector has begun with this run of the domain, and has
 	// not ended. The domain may be suspended for it, or its output held.
 	Begun bool `json:"begun,omitempty"`
+	// Anew, on a primary: this run of the domain began after one that another host may have
+	// taken over, and was not protected yet. All hosts are asked whether they run it.
+	Anew bool `json:"anew,omitempty"`
 	// Proven, on a primary: this run of the domain was protected, and nobody ended
 	// that: attempts to protect it again go on.
 	Proven bool `json:"proven,omitempty"`

@@ -42,7 +42,7 @@ func (r *Receiver) admit(ctx context.Context, o wire.Offer, peer string) (*sessi
 		}
 	}
 	if r.drained() {
-		return nil, errDrained
+		return nil, errDrained()
 	}
 	rec, err := r.ownership(o.Domain)
 	if err != nil {

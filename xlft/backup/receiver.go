@@ -230,13 +230,20 @@ func (r *Receiver) control(ctx context.Context, c *wire.Conn, session, peer stri
 		c.WriteJSON(wire.TypeRefuse, 0, no)
 		return no
 	}
-	if r.PeerName(c.Conn) != peer {
-		// Its certificate was taken out of the configuration meanwhile, and Revoke
-		// did not know this session yet.
+	// Its certificate was taken out of the configuration meanwhile, or this host was
+	// drained, and Revoke or Evict did not know this session yet.
+	switch {
+	case r.PeerName(c.Conn) != peer:
+		no = &wire.Refusal{Code: wire.CodeProtocol, Reason: errRevoked.Error()}
+	case r.drained():
+		no = errDrained()
+	}
+	if no != nil {
 		r.mu.Lock()
 		delete(r.domains, o.Domain)
 		r.mu.Unlock()
-		return refuse(c, wire.CodeProtocol, nil, errRevoked)
+		c.WriteJSON(wire.TypeRefuse, 0, no)
+		return no
 	}
 	s.conn, s.id = c, session
 	r.mu.Lock()
@@ -363,14 +370,17 @@ func (r *Receiver) Revoke(ctx context.Context, peers ...string) {
 	r.end(ctx, errRevoked, func(s *session) bool { return slices.Contains(peers, s.peer) })
 }
 
-// errDrained: an operator wants no replicas here.
-var errDrained = &wire.Refusal{Code: wire.CodeDrained, Reason: "this host is drained: it takes no replicas until \"xl ft-undrain\" there"}
+// errDrained says that an operator wants no replicas here. Each caller has its own, whose
+// reason it may change.
+func errDrained() *wire.Refusal {
+	return &wire.Refusal{Code: wire.CodeDrained, Reason: "this host is drained: it takes no replicas until \"xl ft-undrain\" there"}
+}
 
 func (r *Receiver) drained() bool { return r.Drained != nil && r.Drained() }
 
 // Evict ends all sessions, as Revoke does, for a host that is drained.
 func (r *Receiver) Evict(ctx context.Context) {
-	r.end(ctx, errDrained, func(*session) bool { return true })
+	r.end(ctx, errDrained(), func(*session) bool { return true })
 }
 
 func (r *Receiver) end(ctx context.Context, why error, which func(*session) bool) {

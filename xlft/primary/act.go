@@ -139,8 +139,8 @@ func (s *Session) do(ctx context.Context, a Action) {
 	case Exit:
 		a = s.exits(a)
 		if s.ownership.Role == xlft.HostPrimary {
-			// A start after this end is a first one.
-			s.ownership.Proven, s.ownership.Begun = false, false
+			// A start after this end is a first one. What is stuck is left to it.
+			s.ownership.Proven, s.ownership.Begun = false, s.stuck != nil
 			if err := s.Store.Save(s.Domain, s.ownership); err != nil {
 				s.Log.Error("record that the protection has ended", zap.Error(err))
 			}

@@ -25,6 +25,7 @@ func (s *Session) fresh(generation uint64) xlft.Ownership {
 	return xlft.Ownership{
 		Generation: generation, Role: xlft.HostPrimary, Peer: s.Peer, UUID: s.Offer.UUID, Instance: s.Instance, Begun: true,
 		Took: s.ownership.Took, Paused: s.ownership.Paused, Proven: s.ownership.Proven || s.m.proven,
+		Anew: s.ownership.Anew && !s.m.proven,
 	}
 }
 
@@ -56,6 +57,35 @@ func (s *Session) ownerRole(ctx context.Context, d decider) (wire.Role, error) {
 		}
 	}
 	return answer, errors.Join(errs...)
+}
+
+// runsElsewhere returns an error if a host that is not to be the backup says that it runs
+// the domain: a backup refuses a domain that it runs, and another one knows nothing of that.
+// Nothing is changed, and who can't be asked says nothing.
+func (s *Session) runsElsewhere(ctx context.Context) error {
+	if s.DialPeer == nil {
+		return nil
+	}
+	patience := min(2*s.Settings.FailureTimeout, wire.OwnerTimeout)
+	ask, cancel := wire.AwakeTimeout(ctx, patience)
+	defer cancel()
+	errs := make([]error, len(s.Peers))
+	var wg sync.WaitGroup
+	for i, name := range s.Peers {
+		if name == s.Peer {
+			continue
+		}
+		wg.Go(func() {
+			var r wire.OwnerResult
+			// Of this generation nobody has a record: what counts is what runs there.
+			q := wire.OwnerQuery{Domain: s.Domain, UUID: s.Offer.UUID, Generation: maxGeneration, Patience: patience}
+			if err := wire.Ask(ask, s.DialPeer(name), s.Software, wire.TypeOwner, q, wire.TypeOwnerResult, &r); err == nil && r.Role == wire.RoleRunning {
+				errs[i] = fmt.Errorf("%w: %s", ErrBothRun, name)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // roleOf asks one host; "" if it can't be asked.

@@ -177,9 +177,18 @@ func (s *Session) Run(ctx context.Context) (err error) {
 			s.decider = decider{found.Peer, s.DialPeer(found.Peer), found.Generation}
 		}
 	default:
+		anew := same && found.Anew || !same && found.Role != xlft.HostNone && found.Role != xlft.HostOwner
+		if anew {
+			// Whoever started it here may not know that it runs on already elsewhere.
+			err = s.runsElsewhere(ctx)
+		}
+		s.ownership.Anew = anew
 		s.ownership = s.fresh(found.Generation + 1)
 		s.decider.generation = s.ownership.Generation
-		if err := s.Store.Save(s.Domain, s.ownership); err != nil {
+		if err == nil {
+			err = s.Store.Save(s.Domain, s.ownership)
+		}
+		if err != nil {
 			if same && found.Role == xlft.HostPrimary {
 				// It is decided that the domain runs here: it does not wait for a record.
 				s.letGo(once)
@@ -367,9 +376,10 @@ func (s *Session) step(ctx context.Context, ev Event) {
 }
 
 // movesOn makes the next failure, or attempt, to connect the last one when the backup was
-// waited for long enough.
+// waited for long enough. While the domain does not run, or its output is held, it is not:
+// each attempt to connect tries to undo that, and nobody else would.
 func (s *Session) movesOn(ev Event) Event {
-	if s.Settings.MoveAfter == 0 || s.m.State() != Connecting || !s.m.proven || s.lacking.IsZero() {
+	if s.stuck != nil || s.Settings.MoveAfter == 0 || s.m.State() != Connecting || !s.m.proven || s.lacking.IsZero() {
 		return ev
 	}
 	if e, ok := ev.(ConnectFailed); ok {

@@ -89,7 +89,7 @@ func findProblems(ctx context.Context, c *config.Config, domain, backup string) 
 	if st, err := protector.NewClient(c.RunDir, d.Name).Status(ctx); err == nil {
 		return "", peer, fmt.Errorf("%s %w (%v)", d.Name, protector.ErrAlready, st.State)
 	}
-	check := &preflight.Check{Config: c, Identity: id, Host: h, Software: software(), Advice: advice}
+	check := &preflight.Check{Config: c, Identity: id, Host: h, Software: software(), Instance: protector.Instance(d), Advice: advice}
 	ps, err := check.Problems(ctx, d, peer)
 	if err != nil {
 		return "", peer, fmt.Errorf("%s: %w", d.Name, err)

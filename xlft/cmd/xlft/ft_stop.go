@@ -38,7 +38,7 @@ A domain with protect = true stays unprotected until it is started again, or unt
 				}
 			}
 			if errors.Is(err, control.ErrDown) {
-				if waited, markErr := a.leave(args[0]); markErr != nil {
+				if waited, markErr := a.leave(cmd.Context(), args[0]); markErr != nil {
 					return fmt.Errorf("%w; %w", err, markErr)
 				} else if waited {
 					fmt.Fprintf(cmd.OutOrStdout(), "%s: stopped: it was not protected, and is not tried any more until \"xl ft-start %s\", or until it is started again\n", args[0], args[0])
@@ -50,11 +50,16 @@ A domain with protect = true stays unprotected until it is started again, or unt
 	}
 }
 
-// leave has a domain that runs here, and that is to be protected, left alone.
-func (a *app) leave(domain string) (waited bool, err error) {
+// leave has a domain that runs here, and that is to be protected, left alone. A protector of
+// it may be starting, which no operator can ask anything yet.
+func (a *app) leave(ctx context.Context, domain string) (waited bool, err error) {
 	c, err := a.config()
 	if err != nil || !c.For(domain).Protect {
 		return false, nil
+	}
+	if protector.Left(c, domain) {
+		// Nobody may be kept from finding out who owns it, and from letting its output out.
+		return true, fmt.Errorf("its last protector died before it was decided who owns the domain, which may be held: a protector has to begin first. \"xl ft-status %s\", \"systemctl status %s\"", domain, unitOf(domain))
 	}
 	h, err := xen.Open()
 	if err != nil {
@@ -68,7 +73,18 @@ func (a *app) leave(domain string) (waited bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return true, protector.MarkStopped(c.RunDir, d.Name, protector.Instance(d))
+	if d.Name != domain { // an ID: protections go by names
+		return true, fmt.Errorf("that is %s: \"xl ft-stop %s\"", d.Name, d.Name)
+	}
+	mark := func() error { return protector.MarkStopped(c.RunDir, d.Name, protector.Instance(d)) }
+	if err := mark(); err != nil {
+		return true, err
+	}
+	started, err := stopUnit(ctx, d.Name)
+	if err == nil && started { // it removes the mark when it starts
+		err = mark()
+	}
+	return true, err
 }
 
 // end ends a session, and prints how it ended.

@@ -38,9 +38,9 @@ func (a *app) protectCommand() *cobra.Command {
 				outcome, err = persist(cmd.Context(), log, r.once)
 			}
 			runDir := r.runDir
-			if outcome == primary.Stopped && r.last != nil {
-				if err := protector.MarkStopped(runDir, domain, r.last.LastRun()); err != nil {
-					log.Warn("note that the protection was ended by an operator", zap.Error(err))
+			if r.last != nil {
+				if err := noteStop(runDir, domain, r.last.LastRun(), outcome); err != nil {
+					log.Warn("the steward may start it again", zap.Error(err))
 				}
 			}
 			protector.DontWait(runDir, domain)

@@ -16,6 +16,7 @@ import (
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/domconf"
+	"xlft/xlft/internal/overview"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/steward"
 	"xlft/xlft/internal/store"
@@ -101,6 +102,8 @@ func (s *stewarded) Busy(ctx context.Context, domain string) (bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ask, cancel := context.WithTimeout(ctx, overview.Patience)
+	defer cancel()
 	if s.conn == nil || !s.conn.Connected() {
 		conn, err := dbus.NewSystemConnectionContext(context.WithoutCancel(ctx))
 		if err != nil {
@@ -108,7 +111,7 @@ func (s *stewarded) Busy(ctx context.Context, domain string) (bool, error) {
 		}
 		s.conn = conn
 	}
-	switch st := activeState(ctx, s.conn, unitOf(domain)); st {
+	switch st := activeState(ask, s.conn, unitOf(domain)); st {
 	case "":
 		s.conn.Close()
 		s.conn = nil
@@ -117,9 +120,16 @@ func (s *stewarded) Busy(ctx context.Context, domain string) (bool, error) {
 	default:
 		return true, nil
 	}
-	// One that runs in a terminal.
-	_, err := protector.NewClient(s.config().RunDir, domain).Status(ctx)
-	return !errors.Is(err, control.ErrDown), nil
+	return inTerminal(ctx, s.config().RunDir, domain), nil
+}
+
+// inTerminal reports whether a protector runs in a terminal. One that does not answer, since
+// it was stopped there, say, is one too: the other domains do not wait for it.
+func inTerminal(ctx context.Context, runDir, domain string) bool {
+	ask, cancel := context.WithTimeout(ctx, overview.Patience)
+	defer cancel()
+	_, err := protector.NewClient(runDir, domain).Status(ask)
+	return !errors.Is(err, control.ErrDown)
 }
 
 func (s *stewarded) Stopped(d steward.Domain) bool {
@@ -129,7 +139,7 @@ func (s *stewarded) Stopped(d steward.Domain) bool {
 // Try is "xl ft-start", in a process of its own: nothing that a look at a domain meets in
 // libxl ends the copies that are here. It goes on if this process ends meanwhile.
 func (s *stewarded) Try(ctx context.Context, domain, backup string) error {
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.program, "--config", s.path, "ft-start", "--quiet", "--backup", backup, "--", domain)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.program, "--config", s.path, "ft-start", "--quiet", "--unless-stopped", "--backup", backup, "--", domain)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return nil

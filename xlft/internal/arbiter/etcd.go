@@ -2,6 +2,7 @@ package arbiter
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -151,17 +153,24 @@ func (e *Etcd) First(ctx context.Context, k Key, value []byte) (there []byte, id
 func (e *Etcd) create(ctx context.Context, c *clientv3.Client, key, value string) (there []byte, id string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, e.Timeout/tries)
 	defer cancel()
+	word := clientv3.OpGet(e.wordKey())
 	r, err := c.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
-		Then(clientv3.OpPut(key, value)).Else(clientv3.OpGet(key)).Commit()
+		Then(word, clientv3.OpPut(key, value)).Else(word, clientv3.OpGet(key)).Commit()
 	switch {
 	case err != nil:
 		return nil, "", err
-	case r.Succeeded:
-		return []byte(value), e.id(r.Header), nil
-	case len(r.Responses) != 1 || len(r.Responses[0].GetResponseRange().GetKvs()) != 1:
-		return nil, "", fmt.Errorf("the answer says that %s is there, and does not show it", key)
+	case len(r.Responses) != 2:
+		return nil, "", errNoEtcd
 	}
-	return r.Responses[0].GetResponseRange().Kvs[0].Value, e.id(r.Header), nil
+	id = e.id(r.Header, r.Responses[0].GetResponseRange().GetKvs())
+	switch kvs := r.Responses[1].GetResponseRange().GetKvs(); {
+	case r.Succeeded:
+		return []byte(value), id, nil
+	case len(kvs) != 1:
+		return nil, "", fmt.Errorf("the answer says that %s is there, and does not show it", key)
+	default:
+		return kvs[0].Value, id, nil
+	}
 }
 
 // read returns the value of a key, nil if it is not there.
@@ -172,20 +181,32 @@ func (e *Etcd) read(ctx context.Context, c *clientv3.Client, key string) (there 
 	if err != nil || len(r.Kvs) != 1 {
 		return nil, "", err
 	}
-	return r.Kvs[0].Value, e.id(r.Header), nil
+	w, err := c.Get(ctx, e.wordKey())
+	if err != nil {
+		return nil, "", err
+	}
+	return r.Kvs[0].Value, e.id(w.Header, w.Kvs), nil
 }
 
-// id is the cluster that answers, as etcdctl prints it, and where in it the claims are.
-func (e *Etcd) id(h *etcdserverpb.ResponseHeader) string {
-	if h.GetClusterId() == 0 {
+var errNoEtcd = errors.New("an answer that no etcd gives")
+
+// wordKey is where the word is that tells the register from any other. A cluster's ID does
+// not: it is made from addresses and a token, so that all servers that were set up with
+// etcd's defaults have the same one, and one that lost its data has its old one.
+func (e *Etcd) wordKey() string { return path.Join(e.Prefix, "claims", "-") }
+
+// id is the cluster that answers, as etcdctl prints it, where in it the claims are, and
+// the register's word; "" if it has none.
+func (e *Etcd) id(h *etcdserverpb.ResponseHeader, word []*mvccpb.KeyValue) string {
+	if h.GetClusterId() == 0 || len(word) != 1 || len(word[0].Value) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%x%s", h.GetClusterId(), e.Prefix)
+	return fmt.Sprintf("%x%s %s", h.GetClusterId(), e.Prefix, word[0].Value)
 }
 
-// Probe is Register's: it asks every endpoint for a transaction that never writes, and
-// that is refused where a claim would be, for want of a right or of room. One endpoint
-// that can is enough; those that can't are logged.
+// Probe is Register's: it asks every endpoint for a transaction that is refused where a
+// claim would be, for want of a right or of room. It writes the register's word if there
+// is none, and else nothing. One endpoint that can is enough; those that can't are logged.
 func (e *Etcd) Probe(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.Timeout/2)
 	defer cancel()
@@ -221,13 +242,19 @@ func (e *Etcd) probe(ctx context.Context, endpoint string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	key := path.Join(e.Prefix, "claims", "-")
-	r, err := c.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "<", 0)).Then(clientv3.OpPut(key, "")).Commit()
-	switch {
-	case err != nil:
+	key, word := e.wordKey(), rand.Text()
+	get := clientv3.OpGet(key)
+	r, err := c.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(clientv3.OpPut(key, word), get).Else(get).Commit()
+	if err != nil {
 		return "", err
-	case r.Succeeded || e.id(r.Header) == "":
-		return "", errors.New("an answer that no etcd gives")
 	}
-	return e.id(r.Header), nil
+	var there []*mvccpb.KeyValue
+	if n := len(r.Responses); n > 0 {
+		there = r.Responses[n-1].GetResponseRange().GetKvs()
+	}
+	id := e.id(r.Header, there)
+	if id == "" {
+		return "", errNoEtcd
+	}
+	return id, nil
 }

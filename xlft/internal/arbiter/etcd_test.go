@@ -210,6 +210,9 @@ func TestEtcdReadsBack(t *testing.T) {
 	var txns, reads atomic.Int64
 	drop := false // the transaction itself
 	e := &Etcd{Etcd: s.config("/xlft"), Log: zap.NewNop()}
+	if _, err := e.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	e.dial = []grpc.DialOption{grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		switch r := req.(type) {
 		case *etcdserverpb.RangeRequest:
@@ -229,7 +232,7 @@ func TestEtcdReadsBack(t *testing.T) {
 	})}
 	k := Key{"web 1/ä", "u", 3}
 	there, id, err := e.First(t.Context(), k, []byte("mine"))
-	if string(there) != "mine" || id == "" || err != nil || txns.Load() != 1 || reads.Load() != 1 {
+	if string(there) != "mine" || id == "" || err != nil || txns.Load() != 1 || reads.Load() != 2 {
 		t.Errorf("%q, %q, %v after %d transactions and %d reads", there, id, err, txns.Load(), reads.Load())
 	}
 	there, _, err = e.First(t.Context(), k, []byte("theirs"))
@@ -296,6 +299,56 @@ func TestEtcdEndpoints(t *testing.T) {
 	}
 }
 
+// Two servers that were each set up with etcd's defaults have one cluster ID, which is made
+// from the addresses and the token: hosts that have one of them each do not agree.
+func TestEtcdDefaults(t *testing.T) {
+	t.Parallel()
+	var names []string
+	var all []*Ledger
+	for _, host := range []string{"alpha", "beta"} {
+		s := &server{t: t, binary: etcdBinary(t), dir: t.TempDir(), endpoint: "https://" + free(t), peer: "http://" + free(t)}
+		certificates(t, s.dir)
+		s.start("--name", "default", "--initial-advertise-peer-urls", "http://localhost:2380", "--initial-cluster", "default=http://localhost:2380", "--initial-cluster-token", "etcd-cluster")
+		t.Cleanup(s.stop)
+		a := &Ledger{Kind: "etcd", Host: host, Register: &Etcd{Etcd: s.config("/xlft"), Log: zap.NewNop()}}
+		name, err := xlft.ArbiterName(t.Context(), a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names, all = append(names, name), append(all, a)
+	}
+	if names[0] != names[1] {
+		return
+	}
+	t.Errorf("both hosts agree on %q", names[0])
+	for i, side := range []xlft.Side{xlft.Primary, xlft.Backup} {
+		won, err := all[i].Claim(t.Context(), xlft.Claim{Domain: "web1", UUID: "u", Generation: 3, Side: side, Peer: all[1-i].Host})
+		t.Logf("%s: won %v, %v", side, won, err)
+	}
+}
+
+// An etcd whose data were lost, and which comes up empty, is another one: the claims were in
+// it.
+func TestEtcdEmptied(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	a := &Ledger{Kind: "etcd", Host: "alpha", Register: &Etcd{Etcd: s.config("/xlft"), Log: zap.NewNop()}}
+	claim := func(g uint64) (bool, error) {
+		return a.Claim(t.Context(), xlft.Claim{Domain: "web1", UUID: "u", Generation: g, Side: xlft.Primary, Peer: "beta"})
+	}
+	if won, err := claim(3); !won || err != nil {
+		t.Fatalf("%v, %v", won, err)
+	}
+	s.stop()
+	if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	if won, err := claim(4); won || !errors.Is(err, errReplaced) {
+		t.Errorf("%v, %v", won, err)
+	}
+}
+
 // Who does not trust the server's certificate, or has none of its own, learns why.
 func TestEtcdCertificates(t *testing.T) {
 	t.Parallel()
@@ -329,7 +382,7 @@ func TestEtcdCertificates(t *testing.T) {
 }
 
 // A check finds out what only a write would: that etcd has no room, or the client no
-// right. It writes nothing.
+// right. It writes the register's word, once, and nothing else.
 func TestEtcdCheckWritesNothing(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "--quota-backend-bytes", "100000")
@@ -342,8 +395,11 @@ func TestEtcdCheckWritesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	if _, err := e.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	r, err := c.Get(t.Context(), "", clientv3.WithPrefix())
-	if err != nil || len(r.Kvs) != 0 || r.Header.Revision != 1 {
+	if err != nil || len(r.Kvs) != 1 || r.Header.Revision != 2 {
 		t.Errorf("%v, %v", r, err)
 	}
 	for i := 0; err == nil && i < 1000; i++ {

@@ -32,6 +32,8 @@ type Check struct {
 	Identity *wire.Identity
 	Host     *xen.Host
 	Software string // for the peer's log
+	// Instance tells this run of the domain from any other; "" if that is not known.
+	Instance string
 	// Advice says what to do about an error; "" if that is not known.
 	Advice func(error) string
 }
@@ -211,6 +213,24 @@ func each(err error) []error {
 	return []error{err}
 }
 
+// standing says why a domain that does not run can't be protected; nil if it can. One that
+// its protector suspended or paused, in this run of it, is that protector's successor's to
+// go on with.
+func standing(domain string, st xlft.GuestState, why string, paused bool, instance string, o xlft.Ownership, unread error) *wire.Problem {
+	left := unread == nil && o.Left() && o.Instance != "" && o.Instance == instance
+	switch {
+	case st == xlft.GuestOver:
+		return &wire.Problem{What: "the domain has ended: " + why, Advice: "Start it again."}
+	case left:
+		return nil
+	case st == xlft.GuestSuspended || st == xlft.GuestSuspendedByOther:
+		return &wire.Problem{What: "the domain is suspended", Advice: "Resume it, or wait for what suspended it."}
+	case paused && unread == nil:
+		return &wire.Problem{What: "the domain is paused: it could not suspend for a checkpoint", Advice: fmt.Sprintf("\"xl unpause %s\", or wait for what paused it.", domain)}
+	}
+	return nil
+}
+
 // maxSocketPath is the longest path of a unix socket (unix(7), sun_path).
 const maxSocketPath = 107
 
@@ -256,22 +276,16 @@ func (c *Check) local(ctx context.Context, d xen.Domain, conf *domconf.Config, p
 			"Give it on_poweroff, on_reboot and on_crash \"destroy\" in libvirt, or run it with xl: \"virsh domxml-to-native xen-xl\" prints its configuration.")
 	}
 	st, why, err := c.Host.Guest(d).State()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case st == xlft.GuestSuspended || st == xlft.GuestSuspendedByOther:
-		add("the domain is suspended", "Resume it, or wait for what suspended it.")
-	case st == xlft.GuestOver:
-		add("the domain has ended: "+why, "Start it again.")
-	default:
-		// One that its protector paused is that protector's successor's to go on with.
-		o, recErr := store.Dir(c.Config.StateDir).Load(d.Name)
-		switch paused, err := c.Host.Paused(d.ID); {
-		case err != nil:
-			return nil, err
-		case paused && recErr == nil && !o.Paused:
-			add("the domain is paused: it could not suspend for a checkpoint", fmt.Sprintf("\"xl unpause %s\", or wait for what paused it.", d.Name))
-		}
+	}
+	paused, err := c.Host.Paused(d.ID)
+	if err != nil {
+		return nil, err
+	}
+	o, err := store.Dir(c.Config.StateDir).Load(d.Name)
+	if p := standing(d.Name, st, why, paused, c.Instance, o, err); p != nil {
+		add(p.What, p.Advice)
 	}
 	if p, ok := patience(c.Config, d.Name); !ok {
 		add(p.What, p.Advice)

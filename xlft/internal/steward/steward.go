@@ -197,10 +197,14 @@ func (s *Steward) look(ctx context.Context, c *charge) {
 	s.wg.Go(func() { s.try(ctx, c, backups) })
 }
 
-// try tries each backup once.
+// try tries each backup once, until one takes the domain or an operator does not want that
+// any more.
 func (s *Steward) try(ctx context.Context, c *charge, backups []string) {
 	var errs []error
-	for _, b := range backups {
+	for i, b := range backups {
+		if i > 0 && (ctx.Err() != nil || s.Host.Stopped(c.Domain)) {
+			break
+		}
 		s.mu.Lock()
 		c.trying = b
 		s.mu.Unlock()

@@ -21,6 +21,7 @@ type host struct {
 	takes   map[string]bool          // backups that take domains
 	copying map[string]time.Duration // how long a first copy takes
 	tried   []string
+	during  func() // called in each try
 	err     error
 }
 
@@ -47,8 +48,11 @@ func (h *host) Why(string) string { return "it never had one" }
 func (h *host) Try(_ context.Context, d, backup string) error {
 	h.mu.Lock()
 	h.tried = append(h.tried, d+" to "+backup)
-	takes := h.takes[backup]
+	takes, during := h.takes[backup], h.during
 	h.mu.Unlock()
+	if during != nil {
+		during()
+	}
 	if !takes {
 		return errors.New(backup + " can't be reached")
 	}
@@ -170,6 +174,25 @@ func TestStopped(t *testing.T) {
 		h.mu.Unlock()
 		time.Sleep(5 * time.Second)
 		expect(t, h, "web to b")
+	})
+}
+
+// What an operator stops while one backup is tried is not given to the next.
+func TestStoppedWhileTried(t *testing.T) {
+	with(t, func(h *host, s *Steward) {
+		h.mu.Lock()
+		h.takes["b"] = false
+		h.during = func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.stopped["1"] = true
+		}
+		h.mu.Unlock()
+		time.Sleep(time.Minute)
+		expect(t, h, "web to b")
+		if u := s.Unprotected(); len(u) != 1 || !u[0].Stopped {
+			t.Errorf("%+v", u)
+		}
 	})
 }
 
