@@ -2,10 +2,12 @@ package xlft_test
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"xlft/tests/simxen"
 	"xlft/xlft"
+	"xlft/xlft/backup"
 	"xlft/xlft/primary"
 )
 
@@ -43,6 +45,13 @@ func (s *sim) resolve(at time.Duration, a, b *simxen.Process) {
 	}
 	hereA := func(w xlft.Word) error { _, err := session.Resolve(ctx, w, "sim"); return err }
 	hereB := func(w xlft.Word) error { _, err := receiver.Resolve(ctx, simDomain, w, "sim"); return err }
+	// The look at one host took its time, in which the other one may have come to run the domain. Whoever takes a host's
+	// power looks there at that moment: what it ran, and its clients heard, would be lost.
+	claims := slices.ContainsFunc(receiver.Replicas(), func(r backup.Status) bool { return r.Domain == simDomain && r.State == backup.Claiming })
+	if st := session.Status().State; byPower && (forA && !claims || !forA && st != primary.Blocked && st != primary.Arbitrating) {
+		s.tell("it is decided meanwhile")
+		return
+	}
 	var err error
 	switch {
 	case byPower && forA:

@@ -38,7 +38,8 @@ in the middle of a takeover. First it asks the other host, and prints what is kn
 Without one of the words it does no more than that.
 
   --peer-is-off  the other host has no power: the domain is to run here. That is what
-                 a fence agent would have said
+                 a fence agent would have said. If you took its power, look there right
+                 before whether it ran the domain: what it ran is lost
   --take-over    the domain does not run on the other host, and will not: it is to run
                  here. Refused for disks on shared storage, where a host that has
                  power could still write
