@@ -20,7 +20,8 @@ const askGrace = 3 * time.Second
 const stepSuspended = 20 * time.Millisecond
 
 // staleLook is how old a look for other programs may be when a request is made: in a much
-// longer time one of them could have come, suspended the domain, and gone with it.
+// longer time one of them could have come, suspended the domain, and gone with it. On a slow
+// host each look is that old.
 const staleLook = 250 * time.Millisecond
 
 // suspendRequest is the word in control/shutdown.
@@ -115,18 +116,24 @@ func request(ctx context.Context, d suspendable, c *claim) (asked time.Time, sta
 	case pending == suspendRequest && !had:
 		return asked, false, xlft.ErrSuspendedByOther
 	case pending == "" && time.Since(looked) > staleLook:
-		// This process stood still: the domain may be suspended by now, and somebody
-		// else's. Such a one does not take the request.
-		was, err := d.swap(suspendRequest, "")
+		// This process stood still, or the host is slow: the domain may have been suspended
+		// for somebody else by then. Such a one does not take the request.
+		st, _, err := d.State()
 		if err != nil {
 			return asked, false, err
 		}
-		if was == suspendRequest {
-			c.set(had)
-			if ctx.Err() != nil {
-				return asked, false, fmt.Errorf("%w: this process stands still between its look and its request, again and again", xlft.ErrSuspendTimeout)
+		if st == xlft.GuestSuspended || st == xlft.GuestSuspendedByOther {
+			was, err := d.swap(suspendRequest, "")
+			switch {
+			case err != nil:
+				return asked, false, err
+			case was == suspendRequest && had: // it took an earlier request of this project's
+				c.saw()
+				return time.Now(), true, nil
+			case was == suspendRequest:
+				c.set(false)
+				return asked, false, xlft.ErrSuspendedByOther
 			}
-			return asked, false, nil
 		}
 		fallthrough
 	case pending == "" || pending == suspendRequest:

@@ -113,7 +113,14 @@ func TestSuspend(t *testing.T) {
 		}, xlft.ErrSuspendedByOther, "", "", askGrace},
 		{"this process stands still before it asks", func(d *sleeper) {
 			d.beforeAsking = func() { time.Sleep(10 * time.Second) }
-		}, xlft.ErrSuspendTimeout, "again and again", "", 10 * time.Second},
+		}, nil, "", "", 10 * time.Second},
+		{"the domain takes a predecessor's request while it stands still", func(d *sleeper) {
+			d.c.set(true)
+			d.beforeAsking = func() {
+				time.Sleep(time.Second)
+				d.stopped = time.Now()
+			}
+		}, nil, "", "", time.Second},
 		{"this process stands still for a moment", func(d *sleeper) {
 			d.takes, d.beforeAsking = 100*time.Millisecond, func() { time.Sleep(time.Second) }
 		}, nil, "", "", time.Second},
