@@ -120,19 +120,4 @@ func TestDiskVerifyCompletion(t *testing.T) {
 	}
 }
 
-// runStatus is run, and returns the exit status.
-func runStatus(t *testing.T, args ...string) (out, complaint string, status int) {
-	t.Helper()
-	var b, e strings.Builder
-	c := root()
-	c.SetArgs(args)
-	c.SetOut(&b)
-	c.SetErr(&e)
-	if err := c.ExecuteContext(t.Context()); err != nil {
-		complain(&e, err)
-		status = exitStatus(err)
-	}
-	return b.String(), e.String(), status
-}
-
 const minimalConf = "[host]\nrun_dir = \"RUN\"\n[arbiter]\ntype = \"none\"\naccept_split_brain = true\n[default]\nsync_rate = \"5MiB\"\n"

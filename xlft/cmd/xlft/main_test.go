@@ -11,6 +11,13 @@ import (
 // run runs the program's root command.
 func run(t *testing.T, args ...string) (out, complaint string) {
 	t.Helper()
+	out, complaint, _ = runStatus(t, args...)
+	return out, complaint
+}
+
+// runStatus is run, and returns the exit status.
+func runStatus(t *testing.T, args ...string) (out, complaint string, status int) {
+	t.Helper()
 	var b, e bytes.Buffer
 	c := root()
 	c.SetArgs(args)
@@ -18,8 +25,9 @@ func run(t *testing.T, args ...string) (out, complaint string) {
 	c.SetErr(&e)
 	if err := c.ExecuteContext(t.Context()); err != nil {
 		complain(&e, err)
+		status = exitStatus(err)
 	}
-	return b.String(), e.String()
+	return b.String(), e.String(), status
 }
 
 func TestComplaints(t *testing.T) {

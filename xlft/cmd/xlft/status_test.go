@@ -145,16 +145,9 @@ func TestNoArbiter(t *testing.T) {
 		"shop": {1, "Protect by: xl ft-start shop"},
 		"db":   {2, "could not decide (asked 0s ago): fence agent of beta: bad password"},
 	} {
-		var out strings.Builder
-		c := root()
-		c.SetArgs([]string{"--config", conf, "ft-status", domain})
-		c.SetOut(&out)
-		status := 0
-		if err := c.ExecuteContext(t.Context()); err != nil {
-			status = exitStatus(err)
-		}
-		if status != want.status || !strings.Contains(squeeze(out.String()), want.text) {
-			t.Errorf("%s: exit status %d, want %d, and printed\n%s", domain, status, want.status, out.String())
+		out, _, status := runStatus(t, "--config", conf, "ft-status", domain)
+		if status != want.status || !strings.Contains(squeeze(out), want.text) {
+			t.Errorf("%s: exit status %d, want %d, and printed\n%s", domain, status, want.status, out)
 		}
 	}
 	if out, _ := run(t, "--config", conf, "ft-list"); !strings.Contains(squeeze(out), "protected, no arbiter") || !strings.Contains(squeeze(out), "web2 primary beta protected 0") {
