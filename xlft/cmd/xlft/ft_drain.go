@@ -15,6 +15,7 @@ import (
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/overview"
 	"xlft/xlft/internal/protector"
+	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
 	"xlft/xlft/primary"
 )
@@ -76,7 +77,7 @@ func (a *app) drain(cmd *cobra.Command, c *config.Config, untilBoot bool) error 
 	if err := os.MkdirAll(filepath.Dir(mark), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(mark, []byte(time.Now().Format(time.RFC3339)+"\n"), 0o644); err != nil {
+	if err := store.Replace(mark, []byte(time.Now().Format(time.RFC3339)+"\n")); err != nil {
 		return err
 	}
 	ctx, out := cmd.Context(), cmd.OutOrStdout()

@@ -133,7 +133,8 @@ func inTerminal(ctx context.Context, runDir, domain string) bool {
 }
 
 func (s *stewarded) Stopped(d steward.Domain) bool {
-	return protector.StoppedRun(s.config().RunDir, d.Name) == d.Instance
+	run := protector.StoppedRun(s.config().RunDir, d.Name)
+	return run != "" && run == d.Instance
 }
 
 // Try is "xl ft-start", in a process of its own: nothing that a look at a domain meets in

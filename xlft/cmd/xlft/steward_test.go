@@ -5,8 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/overview"
+	"xlft/xlft/internal/steward"
 )
 
 // A protector that stands still in a terminal has its domain, and keeps the steward from no
@@ -30,5 +32,15 @@ func TestStoppedInTerminal(t *testing.T) {
 		}
 	case <-time.After(3 * overview.Patience):
 		t.Error("the steward waits for it")
+	}
+}
+
+// Where nobody stopped anything nothing is stopped, also of a run that can't be told from others.
+func TestNobodyStopped(t *testing.T) {
+	s := &stewarded{config: func() *config.Config { return &config.Config{RunDir: t.TempDir()} }}
+	for _, run := range []string{"", "boot/7"} {
+		if s.Stopped(steward.Domain{Name: "web1", Instance: run}) {
+			t.Errorf("the run %q counts as stopped", run)
+		}
 	}
 }

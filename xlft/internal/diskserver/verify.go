@@ -51,6 +51,9 @@ func (s *Server) Verify(ctx context.Context, o Verification, report func(Finding
 	if o.VDev != "" {
 		vdevs = []string{o.VDev}
 	}
+	if len(vdevs) == 0 { // the session has only begun
+		return errNotReplicated
+	}
 	compared := 0
 	for _, vdev := range vdevs {
 		l := v.link(vdev)

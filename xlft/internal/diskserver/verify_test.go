@@ -1,6 +1,7 @@
 package diskserver
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,5 +99,13 @@ func TestVerifyShared(t *testing.T) {
 		if _, _, err := r.verify(Verification{VDev: vdev}); err == nil || !strings.Contains(err.Error(), "one copy only") {
 			t.Errorf("%q: %v", vdev, err)
 		}
+	}
+}
+
+// A session that has only begun has no copy that could be compared: that is not shared storage.
+func TestVerifyTooEarly(t *testing.T) {
+	s := &Server{session: &session{}}
+	if err := s.Verify(t.Context(), Verification{}, nil); !errors.Is(err, errNotReplicated) {
+		t.Errorf("%v", err)
 	}
 }

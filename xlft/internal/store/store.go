@@ -61,7 +61,7 @@ func (d Dir) save(path string, v any) error {
 		return err
 	}
 	b = append(b, '\n')
-	err = replace(path, b)
+	err = Replace(path, b)
 	if full(err) {
 		if ierr := overwrite(path, b); ierr == nil {
 			return nil
@@ -70,8 +70,9 @@ func (d Dir) save(path string, v any) error {
 	return err
 }
 
-// replace writes a new file, which then takes the place of the old one.
-func replace(path string, b []byte) error {
+// Replace writes a new file, which then takes the place of the old one, if there is one. It
+// returns when that is on stable storage.
+func Replace(path string, b []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
