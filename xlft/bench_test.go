@@ -70,7 +70,7 @@ func newBench(tb testing.TB, pages int, compress bool, cache int64) *bench {
 		Settings: primary.Settings{Pacing: xlft.Pacing{Mode: xlft.ModeEvent, EpochMax: time.Hour}, FailureTimeout: 30 * time.Second, AckTimeout: time.Minute, SuspendTimeout: time.Second,
 			RetryDelay: time.Second, SpoolLimit: 256 << 20, Compress: compress, PageCache: cache},
 		Guest: pa.Guest(b.domain), Gates: xlft.Gates{Net: pa.Gate(b.domain)}, Arbiter: arbiter.None{}, Store: pa.Store(records(tb)), Peer: "B",
-		Dial:   ida.Dialer(l.Addr().String(), idb.Fingerprint),
+		Dial:   ida.Dialer([]string{l.Addr().String()}, idb.Fingerprint),
 		Events: b.events, Log: zap.NewNop(),
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -391,7 +391,7 @@ func protect(m *diskrepl.Mirror, spare string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	dial := id.Dialer(address, peer)
+	dial := id.Dialer([]string{address}, peer)
 	data, err := dial(context.Background())
 	if err != nil {
 		return nil, err

@@ -44,6 +44,9 @@ func (h *Host) Name() string { return h.name }
 // IPv4 is the host's address on the LAN.
 func (h *Host) IPv4() netip.Addr { return h.lan4 }
 
+// Second returns the host's address on the network of a second path: see Lab.OpenSecond.
+func (h *Host) Second() netip.Addr { return h.mgmt4 }
+
 // IPv6 is the host's address on the LAN.
 func (h *Host) IPv6() netip.Addr { return h.lan6 }
 

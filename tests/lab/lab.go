@@ -167,6 +167,16 @@ func (l *Lab) SplitHosts() error { return l.setSplit(true) }
 // JoinHosts undoes SplitHosts.
 func (l *Lab) JoinHosts() error { return l.setSplit(false) }
 
+// OpenSecond lets the hosts reach each other on the network on which otherwise only the test process reaches them.
+func (l *Lab) OpenSecond() error { return l.setSecond(true) }
+
+// CloseSecond undoes OpenSecond.
+func (l *Lab) CloseSecond() error { return l.setSecond(false) }
+
+func (l *Lab) setSecond(open bool) error {
+	return errors.Join(l.net.isolate(l.A.mgmtTap, !open), l.net.isolate(l.B.mgmtTap, !open))
+}
+
 func (l *Lab) setSplit(on bool) error {
 	return errors.Join(l.net.isolate(l.A.lanTap, on), l.net.isolate(l.B.lanTap, on))
 }

@@ -217,6 +217,9 @@ func (n *network) mend() error {
 		if err := n.isolate(spec.lanTap, false); err != nil {
 			return err
 		}
+		if err := n.isolate(spec.mgmtTap, true); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func begin(s setup, workTime time.Duration) (*world, error) {
 			RetryDelay: time.Second, SpoolLimit: 1 << 30, Compress: true, PageCache: s.pageCache,
 		},
 		Guest: w.guest, Gates: xlft.Gates{Net: gate}, Arbiter: both{}, Store: new(records), Peer: "B",
-		Dial: a.Dialer(address, b.Fingerprint), Events: gate.Events(), Log: zap.NewNop(),
+		Dial: a.Dialer([]string{address}, b.Fingerprint), Events: gate.Events(), Log: zap.NewNop(),
 	}
 	here, stopHere := context.WithCancel(context.Background())
 	go func() { w.ended <- w.session.Run(here) }()

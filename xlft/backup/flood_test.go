@@ -110,7 +110,7 @@ func flooded(t testing.TB, many bool) (greet func() time.Duration, logs *observe
 		r.Serve(ctx, wire.NewListener(l, host.TLSConfig(func(f wire.Fingerprint) bool { return f == peerPrint })))
 	}()
 	t.Cleanup(func() { cancel(); l.Close(); <-served })
-	dial := peer.Dialer(l.Addr().String(), hostPrint)
+	dial := peer.Dialer([]string{l.Addr().String()}, hostPrint)
 	greet = func() time.Duration {
 		begun := time.Now()
 		c, _, err := wire.Open(context.Background(), dial, wire.KindQuery, "", "test")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -129,6 +130,9 @@ func (r *Receiver) serve(ctx context.Context, raw net.Conn, greeting *greeters, 
 	unwatch := context.AfterFunc(ctx, func() { raw.Close() })
 	c := wire.NewConn(raw)
 	h, err := wire.Welcome(c, r.Software, r.PageCache, wire.GreetTimeout)
+	if err != nil && errors.Is(err, io.EOF) && r.PeerName(raw) != "" {
+		return // it came by two paths at once, and has no use for this one
+	}
 	if err != nil {
 		greeting.log.Warn("peer turned away", zap.Stringer("from", raw.RemoteAddr()), zap.Error(err))
 		return
@@ -165,6 +169,9 @@ func refuse(c *wire.Conn, code wire.Code, problems []wire.Problem, err error) er
 func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 	c.SetDeadline(time.Now().Add(wire.OfferTimeout))
 	f, err := c.ReadFrame()
+	if err == io.EOF {
+		return nil // it wanted to know only whether somebody is here
+	}
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"path"
 	"slices"
@@ -52,6 +53,19 @@ func (raw *rawConfig) arbiter(c *Config) (toml.Key, error) {
 		if c.Arbiter.Etcd, key, err = e.validate(); err != nil {
 			return toml.Key{"arbiter", "etcd", key}, err
 		}
+	}
+	for i, text := range raw.Arbiter.Ping {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.IsUnspecified() || a.IsMulticast() {
+			return toml.Key{"arbiter", "ping"}, fmt.Errorf("%q is no IP address of a router, or of another host outside of both, such as \"192.0.2.1\"", text)
+		}
+		if a.IsLoopback() {
+			return toml.Key{"arbiter", "ping"}, fmt.Errorf("%s is this host itself, and answers always", a)
+		}
+		if slices.Contains(c.Arbiter.Ping[:i], a) {
+			return toml.Key{"arbiter", "ping"}, fmt.Errorf("%s is there twice", a)
+		}
+		c.Arbiter.Ping = append(c.Arbiter.Ping, a)
 	}
 	c.Arbiter.CheckInterval, c.Arbiter.FenceAfter = time.Minute, 3*time.Second
 	if raw.Arbiter.FenceAfter != nil {

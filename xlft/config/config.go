@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -48,6 +49,7 @@ type Arbiter struct {
 	AcceptSplitBrain bool
 	FenceAfter       time.Duration // a suspected host is asked for so long before it is fenced
 	CheckInterval    time.Duration // between two questions whether it could decide; 0: only ft-check asks
+	Ping             []netip.Addr  // one of them has to answer a ping before this host claims a domain; none: no such rule
 	Etcd             *Etcd         // nil if there is no such table
 	File             *File         // the same
 }
@@ -69,7 +71,7 @@ type File struct {
 // Peer is another host.
 type Peer struct {
 	Name        string
-	Address     string // host:port
+	Addresses   []string // host:port each, the preferred path first; one at least
 	Fingerprint wire.Fingerprint
 	Fence       *Fence // nil if it can't be fenced
 }

@@ -99,7 +99,7 @@ func TestReference(t *testing.T) {
 	if e := c.Arbiter.Etcd; e.Prefix != "/xlft" || e.Timeout != 5*time.Second || len(e.Endpoints) != 3 {
 		t.Errorf("[arbiter.etcd] of the reference is %+v", e)
 	}
-	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.PageCache != m.PageCache || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck || arbiter != m.Arbiter {
+	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.PageCache != m.PageCache || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck || !reflect.DeepEqual(arbiter, m.Arbiter) {
 		t.Errorf("reference %+v, defaults %+v", c, m)
 	}
 	if d := c.For("web1"); d.RunShare != 0.8 || d.EpochMax != time.Second || d.FailureTimeout != time.Second {
@@ -109,8 +109,8 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "endpoints", "prefix", "ca", "cert", "key", "directory",
-		"address", "fingerprint", "backups", "protect", "move_after", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay", "levels"} {
+	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "ping", "endpoints", "prefix", "ca", "cert", "key", "directory",
+		"address", "addresses", "fingerprint", "backups", "protect", "move_after", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay", "levels"} {
 		if !strings.Contains(strings.ReplaceAll(string(text), "\n# ", "\n"), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}
@@ -159,12 +159,19 @@ func TestErrors(t *testing.T) {
 		{"etcd without patience", etcd(`["https://192.0.2.5:2379"]`, `timeout = "10ms"`), "arbiter.etcd.timeout: 10ms is not between 1s and 1m"},
 		{"fenced too soon", strings.Replace(minimal, "= true", "= true\nfence_after = \"100ms\"", 1), "arbiter.fence_after: 100ms is not between 500ms and 5m"},
 		{"arbiter asked too often", strings.Replace(minimal, "= true", "= true\ncheck_interval = \"1s\"", 1), "arbiter.check_interval: 1s is neither 0s nor between 10s and 1h"},
+		{"no host to ping", strings.Replace(minimal, "= true", "= true\nping = [\"192.0.2.1\", \"router\"]", 1), `x.toml:8: arbiter.ping: "router" is no IP address of a router`},
+		{"this host to ping", strings.Replace(minimal, "= true", "= true\nping = [\"127.0.0.1\"]", 1), "arbiter.ping: 127.0.0.1 is this host itself"},
+		{"a host to ping twice", strings.Replace(minimal, "= true", "= true\nping = [\"192.0.2.1\", \"192.0.2.1\"]", 1), "arbiter.ping: 192.0.2.1 is there twice"},
 		{"no such peer in a list", minimal + "[default]\nbackups = [\"beta\", \"gamma\"]\n", "x.toml:13: default.backups: no [peer.gamma] is in this file"},
 		{"a backup twice", minimal + "[default]\nbackups = [\"beta\", \"beta\"]\n", "x.toml:13: default.backups: beta is there twice"},
 		{"no backups", minimal + "[default]\nbackups = []\n", "x.toml:13: default.backups: it is empty: leave it out, or name a peer"},
 		{"backup and backups", minimal + "[default]\nbackup = \"beta\"\nbackups = [\"beta\"]\n", "x.toml:14: default.backups: backup is set too: set one of them"},
 		{"no such peer", minimal + "[default]\nbackup = \"gamma\"\n", "x.toml:13: default.backup: no [peer.gamma] is in this file"},
 		{"bad address", strings.Replace(minimal, ":7789", "", 1), `x.toml:10: peer.beta.address: "192.0.2.2" is no "host:port"`},
+		{"a bad address of several", strings.Replace(minimal, `address = "192.0.2.2:7789"`, `addresses = ["192.0.2.2:7789", "192.0.2.3"]`, 1), `x.toml:10: peer.beta.addresses: "192.0.2.3" is no "host:port"`},
+		{"an address twice", strings.Replace(minimal, `address = "192.0.2.2:7789"`, `addresses = ["192.0.2.2:7789", "192.0.2.2:7789"]`, 1), "peer.beta.addresses: 192.0.2.2:7789 is there twice"},
+		{"address and addresses", strings.Replace(minimal, `address = "192.0.2.2:7789"`, "address = \"192.0.2.2:7789\"\naddresses = [\"192.0.2.3:7789\"]", 1), "x.toml:11: peer.beta.addresses: address is set too: set one of them"},
+		{"no address", strings.Replace(minimal, `address = "192.0.2.2:7789"`, "addresses = []", 1), "x.toml:9: peer.beta: address must be set"},
 		{"bad fingerprint", strings.Replace(minimal, zeros, "00", 1), `x.toml:11: peer.beta.fingerprint: fingerprint "sha256:00" is not 64 hex digits`},
 		{"no fingerprint", strings.Replace(minimal, "fingerprint", "#", 1), "x.toml:9: peer.beta: fingerprint must be set"},
 		{"two peers alike", minimal + "[peer.gamma]\naddress = \"192.0.2.3:1\"\nfingerprint = \"sha256:" + zeros + "\"\n", "peer beta has the same one"},

@@ -31,6 +31,7 @@ type rawConfig struct {
 		Type             *string      `toml:"type"`
 		AcceptSplitBrain *bool        `toml:"accept_split_brain"`
 		FenceAfter       *rawDuration `toml:"fence_after"`
+		Ping             []string     `toml:"ping"`
 		CheckInterval    *rawDuration `toml:"check_interval"`
 		Etcd             *rawEtcd     `toml:"etcd"`
 		File             *rawFile     `toml:"file"`
@@ -56,6 +57,7 @@ type rawFile struct {
 
 type rawPeer struct {
 	Address     *string   `toml:"address"`
+	Addresses   []string  `toml:"addresses"`
 	Fingerprint *string   `toml:"fingerprint"`
 	Fence       *rawFence `toml:"fence"`
 }

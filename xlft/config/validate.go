@@ -82,17 +82,13 @@ func (raw *rawConfig) peers(c *Config) (toml.Key, error) {
 	seen := map[wire.Fingerprint]string{}
 	for _, n := range slices.Sorted(maps.Keys(raw.Peer)) {
 		p, rp := Peer{Name: n}, raw.Peer[n]
-		if rp.Address == nil {
-			return toml.Key{"peer", n}, errors.New("address must be set (\"host:port\")")
+		addresses, at, err := rp.addresses()
+		if p.Addresses = addresses; err != nil {
+			return append(toml.Key{"peer", n}, at...), err
 		}
-		if err := checkAddress(*rp.Address, false); err != nil {
-			return toml.Key{"peer", n, "address"}, err
-		}
-		p.Address = *rp.Address
 		if rp.Fingerprint == nil {
 			return toml.Key{"peer", n}, errors.New("fingerprint must be set: \"xlft keygen\" on that host prints it")
 		}
-		var err error
 		if p.Fingerprint, err = wire.ParseFingerprint(*rp.Fingerprint); err != nil {
 			return toml.Key{"peer", n, "fingerprint"}, err
 		}
@@ -100,9 +96,9 @@ func (raw *rawConfig) peers(c *Config) (toml.Key, error) {
 			return toml.Key{"peer", n, "fingerprint"}, fmt.Errorf("peer %s has the same one", other)
 		}
 		seen[p.Fingerprint] = n
-		var key toml.Key
-		if p.Fence, key, err = rp.Fence.validate(); err != nil {
-			return append(toml.Key{"peer", n, "fence"}, key...), err
+		fence, at, err := rp.Fence.validate()
+		if p.Fence = fence; err != nil {
+			return append(toml.Key{"peer", n, "fence"}, at...), err
 		}
 		if p.Fence == nil && c.Arbiter.Type == "fence" {
 			return toml.Key{"peer", n}, fmt.Errorf("arbiter.type is \"fence\": a table [peer.%s.fence] must say how its power is taken", n)
@@ -156,6 +152,29 @@ func set[T any](dst *T, src *T) {
 	if src != nil {
 		*dst = *src
 	}
+}
+
+// addresses returns a peer's addresses, or the key that is wrong.
+func (rp rawPeer) addresses() ([]string, toml.Key, error) {
+	all, key := rp.Addresses, toml.Key{"addresses"}
+	if rp.Address != nil {
+		if all != nil {
+			return nil, key, errors.New("address is set too: set one of them")
+		}
+		all, key = []string{*rp.Address}, toml.Key{"address"}
+	}
+	if len(all) == 0 {
+		return nil, nil, errors.New("address must be set (\"host:port\")")
+	}
+	for i, a := range all {
+		if err := checkAddress(a, false); err != nil {
+			return nil, key, err
+		}
+		if slices.Contains(all[:i], a) {
+			return nil, key, fmt.Errorf("%s is there twice", a)
+		}
+	}
+	return all, nil, nil
 }
 
 func checkAddress(a string, listen bool) error {

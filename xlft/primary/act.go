@@ -189,6 +189,7 @@ func (s *Session) endLink() {
 		}
 		s.link.close()
 		s.link = nil
+		s.status.set(func(st *Status) { st.PeerAddress = "" })
 	}
 }
 

@@ -336,6 +336,7 @@ func (s *Session) step(ctx context.Context, ev Event) {
 			return
 		}
 		s.link = e.link
+		s.status.set(func(st *Status) { st.PeerAddress = e.link.control.Address() })
 		ev = e.Event
 	}
 	before := s.m.State()

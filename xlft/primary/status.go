@@ -10,9 +10,11 @@ import (
 
 // Status is what an operator sees of a Session.
 type Status struct {
-	Domain  string `json:"domain"`
-	Peer    string `json:"peer"`
-	Arbiter string `json:"arbiter"`
+	Domain string `json:"domain"`
+	Peer   string `json:"peer"`
+	// PeerAddress is the path that the session has; "" while there is no session.
+	PeerAddress string `json:"peer_address,omitempty"`
+	Arbiter     string `json:"arbiter"`
 	// Health is whether the arbiters of both hosts could decide now.
 	Health    xlft.Health `json:"arbiter_health,omitzero"`
 	State     State       `json:"state"`

@@ -48,7 +48,7 @@ func benchData(b *testing.B, connections int) {
 	for range connections {
 		done := make(chan error, 1)
 		go func() {
-			c, err := ours.Dialer(inner.Addr().String(), theirs.Fingerprint)(b.Context())
+			c, err := ours.Dialer([]string{inner.Addr().String()}, theirs.Fingerprint)(b.Context())
 			if err == nil {
 				send = append(send, wire.NewConn(c))
 			}

@@ -188,6 +188,9 @@ func (c *Control) waiting() bool {
 	return true
 }
 
+// Address returns the other side's address.
+func (c *Control) Address() string { return c.conn.RemoteAddr().String() }
+
 // Close closes the connection; a blocked Receive returns.
 func (c *Control) Close() error { return c.conn.Close() }
 

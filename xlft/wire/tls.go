@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -29,17 +30,75 @@ type tlsConn struct {
 // dialTimeout bounds one attempt to reach a peer, and the handshake after it.
 const dialTimeout = 10 * time.Second
 
-// Dialer returns what opens TLS connections to the peer at address ("host:port")
-// that has this fingerprint, with their handshake done.
-func (id *Identity) Dialer(address string, peer Fingerprint) Dialer {
+// attemptDelay is how long an address is tried before the next one is tried beside it
+// (RFC 8305 section 8, Connection Attempt Delay).
+const attemptDelay = 250 * time.Millisecond
+
+// Dialer returns what opens TLS connections to the peer that has this fingerprint, with
+// their handshake done, at the first of its addresses ("host:port") that answers. The
+// addresses are tried in their order: each gets a moment before the next one is tried too.
+// The error is that of all.
+func (id *Identity) Dialer(addresses []string, peer Fingerprint) Dialer {
 	conf := id.TLSConfig(func(f Fingerprint) bool { return f == peer })
 	return func(ctx context.Context) (net.Conn, error) {
-		c, err := dialTLS(ctx, address, conf)
-		if err != nil {
-			return nil, err
-		}
-		return c, nil
+		return race(ctx, addresses, func(ctx context.Context, address string) (net.Conn, error) {
+			c, err := dialTLS(ctx, address, conf)
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
+		})
 	}
+}
+
+// race returns the first connection that stands, and closes those that come later.
+func race(ctx context.Context, addresses []string, dial func(ctx context.Context, address string) (net.Conn, error)) (net.Conn, error) {
+	if len(addresses) == 1 {
+		return dial(ctx, addresses[0])
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	type result struct {
+		net.Conn
+		err error
+	}
+	results := make(chan result)
+	begun, ended := 0, 0
+	defer func() {
+		cancel() // whoever is still at it gives up
+		go func() {
+			for ; ended < begun; ended++ {
+				if r := <-results; r.err == nil {
+					r.Close()
+				}
+			}
+		}()
+	}()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	errs := make([]error, len(addresses))
+	for ended < len(addresses) {
+		select {
+		case <-next.C:
+			if begun == len(addresses) {
+				continue
+			}
+			at := begun
+			begun++
+			go func() {
+				c, err := dial(ctx, addresses[at])
+				errs[at] = err
+				results <- result{c, err}
+			}()
+			next.Reset(attemptDelay)
+		case r := <-results:
+			ended++
+			if r.err == nil {
+				return r.Conn, nil
+			}
+			next.Reset(0)
+		}
+	}
+	return nil, errors.Join(errs...)
 }
 
 func dialTLS(ctx context.Context, address string, conf *tls.Config) (*tlsConn, error) {

@@ -217,7 +217,7 @@ func meet(t *testing.T, client, server *wire.Identity, clientKnows, serverKnows 
 		_, err = wire.Welcome(wire.NewConn(c), "server", 0, 5*time.Second)
 		done <- err
 	}()
-	c, err := client.Dialer(l.Addr().String(), clientKnows)(t.Context())
+	c, err := client.Dialer([]string{l.Addr().String()}, clientKnows)(t.Context())
 	if err == nil {
 		defer c.Close()
 		_, err = wire.Greet(wire.NewConn(c), wire.KindQuery, "", "client", 5*time.Second)
@@ -359,7 +359,7 @@ func TestTLSConn(t *testing.T) {
 		}
 		echoed <- err
 	}()
-	c, err := a.Dialer(inner.Addr().String(), b.Fingerprint)(t.Context())
+	c, err := a.Dialer([]string{inner.Addr().String()}, b.Fingerprint)(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,8 @@ type Settings struct {
 	NetBuffer      string
 	Fence          bool   // the hosts fence each other, and no split brain is accepted
 	Protect        bool   // domains are protected whenever they run
+	Paths          bool   // the hosts have two paths to each other, of which the LAN is preferred
+	Ping           string // the address that a host has to reach before it claims; "": none
 	More           string // more tables for the configuration of both hosts
 }
 
@@ -168,10 +170,23 @@ const FenceAgent = "/etc/xlft/fence_lab"
 // arbiter returns the configuration's tables for the arbiter.
 func (s Settings) arbiter(p *lab.Host) string {
 	if !s.Fence {
-		return "[arbiter]\ntype = \"none\"\naccept_split_brain = true\n"
+		text := "[arbiter]\ntype = \"none\"\naccept_split_brain = true\n"
+		if s.Ping != "" {
+			text += fmt.Sprintf("ping = [%q]\n", s.Ping)
+		}
+		return text
 	}
 	return fmt.Sprintf("[arbiter]\ntype = \"fence\"\nfence_after = %q\n\n[peer.%s.fence]\nagent = %q\noptions = { plug = %q }\n",
 		s.FailureTimeout, p.Name(), FenceAgent, p.Name())
+}
+
+// addresses returns a host's addresses, as its peer's configuration has them.
+func (s Settings) addresses(p *lab.Host) string {
+	text := fmt.Sprintf("\"%v:7789\"", p.IPv4())
+	if s.Paths {
+		text += fmt.Sprintf(", \"%v:7789\"", p.Second())
+	}
+	return text
 }
 
 // ConfigPath is xlft's configuration on a host.
@@ -184,7 +199,7 @@ name = %q
 
 %s
 [peer.%s]
-address = "%v:7789"
+addresses = [%s]
 fingerprint = %q
 
 [default]
@@ -195,7 +210,7 @@ suspend_timeout = "20s"
 retry_delay = "1s"
 net_buffer = %q
 protect = %v
-%s`, h.Name(), s.arbiter(p), p.Name(), p.IPv4(), fingerprint, s.mode(), s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.Protect, s.More)
+%s`, h.Name(), s.arbiter(p), p.Name(), s.addresses(p), fingerprint, s.mode(), s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.Protect, s.More)
 }
 
 func (s Settings) mode() string {
@@ -216,6 +231,14 @@ type Row struct {
 	// Unprotected says why a domain that is to be protected is not.
 	Unprotected *steward       `json:"unprotected"`
 	Backup      *backup.Status `json:"backup"`
+	Paths       []way          `json:"paths"`
+}
+
+// A way is one of a peer's addresses.
+type way struct {
+	Peer    string `json:"peer"`
+	Address string `json:"address"`
+	Up      bool   `json:"up"`
 }
 
 type steward struct {

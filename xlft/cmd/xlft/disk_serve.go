@@ -56,7 +56,7 @@ func (a *app) serveDisks(ctx context.Context, domain string, log *zap.Logger) er
 		if err != nil {
 			return nil, err
 		}
-		return id.Dialer(p.Address, p.Fingerprint), nil
+		return id.Dialer(p.Addresses, p.Fingerprint), nil
 	}
 	commands, err := control.Listen(diskserver.CommandSocket(c.RunDir, domain))
 	if err != nil {

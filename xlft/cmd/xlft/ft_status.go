@@ -83,7 +83,18 @@ func printRow(out io.Writer, r overview.Row) error {
 	line := func(k, format string, args ...any) { fmt.Fprintf(w, k+":\t"+format+"\n", args...) }
 	line("Domain", "%s", r.Domain)
 	line("Role of this host", "%s", r.Role)
-	line("Peer", "%s", r.Peer)
+	if s := r.Primary; s != nil && s.PeerAddress != "" {
+		line("Peer", "%s, at %s", r.Peer, s.PeerAddress)
+	} else {
+		line("Peer", "%s", r.Peer)
+	}
+	for _, p := range r.Paths {
+		if p.Up {
+			line("  path "+p.Address, "whole")
+		} else {
+			line("  path "+p.Address, "broken, since %s: %s", ago(p.Since), p.Error)
+		}
+	}
 	text := "no"
 	switch {
 	case r.Primary != nil && !r.Primary.Lacking.IsZero() && !r.Protected:

@@ -21,6 +21,7 @@ import (
 	"xlft/xlft/internal/arbiter"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/diskcopy"
+	"xlft/xlft/internal/paths"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/restore"
 	"xlft/xlft/internal/steward"
@@ -82,7 +83,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	}
 	l := wire.NewListener(inner, id.TLSConfig(func(f wire.Fingerprint) bool { return live.peer(f) != "" }))
 	live.arbiterOf = func(c *config.Config) xlft.Arbiter {
-		return arbiter.New(c, software(), func(p config.Peer) wire.Dialer { return id.Dialer(p.Address, p.Fingerprint) }, log)
+		return arbiter.New(c, software(), func(p config.Peer) wire.Dialer { return id.Dialer(p.Addresses, p.Fingerprint) }, log)
 	}
 	live.take(c)
 	r := &backup.Receiver{
@@ -108,7 +109,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		if !ok {
 			return res, fmt.Errorf("no [peer.%s] in the configuration", peer)
 		}
-		err = wire.Ask(ctx, id.Dialer(p.Address, p.Fingerprint), software(), wire.TypeOwner, q, wire.TypeOwnerResult, &res)
+		err = wire.Ask(ctx, id.Dialer(p.Addresses, p.Fingerprint), software(), wire.TypeOwner, q, wire.TypeOwnerResult, &res)
 		return res, err
 	}
 	changed := make(chan struct{}, 1)
@@ -119,11 +120,16 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		}
 	})
 	s := newSteward(live.config, self, a.configPath, log)
-	stop, err := serveReceiver(control.Socket(c.RunDir, control.Receiver), r, s)
+	ways := &paths.Monitor{
+		Config: live.config, Software: software(), Log: log,
+		Dial: func(p config.Peer, address string) wire.Dialer { return id.Dialer([]string{address}, p.Fingerprint) },
+	}
+	stop, err := serveReceiver(control.Socket(c.RunDir, control.Receiver), r, s, ways)
 	if err != nil {
 		return err
 	}
 	defer stop()
+	go ways.Run(ctx)
 	go s.Run(ctx) // what it has begun goes on without it
 	log.Info("receiving", zap.Stringer("address", l.Addr()), zap.Stringer("arbiter", r.Arbiter), zap.Stringer("fingerprint", id.Fingerprint))
 	daemon.SdNotify(false, daemon.SdNotifyReady)
@@ -146,7 +152,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	return r.Serve(ctx, l)
 }
 
-func serveReceiver(path string, r *backup.Receiver, s *steward.Steward) (stop func(), err error) {
+func serveReceiver(path string, r *backup.Receiver, s *steward.Steward, ways *paths.Monitor) (stop func(), err error) {
 	l, err := control.Listen(path)
 	if err != nil {
 		return nil, err
@@ -168,6 +174,7 @@ func serveReceiver(path string, r *backup.Receiver, s *steward.Steward) (stop fu
 		return r.Replicas(), nil
 	})
 	control.Handle(mux, "GET /unprotected", func(*http.Request) (any, error) { return s.Unprotected(), nil })
+	control.Handle(mux, "GET /paths", func(*http.Request) (any, error) { return ways.Paths(), nil })
 	control.Handle(mux, "GET /conflicts", func(*http.Request) (any, error) { return r.Conflicts(), nil })
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go srv.Serve(l)

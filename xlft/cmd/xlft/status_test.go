@@ -13,13 +13,14 @@ import (
 	"xlft/xlft/backup"
 	"xlft/xlft/internal/control"
 	"xlft/xlft/internal/overview"
+	"xlft/xlft/internal/paths"
 	"xlft/xlft/internal/steward"
 	"xlft/xlft/primary"
 )
 
 func TestPrintRow(t *testing.T) {
 	st := primary.Status{
-		State: primary.Syncing, Arbiter: "fence", Epoch: 7, Checkpoints: 6, PagesSent: 1200, BytesSent: 5 << 20,
+		State: primary.Syncing, PeerAddress: "192.0.2.2:7789", Arbiter: "fence", Epoch: 7, Checkpoints: 6, PagesSent: 1200, BytesSent: 5 << 20,
 		SyncBytes: 64 << 20, SyncTotal: 128 << 20, HeldBytes: 2048, HeldLimit: 8192, LastError: "silent for 1s",
 		Holding: true, Holds: 3, HeldTime: 1500 * time.Millisecond,
 		PauseMedian: primary.Downtime{Suspend: time.Millisecond, Total: 3 * time.Millisecond},
@@ -32,12 +33,15 @@ func TestPrintRow(t *testing.T) {
 		},
 	}
 	var b strings.Builder
-	if err := printRow(&b, overview.Row{Domain: "web1", Role: overview.Primary, Peer: "beta", State: "syncing", Generation: 3, Primary: &st}); err != nil {
+	if err := printRow(&b, overview.Row{Domain: "web1", Role: overview.Primary, Peer: "beta", State: "syncing", Generation: 3, Primary: &st, Paths: []paths.Path{
+		{Address: "198.51.100.2:7789", Since: time.Now().Add(-90 * time.Second), Error: "i/o timeout"}, {Address: "192.0.2.2:7789", Up: true}}}); err != nil {
 		t.Fatal(err)
 	}
 	const want = `Domain:            web1
 Role of this host:  primary
-Peer:              beta
+Peer:              beta, at 192.0.2.2:7789
+  path 198.51.100.2:7789: broken, since 1m30s ago: i/o timeout
+  path 192.0.2.2:7789: whole
 Protected:         no
 State:             syncing
 Generation:        3

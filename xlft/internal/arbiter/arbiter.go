@@ -13,6 +13,7 @@ import (
 
 	"xlft/xlft"
 	"xlft/xlft/config"
+	"xlft/xlft/internal/ping"
 	"xlft/xlft/wire"
 )
 
@@ -30,6 +31,9 @@ func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, 
 			return r, err
 		},
 	}
+	if targets := c.Arbiter.Ping; len(targets) > 0 {
+		ask.Outside = func(ctx context.Context) error { return ping.Any(ctx, targets, 2*c.Default.FailureTimeout) }
+	}
 	if c.Arbiter.Type == "fence" {
 		ask.Timeout = max(ask.Timeout, c.Arbiter.FenceAfter)
 		ask.Host, ask.Second, ask.HeadStart = c.Name, c.Default.FailureTimeout, 2*c.Default.FailureTimeout
@@ -44,7 +48,11 @@ func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, 
 	case "file":
 		return ledger(&File{File: *c.Arbiter.File})
 	case "none":
-		return None{ask}
+		paths := map[string]bool{}
+		for _, p := range c.Peers {
+			paths[p.Name] = len(p.Addresses) > 1
+		}
+		return None{ask, paths}
 	case "fence":
 		return &Fence{Asker: ask, Peers: c.Peers}
 	case "manual":

@@ -29,7 +29,21 @@ type Asker struct {
 	// HeadStart.
 	Host   string
 	Second time.Duration
-	Log    *zap.Logger
+	// Outside, if set, says why this host may be cut off from the outside. One that is
+	// makes no claim: its domain would speak to nobody.
+	Outside func(ctx context.Context) error
+	Log     *zap.Logger
+}
+
+// outside is asked after the other host, and before a claim is made.
+func (a *Asker) outside(ctx context.Context) error {
+	if a.Outside == nil {
+		return nil
+	}
+	if err := a.Outside(ctx); err != nil {
+		return fmt.Errorf("%w: this host does not claim the domain", err)
+	}
+	return nil
 }
 
 // errUndecided: the other host lives, and will know.
@@ -123,12 +137,25 @@ var errSilent = errors.New("no answer")
 
 // None is the arbiter of those who accept a split brain: if the other host can't
 // be asked, every claim is won.
-type None struct{ Asker }
+type None struct {
+	Asker
+	// Paths are the peers to which there are several ways. A backup asks those before it
+	// takes over: it may be that only one way broke. The others it asks nothing, which
+	// would take time in which nobody runs the domain.
+	Paths map[string]bool
+}
 
 // Claim is xlft.Arbiter's.
 func (a None) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
-	if won, decided, err := a.settle(ctx, c); decided {
+	ask := a.settle
+	if c.Side == xlft.Backup && !c.Handed && a.Paths[c.Peer] {
+		ask = a.evidence
+	}
+	if won, decided, err := ask(ctx, c); decided {
 		return won, err
+	}
+	if err := a.outside(ctx); err != nil {
+		return false, err
 	}
 	return true, nil
 }

@@ -47,6 +47,9 @@ func (a *Fence) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
 	if won, decided, err := a.consult(ctx, c); decided {
 		return won, err
 	}
+	if err := a.outside(ctx); err != nil {
+		return false, err
+	}
 	if err := a.fence(ctx, c); err != nil {
 		return false, err
 	}
@@ -176,7 +179,7 @@ func (a *Fence) Check(ctx context.Context, peer string) error {
 	if !ok || p.Fence == nil {
 		return fmt.Errorf("no [peer.%s.fence] in the configuration", peer)
 	}
-	var errs []error
+	errs := []error{a.outside(ctx)}
 	for i, level := range p.Fence.Levels {
 		for _, f := range level {
 			err := a.fit(ctx, f)

@@ -81,6 +81,9 @@ func (a *Ledger) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
 			return won, err
 		}
 	}
+	if err := a.outside(ctx); err != nil {
+		return false, err
+	}
 	select {
 	case <-c.Withdrawn:
 		return false, xlft.ErrWithdrawn
@@ -179,6 +182,9 @@ func (a *Ledger) Identity(ctx context.Context) (string, error) {
 
 // Check is xlft.ArbiterChecker's. All peers have the same register.
 func (a *Ledger) Check(ctx context.Context, _ string) error {
+	if err := a.outside(ctx); err != nil {
+		return err
+	}
 	id, err := a.Register.Probe(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", a.Kind, err)

@@ -89,6 +89,15 @@ func Write(w io.Writer, h Host) error {
 	for _, r := range h.Rows {
 		fs.row(r)
 	}
+	paths := map[string]bool{}
+	for _, r := range h.Rows {
+		for _, p := range r.Paths {
+			if k := p.Peer + " " + p.Address; !paths[k] {
+				paths[k] = true
+				fs.gauge("path_up", "Whether a peer that has several addresses is reached at this one.", truth(p.Up), "peer", p.Peer, "address", p.Address)
+			}
+		}
+	}
 	for _, f := range fs.all {
 		if _, err := fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n%s\n", f.name, f.help, f.name, f.kind, strings.Join(f.samples, "\n")); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/internal/control"
+	"xlft/xlft/internal/paths"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/steward"
 	"xlft/xlft/internal/store"
@@ -36,8 +37,10 @@ type Row struct {
 	Generation uint64 `json:"generation"`
 	// Unprotected says why a domain that is to be protected (protect = true) is not.
 	Unprotected *steward.Status `json:"unprotected,omitempty"`
-	Primary     *primary.Status `json:"primary,omitempty"`
-	Backup      *backup.Status  `json:"backup,omitempty"`
+	// Paths are the ways to the peer, if it has several addresses.
+	Paths   []paths.Path    `json:"paths,omitempty"`
+	Primary *primary.Status `json:"primary,omitempty"`
+	Backup  *backup.Status  `json:"backup,omitempty"`
 }
 
 // Role is what this host is to a domain.
@@ -98,9 +101,11 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 		err = control.Call(ask, control.Socket(runDir, control.Receiver), "GET", "/conflicts", nil, &conflicts)
 	}
 	var unprotected []steward.Status
+	var ways []paths.Path
 	if err == nil {
-		// A receiver that was started before an upgrade does not know this: that hides nothing else.
+		// A receiver that was started before an upgrade does not know these: that hides nothing else.
 		control.Call(ask, control.Socket(runDir, control.Receiver), "GET", "/unprotected", nil, &unprotected)
+		control.Call(ask, control.Socket(runDir, control.Receiver), "GET", "/paths", nil, &ways)
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -173,6 +178,11 @@ func Rows(ctx context.Context, runDir, stateDir string) ([]Row, error) {
 	}
 	rows := make([]Row, 0, len(seen))
 	for _, r := range seen {
+		for _, p := range ways {
+			if p.Peer == r.Peer {
+				r.Paths = append(r.Paths, p)
+			}
+		}
 		rows = append(rows, r)
 	}
 	slices.SortFunc(rows, func(a, b Row) int { return strings.Compare(a.Domain, b.Domain) })

@@ -40,7 +40,7 @@ type Check struct {
 
 // Dial returns the way to a peer.
 func (c *Check) Dial(p config.Peer) wire.Dialer {
-	return c.Identity.Dialer(p.Address, p.Fingerprint)
+	return c.Identity.Dialer(p.Addresses, p.Fingerprint)
 }
 
 // Offer describes a domain to a backup. It fails while the domain's memory is in
@@ -165,7 +165,7 @@ func (c *Check) Problems(ctx context.Context, d xen.Domain, p config.Peer) ([]wi
 		if advice == "" {
 			advice = "Look at the network between the hosts, and at the receiver's log on the backup."
 		}
-		return append(ps, wire.Problem{Host: c.Config.Name, What: fmt.Sprintf("backup %s (%s) can't be asked: %v", p.Name, p.Address, err), Advice: advice}), nil
+		return append(ps, wire.Problem{Host: c.Config.Name, What: fmt.Sprintf("backup %s (%s) can't be asked: %v", p.Name, strings.Join(p.Addresses, ", "), err), Advice: advice}), nil
 	}
 	return merge(ps, r.Problems, p.Name), nil
 }
