@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 export PATH := $(CURDIR)/build/go/bin:$(PATH):/usr/local/go/bin
 
-.PHONY: all help setup build build-xen build/xlft vet test test-quick test-go test-sim test-processes test-lab demo lab bench bench-model bench-lab fuzz xtf install clean
+.PHONY: all help setup build build-xen build/xlft vet test test-quick test-go test-sim test-processes test-lab demo lab lab-campaign bench bench-model bench-lab fuzz xtf install clean
 
 all: build-xen ## build xlft with libxl (the default)
 
@@ -59,6 +59,10 @@ demo: setup build-xen ## two Xen hosts, a protected domain, the primary killed, 
 
 lab: setup build-xen ## two Xen hosts under emulation to play with (root)
 	go run ./tests/lab/cmd/labctl up
+
+lab-campaign: setup build-xen ## a seeded campaign of faults on two Xen hosts, five minutes; FOR=2h, SEED=N (root)
+	scripts/dev/setup test
+	XLFT_LAB_LONG=1 XLFT_LAB_REQUIRED=1 go test -tags lab -count=1 -v -timeout 0 -run 'TestCampaign$$' ./tests/lab/scenario -campaign.for=$(or $(FOR),5m) -scenario.seed=$(or $(SEED),0)
 
 bench: ## print the table of measurements
 	scripts/dev/setup test

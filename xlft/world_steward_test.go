@@ -74,8 +74,8 @@ func (s *stewarded) Busy(_ context.Context, domain string) (bool, error) {
 	return x != nil && (!isClosed(x.ended) || x.process.Dead() || s.w.waits(x)), nil
 }
 
-func (s *stewarded) Stopped(steward.Domain) bool { return false }
-func (s *stewarded) Why(string) string           { return "" }
+func (s *stewarded) Stopped(steward.Domain) (bool, time.Time) { return false, time.Time{} }
+func (s *stewarded) Why(string) string                        { return "" }
 
 func (s *stewarded) Try(_ context.Context, domain, backup string) error {
 	var x *protection

@@ -86,7 +86,7 @@ func Attach() (*Lab, error) {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
 	l := &Lab{net: n}
-	for _, spec := range hostSpecs {
+	for _, spec := range hostSpecs[:2] {
 		h := &Host{hostSpec: spec, net: n, dir: filepath.Dir(s.Consoles[spec.name]), attached: true}
 		if l.A == nil {
 			l.A = h

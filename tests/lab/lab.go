@@ -18,9 +18,10 @@ import (
 	"time"
 )
 
-// A Lab is two hosts and the network around them.
+// A Lab is two hosts and the network around them, and a third host for those who ask for it.
 type Lab struct {
 	A, B *Host
+	C    *Host // nil but after Third
 
 	net       *network
 	img       image
@@ -71,14 +72,11 @@ func open(ctx context.Context, more bool, logf func(format string, args ...any))
 	if l.net, err = newNetwork(ns); err != nil {
 		return l, err
 	}
-	hosts := make([]*Host, len(hostSpecs))
-	for i, spec := range hostSpecs {
-		hosts[i] = &Host{hostSpec: spec, net: l.net, img: l.img, dir: filepath.Join(l.run.dir, spec.name)}
-		if err := os.Mkdir(hosts[i].dir, 0o755); err != nil {
+	for i, h := range []**Host{&l.A, &l.B} {
+		if *h, err = l.newHost(hostSpecs[i]); err != nil {
 			return l, err
 		}
 	}
-	l.A, l.B = hosts[0], hosts[1]
 	if err := emptySAN(sanOf(l.A.dir)); err != nil {
 		return l, err
 	}
@@ -90,12 +88,49 @@ func open(ctx context.Context, more bool, logf func(format string, args ...any))
 	if err != nil {
 		return l, err
 	}
-	for _, kind := range []string{"base", "tools", "dom0", "hostA", "hostB"} {
+	for _, kind := range []string{"base", "tools", "dom0", "hostA", "hostB", "hostC"} {
 		if err := c.prune(kind, 2); err != nil {
 			return l, err
 		}
 	}
 	return l, nil
+}
+
+// newHost returns a host that is down, with an empty directory.
+func (l *Lab) newHost(spec hostSpec) (*Host, error) {
+	h := &Host{hostSpec: spec, net: l.net, img: l.img, dir: filepath.Join(l.run.dir, spec.name)}
+	return h, os.Mkdir(h.dir, 0o755)
+}
+
+// Third gives the lab a third host, C, as the first two are after Reset. The next Reset takes it away.
+func (l *Lab) Third(ctx context.Context, logf func(format string, args ...any)) error {
+	h, err := l.newHost(hostSpecs[2])
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	c, err := openCache()
+	if err == nil {
+		h.snap, err = prepareSnapshot(ctx, c, l.net, l.img, h.hostSpec, logf)
+	}
+	l.C = h
+	if err == nil {
+		err = h.Revive(ctx)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("lab: %w", err), l.dropThird())
+	}
+	return nil
+}
+
+func (l *Lab) dropThird() error {
+	if l.C == nil {
+		return nil
+	}
+	h := l.C
+	l.C = nil
+	h.Kill()
+	h.snap.release()
+	return os.RemoveAll(h.dir)
 }
 
 // Close kills the hosts and removes all traces of the lab but its cache.
@@ -119,15 +154,18 @@ func (l *Lab) Close() error {
 	return err
 }
 
-// Hosts returns both hosts.
+// Hosts returns both hosts, and the third if there is one.
 func (l *Lab) Hosts() []*Host {
-	if l.A == nil {
-		return nil
+	var all []*Host
+	for _, h := range []*Host{l.A, l.B, l.C} {
+		if h != nil {
+			all = append(all, h)
+		}
 	}
-	return []*Host{l.A, l.B}
+	return all
 }
 
-// Peer returns the other host.
+// Peer returns the other host of the first two.
 func (l *Lab) Peer(h *Host) *Host {
 	if h == l.A {
 		return l.B
@@ -140,6 +178,9 @@ func (l *Lab) Reset(ctx context.Context) error {
 	if err := l.net.mend(); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
+	if err := l.dropThird(); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
 	for _, h := range l.Hosts() {
 		h.Kill()
 	}
@@ -149,9 +190,9 @@ func (l *Lab) Reset(ctx context.Context) error {
 	return l.each(func(h *Host) error { return h.Revive(ctx) })
 }
 
-// each does f for both hosts at the same time.
+// each does f for all hosts at the same time.
 func (l *Lab) each(f func(*Host) error) error {
-	errs := make([]error, 2)
+	errs := make([]error, len(l.Hosts()))
 	var wg sync.WaitGroup
 	for i, h := range l.Hosts() {
 		wg.Go(func() { errs[i] = f(h) })
@@ -174,11 +215,11 @@ func (l *Lab) OpenSecond() error { return l.setSecond(true) }
 func (l *Lab) CloseSecond() error { return l.setSecond(false) }
 
 func (l *Lab) setSecond(open bool) error {
-	return errors.Join(l.net.isolate(l.A.mgmtTap, !open), l.net.isolate(l.B.mgmtTap, !open))
+	return l.each(func(h *Host) error { return l.net.isolate(h.mgmtTap, !open) })
 }
 
 func (l *Lab) setSplit(on bool) error {
-	return errors.Join(l.net.isolate(l.A.lanTap, on), l.net.isolate(l.B.lanTap, on))
+	return l.each(func(h *Host) error { return l.net.isolate(h.lanTap, on) })
 }
 
 // Dial connects from the test process's place on the LAN. The address must not need a name server.

@@ -46,6 +46,9 @@ var hostSpecs = []hostSpec{
 		"02:20:00:00:00:0a", "02:21:00:00:00:0a", "lan-a", "mgmt-a", "0123456789abcdef0123456789abcd0a"},
 	{"B", netip.MustParseAddr("10.20.0.3"), netip.MustParseAddr("fd20::3"), netip.MustParseAddr("10.21.0.3"),
 		"02:20:00:00:00:0b", "02:21:00:00:00:0b", "lan-b", "mgmt-b", "0123456789abcdef0123456789abcd0b"},
+	// Only tests of three hosts have this one: see Lab.Third.
+	{"C", netip.MustParseAddr("10.20.0.4"), netip.MustParseAddr("fd20::4"), netip.MustParseAddr("10.21.0.4"),
+		"02:20:00:00:00:0c", "02:21:00:00:00:0c", "lan-c", "mgmt-c", "0123456789abcdef0123456789abcd0c"},
 }
 
 // A network is the two bridges, with a tap on each for every host.

@@ -10,9 +10,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,11 +32,12 @@ type Settings struct {
 	FailureTimeout time.Duration
 	AckTimeout     time.Duration
 	NetBuffer      string
-	Fence          bool   // the hosts fence each other, and no split brain is accepted
-	Protect        bool   // domains are protected whenever they run
-	Paths          bool   // the hosts have two paths to each other, of which the LAN is preferred
-	Ping           string // the address that a host has to reach before it claims; "": none
-	More           string // more tables for the configuration of both hosts
+	Fence          bool      // the hosts fence each other, and no split brain is accepted
+	Etcd           *lab.Etcd // the arbiter; nil: another one
+	Protect        bool      // domains are protected whenever they run
+	Paths          bool      // the hosts have two paths to each other, of which the LAN is preferred
+	Ping           string    // the address that a host has to reach before it claims; "": none
+	More           string    // more tables for the configuration of both hosts
 }
 
 // Usual is what scenarios use unless they say otherwise. The failure timeout is longer than a user's: emulated hosts
@@ -72,6 +75,11 @@ func Install(ctx context.Context, l *lab.Lab, s Settings) error {
 				return err
 			}
 		}
+		if s.Etcd != nil {
+			if err := h.WriteFile(ctx, etcdCA, s.Etcd.CA(), 0o644); err != nil {
+				return err
+			}
+		}
 		out, err := h.Run(ctx, "/usr/local/sbin/xlft", "keygen", "--dir", "/etc/xlft/identity")
 		if err != nil {
 			return err
@@ -79,8 +87,13 @@ func Install(ctx context.Context, l *lab.Lab, s Settings) error {
 		prints[h] = strings.TrimSpace(out)
 	}
 	for _, h := range l.Hosts() {
-		p := l.Peer(h)
-		if err := h.WriteFile(ctx, ConfigPath, []byte(Config(h, p, prints[p], s)), 0o644); err != nil {
+		peers := map[*lab.Host]string{}
+		for p, print := range prints {
+			if p != h {
+				peers[p] = print
+			}
+		}
+		if err := h.WriteFile(ctx, ConfigPath, []byte(Config(h, peers, s)), 0o644); err != nil {
 			return err
 		}
 		if err := start(ctx, h); err != nil {
@@ -168,17 +181,27 @@ systemctl start xlft-receiver.socket xlft-receiver.service`
 const FenceAgent = "/etc/xlft/fence_lab"
 
 // arbiter returns the configuration's tables for the arbiter.
-func (s Settings) arbiter(p *lab.Host) string {
-	if !s.Fence {
-		text := "[arbiter]\ntype = \"none\"\naccept_split_brain = true\n"
-		if s.Ping != "" {
-			text += fmt.Sprintf("ping = [%q]\n", s.Ping)
-		}
-		return text
+func (s Settings) arbiter() string {
+	var text string
+	switch {
+	case s.Etcd != nil:
+		text = "[arbiter]\ntype = \"etcd\"\n"
+	case s.Fence:
+		text = fmt.Sprintf("[arbiter]\ntype = \"fence\"\nfence_after = %q\n", s.FailureTimeout)
+	default:
+		text = "[arbiter]\ntype = \"none\"\naccept_split_brain = true\n"
 	}
-	return fmt.Sprintf("[arbiter]\ntype = \"fence\"\nfence_after = %q\n\n[peer.%s.fence]\nagent = %q\noptions = { plug = %q }\n",
-		s.FailureTimeout, p.Name(), FenceAgent, p.Name())
+	if s.Ping != "" {
+		text += fmt.Sprintf("ping = [%q]\n", s.Ping)
+	}
+	if s.Etcd != nil {
+		text += fmt.Sprintf("[arbiter.etcd]\nendpoints = [%q]\nca = %q\n", lab.EtcdEndpoint, etcdCA)
+	}
+	return text
 }
+
+// etcdCA is what the hosts check etcd's certificate against.
+const etcdCA = "/etc/xlft/etcd-ca.crt"
 
 // addresses returns a host's addresses, as its peer's configuration has them.
 func (s Settings) addresses(p *lab.Host) string {
@@ -192,25 +215,37 @@ func (s Settings) addresses(p *lab.Host) string {
 // ConfigPath is xlft's configuration on a host.
 const ConfigPath = "/etc/xlft/xlft.toml"
 
-// Config is host h's configuration, with peer p.
-func Config(h, p *lab.Host, fingerprint string, s Settings) string {
-	return fmt.Sprintf(`[host]
-name = %q
-
-%s
-[peer.%s]
-addresses = [%s]
-fingerprint = %q
-
+// Config is host h's configuration; peers are the other hosts' fingerprints. A domain's backup is the next host in the
+// alphabet, and then the one after that.
+func Config(h *lab.Host, peers map[*lab.Host]string, s Settings) string {
+	order := slices.SortedFunc(maps.Keys(peers), func(a, b *lab.Host) int {
+		after := func(p *lab.Host) bool { return p.Name() > h.Name() }
+		if after(a) != after(b) {
+			return map[bool]int{true: -1, false: 1}[after(a)]
+		}
+		return strings.Compare(a.Name(), b.Name())
+	})
+	text := fmt.Sprintf("[host]\nname = %q\n\n%s", h.Name(), s.arbiter())
+	var names []string
+	for _, p := range order {
+		names = append(names, fmt.Sprintf("%q", p.Name()))
+		text += fmt.Sprintf("\n[peer.%s]\naddresses = [%s]\nfingerprint = %q\n", p.Name(), s.addresses(p), peers[p])
+		if s.Fence {
+			text += fmt.Sprintf("[peer.%s.fence]\nagent = %q\noptions = { plug = %q }\n", p.Name(), FenceAgent, p.Name())
+		}
+	}
+	return text + fmt.Sprintf(`
 [default]
+backups = [%s]
 %sepoch_max = %q
 failure_timeout = %q
 ack_timeout = %q
 suspend_timeout = "20s"
 retry_delay = "1s"
+move_after = "10s"
 net_buffer = %q
 protect = %v
-%s`, h.Name(), s.arbiter(p), p.Name(), s.addresses(p), fingerprint, s.mode(), s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.Protect, s.More)
+%s`, strings.Join(names, ", "), s.mode(), s.EpochMax, s.FailureTimeout, s.AckTimeout, s.NetBuffer, s.Protect, s.More)
 }
 
 func (s Settings) mode() string {
@@ -224,6 +259,7 @@ func (s Settings) mode() string {
 type Row struct {
 	Domain    string          `json:"domain"`
 	Role      string          `json:"role"`
+	Peer      string          `json:"peer"`
 	State     string          `json:"state"`
 	Protected bool            `json:"protected"`
 	Epoch     uint64          `json:"epoch"`
@@ -251,7 +287,7 @@ func Status(ctx context.Context, h *lab.Host, domain string) (Row, error) {
 	var r Row
 	out, err := h.Run(ctx, "xl", "ft-status", "--json", domain)
 	var ce *lab.CommandError
-	if err != nil && !(errors.As(err, &ce) && ce.Status.Code == 1 && out != "") {
+	if err != nil && !(errors.As(err, &ce) && (ce.Status.Code == 1 || ce.Status.Code == 2) && out != "") {
 		return r, err
 	}
 	if err := json.Unmarshal([]byte(out), &r); err != nil {

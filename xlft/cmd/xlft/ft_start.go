@@ -111,7 +111,7 @@ func noteStop(runDir, domain, run string, o primary.Outcome) error {
 // notStopped returns an error if an operator ended the protection of the run of a domain that
 // is here now.
 func notStopped(runDir, domain string) error {
-	run := protector.StoppedRun(runDir, domain)
+	run, _ := protector.StoppedRun(runDir, domain)
 	if run == "" {
 		return nil
 	}

@@ -115,6 +115,9 @@ func printRow(out io.Writer, r overview.Row) error {
 		switch {
 		case u.Stopped:
 			line("Protect by", "xl ft-start %s", r.Domain)
+			if !u.Until.IsZero() {
+				line("Protected again", "in %v", max(0, time.Until(u.Until)).Round(time.Second))
+			}
 		case u.Trying != "":
 			line("Being tried", "%s", u.Trying)
 		case !u.Next.IsZero():

@@ -28,26 +28,36 @@ A domain with protect = true stays unprotected until it is started again, or unt
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeProtected,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := a.end(cmd, args[0], (*protector.Client).Stop)
-			if c, cerr := a.config(); cerr == nil && errors.Is(err, control.ErrDown) && protector.Waits(c.RunDir, args[0]) {
-				if waited, stopErr := stopUnit(cmd.Context(), args[0]); stopErr != nil {
-					return fmt.Errorf("%w; %w", err, stopErr)
-				} else if waited {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s: stopped: its protector does not wait for it any more\n", args[0])
-					return nil
+			if c, err := a.config(); err == nil { // else stop says why
+				if err := protector.MarkAgain(c.RunDir, args[0], "", time.Time{}); err != nil {
+					return fmt.Errorf("ft-stop: %w", err)
 				}
 			}
-			if errors.Is(err, control.ErrDown) {
-				if waited, markErr := a.leave(cmd.Context(), args[0]); markErr != nil {
-					return fmt.Errorf("%w; %w", err, markErr)
-				} else if waited {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s: stopped: it was not protected, and is not tried any more until \"xl ft-start %s\", or until it is started again\n", args[0], args[0])
-					return nil
-				}
-			}
-			return err
+			return a.stop(cmd, args[0])
 		},
 	}
+}
+
+// stop ends the protection of a domain, or has it left alone.
+func (a *app) stop(cmd *cobra.Command, domain string) error {
+	err := a.end(cmd, domain, (*protector.Client).Stop)
+	if c, cerr := a.config(); cerr == nil && errors.Is(err, control.ErrDown) && protector.Waits(c.RunDir, domain) {
+		if waited, stopErr := stopUnit(cmd.Context(), domain); stopErr != nil {
+			return fmt.Errorf("%w; %w", err, stopErr)
+		} else if waited {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: stopped: its protector does not wait for it any more\n", domain)
+			return nil
+		}
+	}
+	if errors.Is(err, control.ErrDown) {
+		if waited, markErr := a.leave(cmd.Context(), domain); markErr != nil {
+			return fmt.Errorf("%w; %w", err, markErr)
+		} else if waited {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: stopped: it was not protected, and is not tried any more until \"xl ft-start %s\", or until it is started again\n", domain, domain)
+			return nil
+		}
+	}
+	return err
 }
 
 // leave has a domain that runs here, and that is to be protected, left alone. A protector of

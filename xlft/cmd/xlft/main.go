@@ -105,7 +105,7 @@ The ft- commands are meant to be called through xl: "xl ft-start web1".`,
 	c.PersistentFlags().StringVar(&a.configPath, "config", path, "configuration file")
 	c.AddGroup(&cobra.Group{ID: "domain", Title: "Commands for domains:"}, &cobra.Group{ID: "host", Title: "Commands for hosts:"})
 	c.AddCommand(
-		a.startCommand(), a.stopCommand(), a.statusCommand(), a.listCommand(), a.checkCommand(), a.failoverCommand(), a.resolveCommand(), a.setCommand(), a.drainCommand(), a.undrainCommand(), a.waitCommand(),
+		a.startCommand(), a.stopCommand(), a.disarmCommand(), a.statusCommand(), a.listCommand(), a.checkCommand(), a.failoverCommand(), a.resolveCommand(), a.setCommand(), a.drainCommand(), a.undrainCommand(), a.waitCommand(),
 		a.keygenCommand(), a.diskCommand(), a.inspectCommand(), a.configCommand(), a.eventsCommand(), a.metricsCommand(),
 		a.protectCommand(), a.receiveCommand(), a.workerCommand(), a.guardCommand(), a.keepCommand(),
 	)

@@ -73,7 +73,7 @@ func TestKeygen(t *testing.T) {
 }
 
 // documented are commands that have a help text and a man page.
-var documented = []string{"ft-start", "ft-stop", "ft-status", "ft-list", "ft-check", "ft-failover", "ft-resolve", "ft-set", "ft-drain", "ft-undrain", "ft-wait", "keygen", "inspect", "receive", "check-config", "events", "metrics", "disk-verify"}
+var documented = []string{"ft-start", "ft-stop", "ft-disarm", "ft-status", "ft-list", "ft-check", "ft-failover", "ft-resolve", "ft-set", "ft-drain", "ft-undrain", "ft-wait", "keygen", "inspect", "receive", "check-config", "events", "metrics", "disk-verify"}
 
 // Every command says what it does.
 func TestHelp(t *testing.T) {

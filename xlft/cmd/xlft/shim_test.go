@@ -59,7 +59,7 @@ func TestShim(t *testing.T) {
 func TestShimHelpListsBoth(t *testing.T) {
 	cmd := shim(t, "help")
 	out, _ := cmd.Output()
-	for _, want := range []string{"xl 1 help", "ft-start", "ft-stop", "ft-status", "ft-list", "ft-check", "ft-failover", "ft-set", "ft-resolve", "ft-drain", "ft-undrain", "ft-wait"} {
+	for _, want := range []string{"xl 1 help", "ft-start", "ft-stop", "ft-disarm", "ft-status", "ft-list", "ft-check", "ft-failover", "ft-set", "ft-resolve", "ft-drain", "ft-undrain", "ft-wait"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}

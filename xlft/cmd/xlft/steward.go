@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	"github.com/coreos/go-systemd/v22/util"
@@ -132,9 +133,9 @@ func inTerminal(ctx context.Context, runDir, domain string) bool {
 	return !errors.Is(err, control.ErrDown)
 }
 
-func (s *stewarded) Stopped(d steward.Domain) bool {
-	run := protector.StoppedRun(s.config().RunDir, d.Name)
-	return run != "" && run == d.Instance
+func (s *stewarded) Stopped(d steward.Domain) (stopped bool, until time.Time) {
+	run, until := protector.StoppedRun(s.config().RunDir, d.Name)
+	return run != "" && run == d.Instance, until
 }
 
 // Try is "xl ft-start", in a process of its own: nothing that a look at a domain meets in

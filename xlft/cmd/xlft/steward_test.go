@@ -39,7 +39,7 @@ func TestStoppedInTerminal(t *testing.T) {
 func TestNobodyStopped(t *testing.T) {
 	s := &stewarded{config: func() *config.Config { return &config.Config{RunDir: t.TempDir()} }}
 	for _, run := range []string{"", "boot/7"} {
-		if s.Stopped(steward.Domain{Name: "web1", Instance: run}) {
+		if stopped, _ := s.Stopped(steward.Domain{Name: "web1", Instance: run}); stopped {
 			t.Errorf("the run %q counts as stopped", run)
 		}
 	}

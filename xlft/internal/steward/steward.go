@@ -39,8 +39,9 @@ type Host interface {
 	Domains() ([]Domain, error)
 	// Busy reports whether a domain has a protector, or one is being started.
 	Busy(ctx context.Context, domain string) (bool, error)
-	// Stopped reports whether an operator ended the protection of this run of a domain.
-	Stopped(d Domain) bool
+	// Stopped reports whether an operator ended the protection of this run of a domain, and
+	// until when; the zero time is for good.
+	Stopped(d Domain) (stopped bool, until time.Time)
 	// Try starts a protector to a backup, after a look whether that can take the domain.
 	// It returns nil when the domain is protected, however long that takes.
 	Try(ctx context.Context, domain, backup string) error
@@ -54,6 +55,7 @@ type Status struct {
 	Domain  string    `json:"domain"`
 	Since   time.Time `json:"since"`             // seen unprotected
 	Stopped bool      `json:"stopped,omitempty"` // by an operator
+	Until   time.Time `json:"until,omitzero"`    // when that ends by itself
 	Trying  string    `json:"trying,omitempty"`  // a backup
 	Next    time.Time `json:"next,omitzero"`     // when it is tried again
 	Why     string    `json:"why,omitempty"`     // it is not protected
@@ -78,6 +80,7 @@ type charge struct {
 	since   time.Time // seen without a protector; zero: it has one
 	looks   int       // in a row in which it had none
 	stopped bool
+	until   time.Time
 	trying  string // the backup that is tried
 	rounds  int    // in which no backup took it
 	next    time.Time
@@ -169,13 +172,14 @@ func (s *Steward) look(ctx context.Context, c *charge) {
 		}
 		return
 	}
-	stopped, why := false, ""
+	stopped, until, why := false, time.Time{}, ""
 	if !busy {
-		stopped, why = s.Host.Stopped(c.Domain), s.Host.Why(c.Name)
+		stopped, until = s.Host.Stopped(c.Domain)
+		why = s.Host.Why(c.Name)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.stopped = stopped; busy {
+	if c.stopped, c.until = stopped, until; busy {
 		c.since, c.looks = time.Time{}, 0
 		return
 	}
@@ -202,8 +206,10 @@ func (s *Steward) look(ctx context.Context, c *charge) {
 func (s *Steward) try(ctx context.Context, c *charge, backups []string) {
 	var errs []error
 	for i, b := range backups {
-		if i > 0 && (ctx.Err() != nil || s.Host.Stopped(c.Domain)) {
-			break
+		if i > 0 {
+			if stopped, _ := s.Host.Stopped(c.Domain); stopped || ctx.Err() != nil {
+				break
+			}
 		}
 		s.mu.Lock()
 		c.trying = b
@@ -241,7 +247,7 @@ func (s *Steward) Unprotected() []Status {
 		if c.looks < looksFirst && c.trying == "" {
 			continue
 		}
-		st := Status{Domain: c.Name, Since: c.since, Stopped: c.stopped, Trying: c.trying, Why: c.why}
+		st := Status{Domain: c.Name, Since: c.since, Stopped: c.stopped, Until: c.until, Trying: c.trying, Why: c.why}
 		if c.trying == "" && !c.stopped {
 			st.Next = c.next
 		}

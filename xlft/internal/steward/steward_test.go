@@ -18,6 +18,7 @@ type host struct {
 	domains []Domain
 	busy    map[string]bool
 	stopped map[string]bool          // by Instance
+	until   map[string]time.Time     // the same
 	takes   map[string]bool          // backups that take domains
 	copying map[string]time.Duration // how long a first copy takes
 	tried   []string
@@ -37,10 +38,11 @@ func (h *host) Busy(_ context.Context, d string) (bool, error) {
 	return h.busy[d], nil
 }
 
-func (h *host) Stopped(d Domain) bool {
+func (h *host) Stopped(d Domain) (bool, time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.stopped[d.Instance]
+	until := h.until[d.Instance]
+	return h.stopped[d.Instance] && (until.IsZero() || time.Now().Before(until)), until
 }
 
 func (h *host) Why(string) string { return "it never had one" }
@@ -173,6 +175,24 @@ func TestStopped(t *testing.T) {
 		h.domains[0].Instance = "2" // it was started again
 		h.mu.Unlock()
 		time.Sleep(5 * time.Second)
+		expect(t, h, "web to b")
+	})
+}
+
+// What an operator stopped for a time is protected again when the time is over, and says so
+// meanwhile.
+func TestStoppedForATime(t *testing.T) {
+	with(t, func(h *host, s *Steward) {
+		until := time.Now().Add(30 * time.Minute)
+		h.mu.Lock()
+		h.stopped["1"], h.until = true, map[string]time.Time{"1": until}
+		h.mu.Unlock()
+		time.Sleep(30*time.Minute - time.Second)
+		expect(t, h)
+		if u := s.Unprotected(); len(u) != 1 || !u[0].Stopped || !u[0].Until.Equal(until) {
+			t.Errorf("%+v", u)
+		}
+		time.Sleep(3 * time.Second)
 		expect(t, h, "web to b")
 	})
 }
