@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"xlft/xlft/wire"
 )
@@ -48,9 +50,13 @@ type feeder struct {
 
 	mu     sync.Mutex
 	cond   *sync.Cond
-	fed    uint64 // newest epoch that the restore has
+	fed    uint64          // newest epoch that the restore has
+	took   []time.Duration // by the newest epochs but the first, to be restored
 	closed bool
 }
+
+// paceOf is of how many epochs a feeder knows how long they took.
+const paceOf = 64
 
 func newFeeder(to Replica) *feeder {
 	f := &feeder{to: to, next: make(chan *epoch, 1)}
@@ -78,6 +84,18 @@ func (f *feeder) mark(e uint64) error {
 	return nil
 }
 
+// pace returns the newest epoch that the restore has taken, and the median of what the last
+// ones took it. The ack of an epoch waits until the restore has taken the one before.
+func (f *feeder) pace() (fed uint64, median time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.took) == 0 {
+		return f.fed, 0
+	}
+	all := slices.Sorted(slices.Values(f.took))
+	return f.fed, all[len(all)/2]
+}
+
 // put hands over a whole epoch. It does not wait: the epoch before has been fed
 // by then, see await.
 func (f *feeder) put(e *epoch) { f.next <- e }
@@ -90,6 +108,7 @@ func (f *feeder) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-f.next:
+			begun := time.Now()
 			for _, p := range e.pieces {
 				if err := f.stream(p); err != nil {
 					return fmt.Errorf("epoch %d: %w", e.number, err)
@@ -99,6 +118,11 @@ func (f *feeder) run(ctx context.Context) error {
 			if err := f.mark(e.number); err != nil {
 				return fmt.Errorf("epoch %d: %w", e.number, err)
 			}
+			f.mu.Lock()
+			if f.took = append(f.took, time.Since(begun)); len(f.took) > paceOf {
+				f.took = slices.Delete(f.took, 0, 1)
+			}
+			f.mu.Unlock()
 		}
 	}
 }

@@ -2,9 +2,12 @@ package backup
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"xlft/xlft/wire"
 )
@@ -57,4 +60,44 @@ func TestEpochMemory(t *testing.T) {
 			})
 		}
 	}
+}
+
+// slowly is a replica that takes its time for each checkpoint.
+type slowly struct {
+	Replica
+	each time.Duration
+}
+
+func (slowly) Write(p []byte) (int, error) { return len(p), nil }
+
+func (s slowly) Checkpoint() error {
+	time.Sleep(s.each)
+	return nil
+}
+
+// How long the restore takes over its last checkpoints is known; of the first one, which comes as
+// it is sent, it is not said.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFeeder(slowly{each: 30 * time.Millisecond})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go f.run(ctx)
+		if err := f.mark(1); err != nil {
+			t.Fatal(err)
+		}
+		if fed, median := f.pace(); fed != 1 || median != 0 {
+			t.Errorf("after the first: epoch %d, %v", fed, median)
+		}
+		for e := uint64(2); e < 2+3*paceOf; e++ {
+			f.put(&epoch{number: e, pieces: [][]byte{make([]byte, 100)}})
+			if err := f.await(ctx, e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if fed, median := f.pace(); fed != 1+3*paceOf || median != 30*time.Millisecond || len(f.took) != paceOf {
+			t.Errorf("epoch %d, %v, of %d", fed, median, len(f.took))
+		}
+	})
 }

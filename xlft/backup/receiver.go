@@ -429,15 +429,19 @@ type Status struct {
 	Peer    string `json:"peer"`
 	Arbiter string `json:"arbiter"`
 	// Health is whether this host's arbiter could decide now.
-	Health     xlft.Health `json:"arbiter_health,omitzero"`
-	State      State       `json:"state"`
-	Since      time.Time   `json:"since"`
-	Epoch      uint64      `json:"epoch"` // newest whole one
-	LastAck    time.Time   `json:"last_ack"`
-	Generation uint64      `json:"generation"`
-	Bytes      uint64      `json:"bytes_received"`
-	PageCache  int64       `json:"page_cache_bytes"`     // kept of pages that were received
-	LastError  string      `json:"last_error,omitempty"` // why the domain is still claimed
+	Health xlft.Health `json:"arbiter_health,omitzero"`
+	State  State       `json:"state"`
+	Since  time.Time   `json:"since"`
+	Epoch  uint64      `json:"epoch"` // newest whole one
+	// Restored is the newest one that the restore has taken, and RestoreMedian what one
+	// takes it: no more checkpoints in a second can be acknowledged.
+	Restored      uint64        `json:"restored_epoch"`
+	RestoreMedian time.Duration `json:"restore_median_ns"`
+	LastAck       time.Time     `json:"last_ack"`
+	Generation    uint64        `json:"generation"`
+	Bytes         uint64        `json:"bytes_received"`
+	PageCache     int64         `json:"page_cache_bytes"`     // kept of pages that were received
+	LastError     string        `json:"last_error,omitempty"` // why the domain is still claimed
 }
 
 // Replicas returns the replicas held, by name.

@@ -59,9 +59,10 @@ type session struct {
 	acked      uint64
 	lastAck    time.Time
 	bytes      uint64
-	pageCache  int64     // bytes
-	lastError  string    // of the newest claim
-	since      time.Time // of the state
+	pageCache  int64                                     // bytes
+	pace       func() (fed uint64, median time.Duration) // of the feeder; nil before ACCEPT
+	lastError  string                                    // of the newest claim
+	since      time.Time                                 // of the state
 }
 
 // newSession returns the session of an admitted offer. Known is what this host's
@@ -107,6 +108,9 @@ func (s *session) run(ctx context.Context) (err error) {
 		return err
 	}
 	s.control, s.feeder = wire.NewControl(s.conn, s.offer.FailureTimeout), newFeeder(s.replica)
+	s.mu.Lock()
+	s.pace = s.feeder.pace
+	s.mu.Unlock()
 	s.log.Info("replica begun", zap.Uint64("generation", s.offer.Generation))
 	s.r.notify()
 
@@ -359,7 +363,13 @@ func (s *session) status() Status {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var fed uint64
+	var restore time.Duration
+	if s.pace != nil {
+		fed, restore = s.pace()
+	}
 	return Status{
+		Restored: fed, RestoreMedian: restore,
 		Health: h,
 		Domain: s.offer.Domain, Peer: s.peer, Arbiter: s.r.Arbiter.String(), State: s.state,
 		Since: s.since, Epoch: s.acked, LastAck: s.lastAck, Generation: s.offer.Generation, Bytes: s.bytes, PageCache: s.pageCache,

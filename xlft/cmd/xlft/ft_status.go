@@ -133,6 +133,7 @@ func printRow(out io.Writer, r overview.Row) error {
 	if s := r.Backup; s != nil {
 		line("Arbiter", "%s%s", s.Arbiter, checked(s.Health))
 		line("Newest epoch", "%d, acked %s", s.Epoch, ago(s.LastAck))
+		line("Restored", "epoch %d, each in %v (median)", s.Restored, round(s.RestoreMedian))
 		line("Received", "%d MiB", s.Bytes>>20)
 		if s.LastError != "" {
 			line("Last error", "%s", s.LastError)

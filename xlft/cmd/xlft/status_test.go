@@ -88,7 +88,7 @@ func TestPrintStrict(t *testing.T) {
 
 // A backup that waits for its arbiter says why.
 func TestPrintBackup(t *testing.T) {
-	st := backup.Status{State: backup.Claiming, Arbiter: "fence", Epoch: 7, Bytes: 3 << 20, LastError: "ask the arbiter (fence): no route to host"}
+	st := backup.Status{State: backup.Claiming, Arbiter: "fence", Epoch: 7, Restored: 6, RestoreMedian: 12 * time.Millisecond, Bytes: 3 << 20, LastError: "ask the arbiter (fence): no route to host"}
 	var b strings.Builder
 	if err := printRow(&b, overview.Row{Domain: "web1", Role: overview.Backup, Peer: "alpha", State: "claiming", Generation: 3, Backup: &st}); err != nil {
 		t.Fatal(err)
@@ -102,6 +102,7 @@ Decide by:         xl ft-resolve web1
 Generation:        3
 Arbiter:           fence
 Newest epoch:      7, acked never
+Restored:          epoch 6, each in 12ms (median)
 Received:          3 MiB
 Last error:        ask the arbiter (fence): no route to host
 `

@@ -126,6 +126,9 @@ func (fs *families) row(r overview.Row) {
 		}
 		fs.counter("received_bytes_total", "Bytes of checkpoints that came here.", float64(s.Bytes), d...)
 		fs.gauge("page_cache_bytes", "Memory for pages of which only changes are sent.", float64(s.PageCache), d...)
+		if s.RestoreMedian > 0 {
+			fs.gauge("restore_median_seconds", "What a checkpoint takes this host's restore: the median of the last 64.", s.RestoreMedian.Seconds(), d...)
+		}
 		fs.time("last_ack_timestamp_seconds", "When the newest checkpoint was acknowledged.", s.LastAck, d...)
 	}
 }

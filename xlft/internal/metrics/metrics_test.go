@@ -13,6 +13,7 @@ import (
 	"xlft/xlft"
 	"xlft/xlft/backup"
 	"xlft/xlft/internal/overview"
+	"xlft/xlft/internal/paths"
 	"xlft/xlft/internal/steward"
 	"xlft/xlft/primary"
 )
@@ -26,10 +27,10 @@ func TestWrite(t *testing.T) {
 	part := primary.Downtime{Total: 9 * ms, Suspend: 4 * ms, Seal: ms, Capture: 3 * ms, Resume: ms}
 	h := Host{Version: `1.0 "odd\`, Rows: []overview.Row{
 		{Domain: "db", Role: overview.Backup, Peer: "beta", State: "ready", Protected: true, Generation: 2,
-			Backup: &backup.Status{Arbiter: "fence", Health: xlft.Health{At: at}, LastAck: at, Bytes: 12345, PageCache: 4096}},
+			Backup: &backup.Status{RestoreMedian: 12 * ms, Arbiter: "fence", Health: xlft.Health{At: at}, LastAck: at, Bytes: 12345, PageCache: 4096}},
 		{Domain: "lone", Role: overview.None, State: overview.Unprotected, Unprotected: &steward.Status{Since: at}},
 		{Domain: "new", Role: overview.Primary, Peer: "beta", State: "syncing", Primary: &primary.Status{}},
-		{Domain: "web1", Role: overview.Primary, Peer: "beta", State: "protected", Protected: true, Generation: 7, Primary: &primary.Status{
+		{Domain: "web1", Role: overview.Primary, Peer: "beta", State: "protected", Protected: true, Generation: 7, Paths: []paths.Path{{Peer: "beta", Address: "192.0.2.2:7789", Up: true}, {Peer: "beta", Address: "198.51.100.2:7789"}}, Primary: &primary.Status{
 			Arbiter: "fence", Health: xlft.Health{At: at, Error: "no route to host"}, LastAck: at, Reasons: map[primary.Why]uint64{primary.WhyEvent: 40, primary.WhyInterval: 2},
 			PauseSum: part, PauseMedian: part, PauseWorst: part, AckSum: 3 * time.Second, AckMedian: 5 * ms, PagesSent: 42000, BytesSent: 1 << 28, WireBytes: 1 << 24,
 			PageCache: 1 << 20, HeldTime: 250 * ms, HeldBytes: 100, HeldLimit: 64 << 20,

@@ -131,6 +131,14 @@ func (b *bench) measure(ctx context.Context, v vehicle, only *regexp.Regexp) err
 // within runs the rows in one setup.
 func (b *bench) within(ctx context.Context, v vehicle, s setup) error {
 	p, err := s.begin(ctx, b, v)
+	if err != nil && p != nil {
+		// xl remus gives up a guest that takes longer than a minute to suspend.
+		log.Printf("  it does not come to protect: %v", err)
+		for _, r := range v.rows(b) {
+			b.found.add(figure{Guest: v.guest().Name, Setup: s.name, Row: r.name, Unit: r.unit, Failed: err.Error()})
+		}
+		return errors.Join(p.end(ctx), v.reconnect(ctx, b))
+	}
 	if err != nil {
 		return err
 	}
