@@ -90,6 +90,7 @@ install: build-xen ## install into PREFIX (/usr/local) and /etc
 	install -D -m 0644 conf/systemd/xlft-disk@.service $(DESTDIR)/etc/systemd/system/xlft-disk@.service
 	install -D -m 0644 conf/systemd/xlft-verify@.service $(DESTDIR)/etc/systemd/system/xlft-verify@.service
 	install -D -m 0644 conf/systemd/xlft-verify@.timer $(DESTDIR)/etc/systemd/system/xlft-verify@.timer
+	install -D -m 0755 scripts/health-edac $(DESTDIR)$(PREFIX)/lib/xlft/health-edac
 	install -D -m 0755 scripts/block-xlft $(DESTDIR)/etc/xen/scripts/block-xlft
 	install -D -m 0644 conf/systemd/xlft-receiver.service $(DESTDIR)/etc/systemd/system/xlft-receiver.service
 	install -D -m 0644 conf/systemd/xlft-drain.service $(DESTDIR)/etc/systemd/system/xlft-drain.service

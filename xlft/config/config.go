@@ -30,6 +30,9 @@ type Config struct {
 	StateDir string // survives a reboot
 	RunDir   string // sockets
 
+	HealthCommand  string        // says whether this host is sound; "": nobody asks
+	HealthInterval time.Duration // between two questions
+
 	Listen           string // host:port
 	CheckpointMemory uint64 // bytes of one checkpoint in memory, here and there
 	PageCache        uint64 // bytes of pages that were sent, kept here and there for each domain; 0: none

@@ -99,7 +99,7 @@ func TestReference(t *testing.T) {
 	if e := c.Arbiter.Etcd; e.Prefix != "/xlft" || e.Timeout != 5*time.Second || len(e.Endpoints) != 3 {
 		t.Errorf("[arbiter.etcd] of the reference is %+v", e)
 	}
-	if c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.PageCache != m.PageCache || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck || !reflect.DeepEqual(arbiter, m.Arbiter) {
+	if c.HealthCommand != m.HealthCommand || c.HealthInterval != m.HealthInterval || c.Listen != m.Listen || c.Identity != m.Identity || c.StateDir != m.StateDir || c.RunDir != m.RunDir || c.CheckpointMemory != m.CheckpointMemory || c.PageCache != m.PageCache || c.DiskJournal != m.DiskJournal || c.DiskJournalFile != m.DiskJournalFile || c.DurableAck != m.DurableAck || !reflect.DeepEqual(arbiter, m.Arbiter) {
 		t.Errorf("reference %+v, defaults %+v", c, m)
 	}
 	if d := c.For("web1"); d.RunShare != 0.8 || d.EpochMax != time.Second || d.FailureTimeout != time.Second {
@@ -109,7 +109,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "ping", "endpoints", "prefix", "ca", "cert", "key", "directory",
+	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "health_command", "health_interval", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "ping", "endpoints", "prefix", "ca", "cert", "key", "directory",
 		"address", "addresses", "fingerprint", "backups", "protect", "move_after", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay", "levels"} {
 		if !strings.Contains(strings.ReplaceAll(string(text), "\n# ", "\n"), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
@@ -159,6 +159,8 @@ func TestErrors(t *testing.T) {
 		{"etcd without patience", etcd(`["https://192.0.2.5:2379"]`, `timeout = "10ms"`), "arbiter.etcd.timeout: 10ms is not between 1s and 1m"},
 		{"fenced too soon", strings.Replace(minimal, "= true", "= true\nfence_after = \"100ms\"", 1), "arbiter.fence_after: 100ms is not between 500ms and 5m"},
 		{"arbiter asked too often", strings.Replace(minimal, "= true", "= true\ncheck_interval = \"1s\"", 1), "arbiter.check_interval: 1s is neither 0s nor between 10s and 1h"},
+		{"health by a relative path", strings.Replace(minimal, "[host]", "[host]\nhealth_command = \"edac\"", 1), `host.health_command: "edac" is no absolute path of a program`},
+		{"health too often", strings.Replace(minimal, "[host]", "[host]\nhealth_interval = \"1ms\"", 1), "host.health_interval: 1ms is not between 1s and 1h"},
 		{"no host to ping", strings.Replace(minimal, "= true", "= true\nping = [\"192.0.2.1\", \"router\"]", 1), `x.toml:8: arbiter.ping: "router" is no IP address of a router`},
 		{"this host to ping", strings.Replace(minimal, "= true", "= true\nping = [\"127.0.0.1\"]", 1), "arbiter.ping: 127.0.0.1 is this host itself"},
 		{"a host to ping twice", strings.Replace(minimal, "= true", "= true\nping = [\"192.0.2.1\", \"192.0.2.1\"]", 1), "arbiter.ping: 192.0.2.1 is there twice"},

@@ -18,6 +18,9 @@ type rawConfig struct {
 		Identity *string `toml:"identity"`
 		StateDir *string `toml:"state_dir"`
 		RunDir   *string `toml:"run_dir"`
+
+		HealthCommand  *string      `toml:"health_command"`
+		HealthInterval *rawDuration `toml:"health_interval"`
 	} `toml:"host"`
 	Receive struct {
 		Listen           *string   `toml:"listen"`

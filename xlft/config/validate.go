@@ -21,7 +21,8 @@ func (raw *rawConfig) validate() (*Config, toml.Key, error) {
 	c := &Config{
 		Identity: "/etc/xlft/identity", StateDir: "/var/lib/xlft", RunDir: DefaultRunDir,
 		Listen: ":7789", CheckpointMemory: 256 << 20, PageCache: 128 << 20, DiskJournal: 256 << 20,
-		Peers: map[string]Peer{}, Domains: map[string]Domain{},
+		HealthInterval: 30 * time.Second,
+		Peers:          map[string]Peer{}, Domains: map[string]Domain{},
 	}
 	for _, table := range []func(*Config) (toml.Key, error){raw.host, raw.receive, raw.arbiter, raw.peers, raw.domains} {
 		if key, err := table(c); err != nil {
@@ -40,6 +41,16 @@ func (raw *rawConfig) host(c *Config) (toml.Key, error) {
 	set(&c.Identity, raw.Host.Identity)
 	set(&c.StateDir, raw.Host.StateDir)
 	set(&c.RunDir, raw.Host.RunDir)
+	set(&c.HealthCommand, raw.Host.HealthCommand)
+	if c.HealthCommand != "" && !strings.HasPrefix(c.HealthCommand, "/") {
+		return toml.Key{"host", "health_command"}, fmt.Errorf("%q is no absolute path of a program", c.HealthCommand)
+	}
+	if raw.Host.HealthInterval != nil {
+		c.HealthInterval = time.Duration(*raw.Host.HealthInterval)
+	}
+	if i := c.HealthInterval; i < time.Second || i > time.Hour {
+		return toml.Key{"host", "health_interval"}, fmt.Errorf("%v is not between 1s and 1h", i)
+	}
 	return nil, nil
 }
 

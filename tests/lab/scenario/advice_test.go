@@ -69,3 +69,37 @@ func TestAdvice(t *testing.T) {
 		<-time.After(time.Second) // the bridge forgets its port
 	}
 }
+
+// What a guest's TCP makes of answers that come after a checkpoint: bulk out of the guest, in steady state, with settings of
+// its kernel. It judges nothing but that something comes.
+func TestBulkAdvice(t *testing.T) {
+	lab.Long(t)
+	fx := fresh(t)
+	fx.install(ft.Usual)
+	for _, kernel := range []string{"", "tcp_cubic.hystart=0", "sysctl.net.ipv4.tcp_congestion_control=reno"} {
+		fx.guest.Kernel = kernel
+		fx.boot()
+		var rates []string
+		for _, protect := range []bool{false, true} {
+			if protect {
+				fx.protect()
+			}
+			c := fx.dial()
+			check(t, c.SetDeadline(time.Time{}))
+			const each = 15 * time.Second
+			n, err := c.Bulk(each, each)
+			c.Close()
+			if err != nil || n == 0 {
+				t.Errorf("%q, protected %v: %d bytes, %v", kernel, protect, n, err)
+			}
+			rates = append(rates, fmt.Sprintf("%.2f", float64(n)*8/1e6/each.Seconds()))
+		}
+		p := fx.status(fx.home).Primary
+		t.Logf("%q: unprotected and protected, Mbit/s: %s; pause %v, ack %v, held at most %d KiB of %d", kernel, strings.Join(rates, " and "), round(p.PauseMedian.Total), round(p.AckMedian), p.HeldBytes>>10, p.HeldLimit>>10)
+		fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)
+		fx.client.Close()
+		fx.home.Must(t, "xl", "destroy", fx.guest.Name)
+		fx.awaitDomains(fx.home)
+		<-time.After(time.Second) // the bridge forgets its port
+	}
+}

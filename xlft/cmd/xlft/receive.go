@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 	"xlft/xlft/internal/paths"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/restore"
+	"xlft/xlft/internal/soundness"
 	"xlft/xlft/internal/steward"
 	"xlft/xlft/internal/store"
 	"xlft/xlft/internal/xen"
@@ -130,6 +133,11 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	}
 	defer stop()
 	go ways.Run(ctx)
+	sound := &soundness.Watch{Log: log, Unsound: drainUntilBoot(self, a.configPath), Plan: func() (string, time.Duration) {
+		c := live.config()
+		return c.HealthCommand, c.HealthInterval
+	}}
+	go sound.Run(ctx)
 	go s.Run(ctx) // what it has begun goes on without it
 	log.Info("receiving", zap.Stringer("address", l.Addr()), zap.Stringer("arbiter", r.Arbiter), zap.Stringer("fingerprint", id.Fingerprint))
 	daemon.SdNotify(false, daemon.SdNotifyReady)
@@ -150,6 +158,18 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		}
 	}()
 	return r.Serve(ctx, l)
+}
+
+// drainUntilBoot returns what empties this host, in a process of its own, as an operator does.
+// It goes on if this process ends meanwhile.
+func drainUntilBoot(program, config string) func(context.Context, string) error {
+	return func(ctx context.Context, _ string) error {
+		out, err := exec.CommandContext(context.WithoutCancel(ctx), program, "--config", config, "ft-drain", "--until-boot").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(string(out)), " "))
+		}
+		return nil
+	}
 }
 
 func serveReceiver(path string, r *backup.Receiver, s *steward.Steward, ways *paths.Monitor) (stop func(), err error) {
