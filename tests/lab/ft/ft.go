@@ -37,6 +37,7 @@ type Settings struct {
 	Protect        bool      // domains are protected whenever they run
 	Paths          bool      // the hosts have two paths to each other, of which the LAN is preferred
 	Ping           string    // the address that a host has to reach before it claims; "": none
+	Host           string    // more lines of [host]
 	More           string    // more tables for the configuration of both hosts
 }
 
@@ -225,7 +226,7 @@ func Config(h *lab.Host, peers map[*lab.Host]string, s Settings) string {
 		}
 		return strings.Compare(a.Name(), b.Name())
 	})
-	text := fmt.Sprintf("[host]\nname = %q\n\n%s", h.Name(), s.arbiter())
+	text := fmt.Sprintf("[host]\nname = %q\n%s\n%s", h.Name(), s.Host, s.arbiter())
 	var names []string
 	for _, p := range order {
 		names = append(names, fmt.Sprintf("%q", p.Name()))

@@ -96,3 +96,43 @@ func (fx *fixture) drain() {
 	fx.await(to, "protected again", isProtected)
 	fx.get()
 }
+
+// A host whose health command says twice that it is not sound loses its guest to the other one, before it dies; what is
+// moved off comes back as a copy when an operator says so. Then nobody protects the guest for a time, as is asked.
+func TestUnsound(t *testing.T) {
+	lab.Long(t)
+	fx := fresh(t)
+	s := ft.Usual
+	s.Protect = true
+	s.Host = "health_command = \"/root/health\"\nhealth_interval = \"2s\"\n"
+	for _, h := range fx.Hosts() {
+		check(t, h.WriteFile(within(t, soon), "/root/health", []byte("#!/bin/sh\ntest ! -e /run/hot || { echo it is hot; exit 1; }\n"), 0o755))
+	}
+	fx.install(s)
+	from, to := fx.home, fx.backup()
+	fx.boot()
+	fx.await(from, "protected", isProtected)
+	client := fx.dial()
+	start := fx.get()
+	check(t, client.SetDeadline(time.Time{}))
+	stream := client.Paced(0, 1, 100*time.Millisecond)
+	from.Must(t, "touch", "/run/hot")
+	fx.awaitTakeover(to)
+	fx.awaitDomains(from)
+	fx.awaitDomains(to, fx.guest.Name)
+	fx.expectLog(from, "it is hot")
+	fx.await(to, "unprotected", func(r ft.Row) bool {
+		return r.State == "unprotected" && strings.Contains(r.Unprotected.Why, "drained")
+	})
+	from.Must(t, "rm", "/run/hot")
+	from.Must(t, "xl", "ft-undrain")
+	fx.await(to, "protected again", isProtected)
+	t.Log(strings.TrimSpace(to.Must(t, "xl", "ft-disarm", "--for", "20s")))
+	fx.await(to, "disarmed", func(r ft.Row) bool { return r.State == "stopped" })
+	fx.awaitDomains(from)
+	fx.await(to, "protected again", isProtected)
+	replies, err := stream.Stop(patience)
+	check(t, err)
+	fx.judge(start, replies)
+	t.Logf("%d replies, longest gap %v", len(replies), round(probe.LongestGap(replies)))
+}
