@@ -38,6 +38,8 @@ type Receiver struct {
 	PeerName func(net.Conn) string
 	// Ask asks another host about a domain; nil if none can be asked.
 	Ask func(ctx context.Context, peer string, q wire.OwnerQuery) (wire.OwnerResult, error)
+	// List, if set, says what this host knows of domains, for peers that ask.
+	List func(ctx context.Context) (wire.ListResult, error)
 	// Suspected, if set, is called when a domain's backup hears nothing of its protector on
 	// this host, which is alone in that.
 	Suspected func(ctx context.Context, domain string)
@@ -220,6 +222,15 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 			res.Arbiter = r.Health(peer).Error
 		}
 		return c.WriteJSON(wire.TypeOwnerResult, 0, res)
+	case wire.TypeList:
+		if r.List == nil {
+			break
+		}
+		list, err := r.List(ctx)
+		if err != nil {
+			return refuse(c, wire.CodeInternal, nil, err)
+		}
+		return c.WriteJSON(wire.TypeListResult, 0, list)
 	}
 	return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("%w: %v", wire.ErrUnexpected, f.Type))
 }

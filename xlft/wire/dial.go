@@ -95,8 +95,8 @@ func OpenDisk(ctx context.Context, dial Dialer, software, session string, d Disk
 	return c.Conn, h, ready, nil
 }
 
-// Ask opens a query connection, sends v as a frame of type t and reads the
-// answer, a frame of type answer, into out.
+// Ask opens a query connection, sends v as a frame of type t, without a body if v is nil, and
+// reads the answer, a frame of type answer, into out.
 func Ask(ctx context.Context, dial Dialer, software string, t Type, v any, answer Type, out any) error {
 	c, _, err := Open(ctx, dial, KindQuery, "", software)
 	if err != nil {
@@ -105,7 +105,12 @@ func Ask(ctx context.Context, dial Dialer, software string, t Type, v any, answe
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	defer within(c, OfferTimeout)()
-	if err := c.WriteJSON(t, 0, v); err != nil {
+	if v == nil {
+		err = c.WriteFrame(t, 0, nil)
+	} else {
+		err = c.WriteJSON(t, 0, v)
+	}
+	if err != nil {
 		return fmt.Errorf("ask peer: %w", err)
 	}
 	if err := c.Expect(answer, out); err != nil {

@@ -158,6 +158,26 @@ type OwnerResult struct {
 	Arbiter string `json:"arbiter,omitempty"`
 }
 
+// ListResult answers LIST: what a host knows of domains that are protected, or were.
+type ListResult struct {
+	Host    string       `json:"host"`
+	FreeKiB uint64       `json:"free_kib"` // of the hypervisor's memory
+	Drained bool         `json:"drained,omitempty"`
+	Domains []ListDomain `json:"domains"`
+}
+
+// ListDomain is a domain as "xl ft-list" has it.
+type ListDomain struct {
+	Domain     string `json:"domain"`
+	Role       string `json:"role"`
+	Peer       string `json:"peer"`
+	State      string `json:"state"`
+	Protected  bool   `json:"protected"`
+	NoArbiter  string `json:"no_arbiter,omitempty"`
+	Epoch      uint64 `json:"epoch"`
+	Generation uint64 `json:"generation"`
+}
+
 // Code says why a peer refused, for programs.
 type Code string
 

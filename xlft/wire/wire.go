@@ -88,6 +88,8 @@ const (
 	TypeCheckResult Type = 12 // CheckResult as JSON
 	TypeOwner       Type = 13 // OwnerQuery as JSON
 	TypeOwnerResult Type = 14 // OwnerResult as JSON
+	TypeList        Type = 15 // empty: which domains do you know of?
+	TypeListResult  Type = 16 // ListResult as JSON
 
 	// Data connection.
 	TypeEpochBegin Type = 20 // epoch
@@ -104,6 +106,7 @@ var typeNames = map[Type]string{
 	TypeHeartbeat: "HEARTBEAT", TypeAck: "ACK", TypeDestroy: "DESTROY", TypeDestroyed: "DESTROYED",
 	TypeHandOver: "HANDOVER", TypeRunning: "RUNNING", TypeCheck: "CHECK",
 	TypeCheckResult: "CHECK_RESULT", TypeOwner: "OWNER", TypeOwnerResult: "OWNER_RESULT",
+	TypeList: "LIST", TypeListResult: "LIST_RESULT",
 	TypeEpochBegin: "EPOCH_BEGIN", TypeData: "DATA", TypeEpochEnd: "EPOCH_END",
 	TypeDisk: "DISK", TypeDiskReady: "DISK_READY",
 }
@@ -120,13 +123,13 @@ func (t Type) String() string {
 // for a heartbeat.
 func (t Type) maxBody() uint32 {
 	switch t {
-	case TypeAccept, TypeHeartbeat, TypeAck, TypeDestroy, TypeHandOver, TypeRunning, TypeEpochBegin:
+	case TypeAccept, TypeHeartbeat, TypeAck, TypeDestroy, TypeHandOver, TypeRunning, TypeList, TypeEpochBegin:
 		return 0
 	case TypeEpochEnd:
 		return epochEndLen
 	case TypeHello, TypeRefuse, TypeDestroyed, TypeOwner, TypeOwnerResult, TypeDisk, TypeDiskReady:
 		return 16 << 10
-	case TypeOffer, TypeCheck, TypeCheckResult:
+	case TypeOffer, TypeCheck, TypeCheckResult, TypeListResult:
 		return 1 << 20
 	}
 	return MaxBody

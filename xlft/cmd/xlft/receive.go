@@ -106,6 +106,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		}
 	}
 	r.Health = live.health(ctx, c.RunDir)
+	r.List = lister(live.config)
 	r.Drained = func() bool { return drained(live.config()) }
 	r.Ask = func(ctx context.Context, peer string, q wire.OwnerQuery) (res wire.OwnerResult, err error) {
 		p, ok := live.config().Peers[peer]

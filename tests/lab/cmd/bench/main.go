@@ -31,11 +31,12 @@ func main() {
 	short := flag.Bool("short", false, "fewer setups and rows, shorter ones")
 	setups := flag.String("setups", ".", "only setups whose name matches; the unprotected guest is always measured")
 	rows := flag.String("rows", ".", "only rows whose name matches")
+	kernel := flag.String("kernel", "", "more `words` for the guests' kernel command lines")
 	out := flag.String("out", "build/bench-lab", "`directory` of the results")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *short, *setups, *rows, *out); err != nil {
+	if err := run(ctx, *short, *setups, *rows, *kernel, *out); err != nil {
 		log.Fatal("bench: ", err)
 	}
 }
@@ -43,16 +44,17 @@ func main() {
 // A bench is the hosts, and where the guests run.
 type bench struct {
 	*lab.Lab
-	home  *lab.Host
-	saved map[*lab.Host][]byte // of xlft's installation
-	rows  *regexp.Regexp
-	each  time.Duration // that a row takes
-	short bool
-	found results
+	home   *lab.Host
+	saved  map[*lab.Host][]byte // of xlft's installation
+	rows   *regexp.Regexp
+	kernel string        // more words for guests' kernel command lines
+	each   time.Duration // that a row takes
+	short  bool
+	found  results
 }
 
-func run(ctx context.Context, short bool, setupNames, rowNames, out string) (err error) {
-	b := &bench{saved: map[*lab.Host][]byte{}, each: 10 * time.Second, short: short}
+func run(ctx context.Context, short bool, setupNames, rowNames, kernel, out string) (err error) {
+	b := &bench{kernel: kernel, saved: map[*lab.Host][]byte{}, each: 10 * time.Second, short: short}
 	if b.rows, err = regexp.Compile(rowNames); err != nil {
 		return err
 	}

@@ -46,6 +46,7 @@ func (s *stockGuest) guest() lab.Guest { return s.g }
 func (s *stockGuest) boot(ctx context.Context, b *bench) error {
 	s.b, s.root = b, b.StockRoot()
 	s.g = lab.NewStockGuest(stockName, 20, "script=block-xlft,vdev=xvda,access=rw,target="+stockName+"/xvda")
+	s.g.Kernel = b.kernel
 	begun := time.Now()
 	if err := b.home.CreateGuest(ctx, s.g); err != nil {
 		return err

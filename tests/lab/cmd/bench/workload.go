@@ -34,6 +34,7 @@ func (w *workload) guest() lab.Guest { return w.g }
 
 func (w *workload) boot(ctx context.Context, b *bench) error {
 	w.g = lab.NewGuest("web1", 10)
+	w.g.Kernel = b.kernel
 	if err := b.home.CreateGuest(ctx, w.g); err != nil {
 		return err
 	}
