@@ -76,7 +76,7 @@ func TestBulkAdvice(t *testing.T) {
 	lab.Long(t)
 	fx := fresh(t)
 	fx.install(ft.Usual)
-	for _, kernel := range []string{"", "tcp_cubic.hystart=0", "sysctl.net.ipv4.tcp_congestion_control=reno"} {
+	for _, kernel := range []string{"", "tcp_cubic.hystart=0", "sysctl.net.ipv4.tcp_wmem=\"4096 4194304 33554432\""} {
 		fx.guest.Kernel = kernel
 		fx.boot()
 		var rates []string

@@ -74,6 +74,12 @@ func TestCutOffFromOutside(t *testing.T) {
 	start := fx.get()
 	check(t, client.SetDeadline(time.Time{}))
 	stream := client.Paced(0, 1, 200*time.Millisecond)
+	fx.until(patience, func() error {
+		if _, n, err := stream.Counts(); err != nil || n < 5 {
+			return fmt.Errorf("%d replies, of 5: %v", n, err)
+		}
+		return nil
+	})
 	check(t, from.CutLAN())
 	fx.awaitTakeover(to)
 	r := fx.await(from, "it waits", func(r ft.Row) bool { return r.State == "blocked" })
