@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"xlft/xlft/config"
+	"xlft/xlft/internal/domconf"
 	"xlft/xlft/internal/preflight"
 	"xlft/xlft/internal/protector"
 	"xlft/xlft/internal/xen"
@@ -22,7 +23,8 @@ func (a *app) checkCommand() *cobra.Command {
 		Short:   "name every reason why a domain can't be protected now",
 		GroupID: "domain",
 		Long: `Looks, on this host and on the backup, for every reason why a domain can't be
-protected now, and changes nothing. The exit status is 0 if there is none.`,
+protected now, and changes nothing. The exit status is 0 if there is none. Then it
+names what would make the domain's checkpoints cheaper, if it knows of something.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeDomains,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,6 +47,9 @@ protected now, and changes nothing. The exit status is 0 if there is none.`,
 				}
 			} else if ps == nil {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: can be protected by %s\n", args[0], peer.Name)
+				for _, h := range hints(args[0]) {
+					fmt.Fprintf(cmd.OutOrStdout(), "  hint: %s\n", h)
+				}
 			}
 			if ps != nil {
 				return fmt.Errorf("ft-check: %w", ps)
@@ -55,6 +60,30 @@ protected now, and changes nothing. The exit status is 0 if there is none.`,
 	c.Flags().BoolVar(&asJSON, "json", false, "print the reasons as JSON")
 	c.Flags().StringVar(&backup, "backup", "", "the peer to look at (default: the configuration's)")
 	return c
+}
+
+// hints returns what would make a domain's checkpoints cheaper. They are no more than that: what
+// can't be found out is left out.
+func hints(domain string) []string {
+	h, err := xen.Open()
+	if err != nil {
+		return nil
+	}
+	defer h.Close()
+	d, err := h.Lookup(domain)
+	if err != nil {
+		return nil
+	}
+	raw, err := h.Config(d.ID)
+	if err != nil {
+		return nil
+	}
+	conf, err := domconf.Parse(raw)
+	if err != nil {
+		return nil
+	}
+	info, _ := h.Info() // none: not known
+	return conf.Hints(info.CPUs)
 }
 
 // problemsError is a domain that can't be protected, with every reason.

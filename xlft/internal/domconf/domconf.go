@@ -28,6 +28,8 @@ type Config struct {
 		MaxVCPUs     int    `json:"max_vcpus"`
 		// VCPUs lists those that are online.
 		VCPUs []int `json:"avail_vcpus"`
+		// Cmdline is the kernel's, of a domain that boots a kernel in dom0.
+		Cmdline string `json:"cmdline"`
 
 		NoMigrate defbool           `json:"disable_migrate"`
 		NestedHVM defbool           `json:"nested_hvm"`

@@ -35,6 +35,7 @@ type Info struct {
 	Version  string // "4.17"
 	FreeKiB  uint64 // memory that no domain has
 	ShadowPV bool   // log-dirty for PV guests (CONFIG_SHADOW_PAGING)
+	CPUs     int    // processors; 0: not known
 	HAP      bool   // hardware-assisted paging, for PVH and HVM guests
 }
 

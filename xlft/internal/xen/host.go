@@ -110,6 +110,7 @@ func (h *Host) Info() (Info, error) {
 		FreeKiB:  free * uint64(v.pagesize) / 1024,
 		ShadowPV: bool(p.cap_shadow),
 		HAP:      bool(p.cap_hap),
+		CPUs:     int(p.nr_cpus),
 	}, nil
 }
 
