@@ -43,9 +43,11 @@ type harm struct {
 	do            func(c *campaign) (heal func())
 }
 
-// span is how long a fault lasts: from nothing that anybody notices to longer than anybody waits.
+// span is how long a fault lasts: from nothing that anybody notices to longer than anybody waits, which with the lab's
+// failure timeout is half a minute.
 func (c *campaign) span() time.Duration {
-	return time.Duration(c.random.Int64N(int64(25*time.Second))) + 200*time.Millisecond
+	most := []time.Duration{2 * time.Second, 20 * time.Second, time.Minute}[c.random.IntN(3)]
+	return time.Duration(c.random.Int64N(int64(most))) + 200*time.Millisecond
 }
 
 // try runs a command on a host that may be in trouble; it is not to hang for ever.
