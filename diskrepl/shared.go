@@ -161,8 +161,8 @@ func (s *Shared) Trim(off, n int64, fua bool) error {
 
 // change holds the record of a change back, or changes the storage by do.
 func (s *Shared) change(off, n int64, do func() error, typ recordType, flags uint8, body []byte) error {
-	span := s.lock.lock(off, n)
-	defer s.lock.unlock(span)
+	span := s.lock.Lock(off, n)
+	defer s.lock.Unlock(span)
 	if held, err := s.hold(typ, flags, off, n, body); held {
 		return err
 	}

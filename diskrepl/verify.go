@@ -60,9 +60,9 @@ func (v *sharedSession) verify() {
 			c = chunks - 1
 		}
 		off := c * ChunkSize
-		span := v.s.lock.lock(off, ChunkSize)
+		span := v.s.lock.Lock(off, ChunkSize)
 		err := v.probe(off)
-		v.s.lock.unlock(span)
+		v.s.lock.Unlock(span)
 		if err != nil {
 			v.fail(err)
 			return

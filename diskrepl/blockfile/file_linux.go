@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"xlft/diskrepl/internal/rangelock"
 )
 
 // A File is a disk of this host: a file, a block device or a logical volume. It
@@ -18,12 +20,13 @@ type File struct {
 	f      *os.File
 	size   int64
 	direct bool
-	block  bool // a block device
-	aio    *aio // nil: each request blocks a thread
+	block  bool  // a block device
+	unit   int64 // alignment that O_DIRECT needs, in bytes: of offsets, lengths and addresses
+	aio    *aio  // nil: each request blocks a thread
 
-	// part excludes all other writes while one writes a part of a block: it has
-	// to read the rest of the block first.
-	part sync.RWMutex
+	// part excludes all other changes of a block while a part of it is written: the
+	// rest of the block is read before. Of a disk that is not direct it is not used.
+	part rangelock.Lock
 
 	stable func() (*os.File, error) // opens the disk once more, past the page cache
 	past   atomic.Pointer[os.File]  // what stable opened
@@ -81,12 +84,18 @@ func open(name string, direct, lock bool) (*File, error) {
 		f.Close()
 		return nil, err
 	}
+	var known bool
+	d.unit, known = directUnit(f, block)
+	least := int64(sector)
+	if known {
+		least = d.unit
+	}
 	switch {
 	case d.size == 0:
 		err = fmt.Errorf("%s has no bytes: give it the size of the other host's copy", name)
-	case direct && d.size%sector != 0:
-		// The end of the last sector could not be written.
-		err = fmt.Errorf("%s has %d bytes, no multiple of %d: with cache = \"none\" the last ones can't be written. Use cache = \"writeback\", or another size on both hosts", name, d.size, sector)
+	case direct && d.size%least != 0:
+		// The end of the last block could not be written.
+		err = fmt.Errorf("%s has %d bytes, no multiple of %d: with cache = \"none\" the last ones can't be written. Use cache = \"writeback\", or another size on both hosts", name, d.size, least)
 	}
 	if err != nil {
 		f.Close()
@@ -96,6 +105,25 @@ func open(name string, direct, lock bool) (*File, error) {
 		d.aio = newAIO(f)
 	}
 	return d, nil
+}
+
+// directUnit returns the alignment that O_DIRECT needs for a file or block device,
+// and whether the system said so.
+func directUnit(f *os.File, block bool) (unit int64, known bool) {
+	var st unix.Statx_t
+	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st) // Linux 6.1, and not of all file systems
+	switch {
+	case err == nil && st.Mask&unix.STATX_DIOALIGN != 0:
+		unit = int64(max(st.Dio_mem_align, st.Dio_offset_align))
+	case block:
+		if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err == nil {
+			unit = int64(n)
+		}
+	}
+	if unit <= 0 || unit > Align || unit&(unit-1) != 0 {
+		return Align, false // suits every disk
+	}
+	return max(unit, sector), true
 }
 
 // Close closes the disk. Writes that were not flushed are left to the kernel.
@@ -129,11 +157,11 @@ func (d *File) ReadStable(p []byte, off int64) error {
 	} else if err != nil {
 		return err
 	}
-	if fits(p, off) {
+	if d.fits(p, off) {
 		_, err := f.ReadAt(p, off)
 		return err
 	}
-	return around(f.ReadAt, p, off, func(b []byte, from int64) error {
+	return d.around(f.ReadAt, p, off, func(b []byte, from int64) error {
 		copy(p, b[off-from:])
 		return nil
 	})
@@ -169,14 +197,17 @@ func (d *File) Forget(off, n int64) error {
 }
 
 // fits reports whether a request is aligned as O_DIRECT requires.
-func fits(p []byte, off int64) bool {
-	return (int64(addressOf(p))|off|int64(len(p)))&(Align-1) == 0
+func (d *File) fits(p []byte, off int64) bool {
+	return d.whole(int64(addressOf(p))|off, int64(len(p)))
 }
+
+// whole reports whether a range is one of whole blocks.
+func (d *File) whole(off, n int64) bool { return (off|n)&(d.unit-1) == 0 }
 
 // ReadAt fills p from offset off.
 func (d *File) ReadAt(p []byte, off int64) error {
-	if d.direct && !fits(p, off) {
-		return around(d.read, p, off, func(b []byte, from int64) error {
+	if d.direct && !d.fits(p, off) {
+		return d.around(d.read, p, off, func(b []byte, from int64) error {
 			copy(p, b[off-from:])
 			return nil
 		})
@@ -203,11 +234,15 @@ func (d *File) named(what string, off int64, err error) error {
 	return fmt.Errorf("%s %s at %d: %w", what, d.f.Name(), off, err)
 }
 
-// around reads the aligned range that contains p's range, which begins at from,
-// by read and calls use with it.
-func around(read func([]byte, int64) (int, error), p []byte, off int64, use func(b []byte, from int64) error) error {
-	from := off &^ (Align - 1)
-	to := (off + int64(len(p)) + Align - 1) &^ (Align - 1)
+// blocks returns the range of the blocks that a range is in.
+func (d *File) blocks(off, n int64) (from, to int64) {
+	return off &^ (d.unit - 1), (off + n + d.unit - 1) &^ (d.unit - 1)
+}
+
+// around reads the blocks that p's range is in, which begin at from, by read and
+// calls use with them.
+func (d *File) around(read func([]byte, int64) (int, error), p []byte, off int64, use func(b []byte, from int64) error) error {
+	from, to := d.blocks(off, int64(len(p)))
 	b := AlignedBuffer(int(to - from))
 	defer FreeBuffer(b)
 	n, err := read(b, from)
@@ -236,23 +271,30 @@ func (d *File) WriteAt(p []byte, off int64, fua bool) error {
 	if !d.direct {
 		return d.write(p, off, fua)
 	}
-	if (off|int64(len(p)))&(Align-1) != 0 {
-		d.part.Lock()
-		defer d.part.Unlock()
-		return around(d.read, p, off, func(b []byte, from int64) error {
+	defer d.part.Unlock(d.lock(off, int64(len(p))))
+	if !d.whole(off, int64(len(p))) {
+		return d.around(d.read, p, off, func(b []byte, from int64) error {
 			copy(b[off-from:], p)
 			return d.write(b, from, fua)
 		})
 	}
-	d.part.RLock()
-	defer d.part.RUnlock()
-	if !fits(p, off) {
+	if !d.fits(p, off) {
 		b := AlignedBuffer(len(p))
 		defer FreeBuffer(b)
 		copy(b, p)
 		p = b
 	}
 	return d.write(p, off, fua)
+}
+
+// lock locks the blocks of a range for a change: alone if it changes a part of a
+// block, and else beside others.
+func (d *File) lock(off, n int64) rangelock.Span {
+	if d.whole(off, n) {
+		return d.part.Share(off, n)
+	}
+	from, to := d.blocks(off, n)
+	return d.part.Lock(from, to-from)
 }
 
 func (d *File) write(p []byte, off int64, fua bool) error {
@@ -345,13 +387,7 @@ func unsupported(err error) bool {
 func (d *File) fallocate(mode uint32, off, n int64) error {
 	if d.direct {
 		// A write of a part of a block writes back what it read of the rest.
-		if (off|n)&(Align-1) != 0 {
-			d.part.Lock()
-			defer d.part.Unlock()
-		} else {
-			d.part.RLock()
-			defer d.part.RUnlock()
-		}
+		defer d.part.Unlock(d.lock(off, n))
 	}
 	for {
 		err := unix.Fallocate(int(d.f.Fd()), mode, off, n)

@@ -110,7 +110,7 @@ func TestZeroBesidePartialWrite(t *testing.T) {
 		"trim":         func() error { return d.Trim(0, Align, false) },
 		"write zeroes": func() error { return d.writeZeroes(512, 512) },
 	} {
-		d.part.Lock() // as a write of a part does
+		span := d.part.Lock(0, Align) // as a write of a part does
 		done := make(chan error, 1)
 		go func() { done <- do() }()
 		select {
@@ -118,7 +118,7 @@ func TestZeroBesidePartialWrite(t *testing.T) {
 			t.Errorf("%s did not wait: %v", name, err)
 		case <-time.After(20 * time.Millisecond):
 		}
-		d.part.Unlock()
+		d.part.Unlock(span)
 		if err := <-done; err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
