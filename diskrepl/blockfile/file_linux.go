@@ -21,6 +21,7 @@ type File struct {
 	size   int64
 	direct bool
 	block  bool  // a block device
+	sector int64 // bytes of a sector: of a block device its own, of a file 512
 	unit   int64 // alignment that O_DIRECT needs, in bytes: of offsets, lengths and addresses
 	aio    *aio  // nil: each request blocks a thread
 
@@ -32,8 +33,8 @@ type File struct {
 	past   atomic.Pointer[os.File]  // what stable opened
 }
 
-// sector is the smallest unit of any disk in bytes.
-const sector = 512
+// leastSector is the smallest sector of any disk in bytes.
+const leastSector = 512
 
 // Open opens a disk for exclusive use: a second Open of the same disk fails. A
 // block device that is mounted or part of a volume group can't be opened. With
@@ -80,24 +81,7 @@ func open(name string, direct, lock bool) (*File, error) {
 	}
 	d := &File{f: f, direct: direct, block: block}
 	d.stable = sync.OnceValues(d.openStable)
-	if d.size, err = f.Seek(0, 2); err != nil {
-		f.Close()
-		return nil, err
-	}
-	var known bool
-	d.unit, known = directUnit(f, block)
-	least := int64(sector)
-	if known {
-		least = d.unit
-	}
-	switch {
-	case d.size == 0:
-		err = fmt.Errorf("%s has no bytes: give it the size of the other host's copy", name)
-	case direct && d.size%least != 0:
-		// The end of the last block could not be written.
-		err = fmt.Errorf("%s has %d bytes, no multiple of %d: with cache = \"none\" the last ones can't be written. Use cache = \"writeback\", or another size on both hosts", name, d.size, least)
-	}
-	if err != nil {
+	if err := d.measure(); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -107,23 +91,52 @@ func open(name string, direct, lock bool) (*File, error) {
 	return d, nil
 }
 
+// measure finds out about sizes, and returns an error if the disk can't be used
+// with them.
+func (d *File) measure() (err error) {
+	if d.size, err = d.f.Seek(0, 2); err != nil {
+		return err
+	}
+	d.sector = leastSector
+	if d.block {
+		n, err := unix.IoctlGetInt(int(d.f.Fd()), unix.BLKSSZGET)
+		if err != nil {
+			return d.named("ask for the sectors of", 0, err)
+		}
+		if d.sector = int64(n); n < leastSector || n > Align || n&(n-1) != 0 {
+			return fmt.Errorf("%s has sectors of %d bytes: only those of %d to %d can be used", d.f.Name(), n, leastSector, Align)
+		}
+	}
+	var known bool
+	if d.unit, known = directUnit(d.f); d.block && !known {
+		d.unit, known = d.sector, true
+	}
+	least := int64(leastSector)
+	if known {
+		least = d.unit
+	}
+	switch {
+	case d.size == 0:
+		return fmt.Errorf("%s has no bytes: give it the size of the other host's copy", d.f.Name())
+	case d.direct && d.size%least != 0:
+		// The end of the last block could not be written.
+		return fmt.Errorf("%s has %d bytes, no multiple of %d: with cache = \"none\" the last ones can't be written. Use cache = \"writeback\", or another size on both hosts", d.f.Name(), d.size, least)
+	}
+	return nil
+}
+
 // directUnit returns the alignment that O_DIRECT needs for a file or block device,
 // and whether the system said so.
-func directUnit(f *os.File, block bool) (unit int64, known bool) {
-	var st unix.Statx_t
-	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st) // Linux 6.1, and not of all file systems
-	switch {
-	case err == nil && st.Mask&unix.STATX_DIOALIGN != 0:
+func directUnit(f *os.File) (unit int64, known bool) {
+	var st unix.Statx_t // Linux 6.1, and not of all file systems
+	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st)
+	if err == nil && st.Mask&unix.STATX_DIOALIGN != 0 {
 		unit = int64(max(st.Dio_mem_align, st.Dio_offset_align))
-	case block:
-		if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err == nil {
-			unit = int64(n)
-		}
 	}
 	if unit <= 0 || unit > Align || unit&(unit-1) != 0 {
 		return Align, false // suits every disk
 	}
-	return max(unit, sector), true
+	return max(unit, leastSector), true
 }
 
 // Close closes the disk. Writes that were not flushed are left to the kernel.
@@ -143,6 +156,10 @@ func (d *File) Name() string { return d.f.Name() }
 
 // Size returns the length of the disk in bytes, as it was when it was opened.
 func (d *File) Size() int64 { return d.size }
+
+// Sector returns the size of the disk's sectors in bytes: of a block device the
+// smallest range that it can change as a whole, of a file 512.
+func (d *File) Sector() int64 { return d.sector }
 
 // ReadStable fills p from offset off with what the disk has, past the page
 // cache. After a write-back that failed the page cache has what the disk has
@@ -326,78 +343,6 @@ func (d *File) writeAlone(p []byte, off int64, fua bool) (done int, err error) {
 		done += n
 	}
 	return done, nil
-}
-
-// Zero makes n bytes from offset off read as zeroes. It keeps the space
-// allocated if keep is set.
-func (d *File) Zero(off, n int64, keep, fua bool) error {
-	if n == 0 {
-		return nil
-	}
-	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
-	if keep || d.block {
-		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
-	}
-	err := d.fallocate(mode, off, n)
-	if unsupported(err) {
-		err = d.writeZeroes(off, n)
-	}
-	if err == nil && fua {
-		err = d.Flush()
-	}
-	return err
-}
-
-func (d *File) writeZeroes(off, n int64) error {
-	b := AlignedBuffer(int(min(n, 1<<20)))
-	defer FreeBuffer(b)
-	clear(b)
-	for n > 0 {
-		m := min(n, int64(len(b)))
-		if err := d.WriteAt(b[:m], off, false); err != nil {
-			return err
-		}
-		off, n = off+m, n-m
-	}
-	return nil
-}
-
-// Trim says that n bytes from offset off are not needed any more. It frees them
-// if the disk can do that, and else does nothing.
-func (d *File) Trim(off, n int64, fua bool) error {
-	if n == 0 {
-		return nil
-	}
-	err := d.fallocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
-	if unsupported(err) {
-		err = nil
-	}
-	if err == nil && fua {
-		err = d.Flush()
-	}
-	return err
-}
-
-// unsupported reports whether an error says that the disk, or its file system,
-// does not implement a mode of fallocate(2).
-func unsupported(err error) bool {
-	return errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENODEV)
-}
-
-func (d *File) fallocate(mode uint32, off, n int64) error {
-	if d.direct {
-		// A write of a part of a block writes back what it read of the rest.
-		defer d.part.Unlock(d.lock(off, n))
-	}
-	for {
-		err := unix.Fallocate(int(d.f.Fd()), mode, off, n)
-		if err != unix.EINTR {
-			if err != nil {
-				return fmt.Errorf("fallocate %s at %d: %w", d.f.Name(), off, err)
-			}
-			return nil
-		}
-	}
 }
 
 // Flush returns when stable storage has every write that completed before.

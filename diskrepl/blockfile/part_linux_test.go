@@ -53,16 +53,16 @@ func openLoop(t testing.TB, n int64, sector int, direct bool) (d *File, behind s
 // same 4096 bytes.
 func TestSectorsAreWrittenAsTheyAre(t *testing.T) {
 	d := create(t, 16*Align, true)
-	if d.unit > sector {
-		t.Skipf("the file system of %s takes no direct I/O of %d bytes", d.Name(), sector)
+	if d.unit > leastSector {
+		t.Skipf("the file system of %s takes no direct I/O of %d bytes", d.Name(), leastSector)
 	}
 	other := d.part.Share(0, Align) // as a write of whole blocks does
 	defer d.part.Unlock(other)
-	if err := d.WriteAt(bytes.Repeat([]byte{7}, sector), sector, false); err != nil { // and would not return
+	if err := d.WriteAt(bytes.Repeat([]byte{7}, 512), 512, false); err != nil { // and would not return
 		t.Error(err)
 	}
-	got := make([]byte, 3*sector)
-	if err := d.ReadAt(got, 0); err != nil || got[sector-1] != 0 || got[sector] != 7 || got[2*sector-1] != 7 || got[2*sector] != 0 {
+	got := make([]byte, 3*512)
+	if err := d.ReadAt(got, 0); err != nil || got[511] != 0 || got[512] != 7 || got[1023] != 7 || got[1024] != 0 {
 		t.Errorf("%v, %v", got, err)
 	}
 }
@@ -104,7 +104,7 @@ func TestPartialWrites(t *testing.T) {
 		"loop 4096": func(t *testing.T) *File { d, _ := openLoop(t, size, 4096, true); return d },
 	}
 	for name, open := range disks {
-		for _, piece := range []int{64, sector} {
+		for _, piece := range []int{64, 512} {
 			t.Run(fmt.Sprint(name, ", pieces of ", piece), func(t *testing.T) { writeParts(t, open(t), piece) })
 		}
 	}
@@ -121,7 +121,7 @@ func writeParts(t *testing.T, d *File, piece int) {
 		wg.Go(func() {
 			for range 300 {
 				at, n := piece*(r.IntN(size/piece/writers)*writers+w), piece
-				if r.IntN(2) == 0 && piece < sector {
+				if r.IntN(2) == 0 && piece < 512 {
 					n = 1 + r.IntN(piece)
 				}
 				b := bytes.Repeat([]byte{byte(1 + r.IntN(255))}, n)
