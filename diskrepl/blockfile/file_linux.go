@@ -139,8 +139,9 @@ func directUnit(f *os.File) (unit int64, known bool) {
 	return max(unit, leastSector), true
 }
 
-// Close closes the disk. Writes that were not flushed are left to the kernel.
-// No request may be in flight.
+// Close closes the disk, when reads and writes past the page cache that are under way
+// have ended. Writes that were not flushed are left to the kernel. No other request
+// may be under way, and none may come later.
 func (d *File) Close() error {
 	if d.aio != nil {
 		d.aio.close()

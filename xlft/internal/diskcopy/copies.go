@@ -64,7 +64,7 @@ func (c *diskCopy) Close() error {
 // spillFile returns a file without a name, whose space is allocated.
 func (c *Copies) spillFile() (*os.File, error) {
 	dir := filepath.Join(c.Config().StateDir, "journal")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := diskrepl.MakeDir(dir, 0o700); err != nil { // a durable journal may be beside it
 		return nil, err
 	}
 	f, err := os.CreateTemp(dir, "disk-*")
