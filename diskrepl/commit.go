@@ -78,7 +78,7 @@ func (r *Replica) take(epoch uint64) (*epochLog, error) {
 
 // write writes an epoch to the disk; with a journal, to its stable storage.
 func (r *Replica) write(log *epochLog) error {
-	err := r.commitAll(log)
+	err := r.commitAll(log, r.journal == nil)
 	switch {
 	case err != nil:
 		return err
@@ -92,10 +92,11 @@ func (r *Replica) write(log *epochLog) error {
 // reach the disk in any order, many at once. What a later one of them overwrites is
 // not written.
 type commitRun struct {
-	r    *Replica
-	x    extents
-	body []byte // memory for bodies from the spill file, of which used bytes are in x
-	used int
+	r       *Replica
+	ordered bool
+	x       extents
+	body    []byte // memory for bodies from the spill file, of which used bytes are in x
+	used    int
 }
 
 // A run is written out when it has so much, barrier or not.
@@ -104,9 +105,11 @@ const (
 	runBodies  = 4 << 20 // bytes from the spill file
 )
 
-// commitAll writes a log to the disk.
-func (r *Replica) commitAll(log *epochLog) error {
-	run := &commitRun{r: r}
+// commitAll writes a log to the disk. ordered says that no write may overtake a
+// barrier: what a crash leaves of an epoch is to be a disk whose power failed. A
+// journal repairs whatever it leaves, and a first copy is no copy yet.
+func (r *Replica) commitAll(log *epochLog, ordered bool) error {
+	run := &commitRun{r: r, ordered: ordered}
 	for _, l := range log.recs {
 		if err := run.add(l); err != nil {
 			return err
@@ -135,8 +138,7 @@ func (c *commitRun) add(l logged) error {
 		}
 	}
 	e := l.extent(l.body, 0)
-	// Whatever a crash leaves of an epoch on the disk, a journal repairs.
-	e.fua = l.flags&flagFUA != 0 && c.r.journal == nil
+	e.fua = l.flags&flagFUA != 0 && c.ordered
 	c.x.put(e)
 	// What comes after a write with FUA may depend on it.
 	if e.fua || len(c.x) >= runExtents {
@@ -166,8 +168,8 @@ func (c *commitRun) load(l logged) ([]byte, error) {
 // is added later.
 func (c *commitRun) barrier() error {
 	r := c.r
-	if r.journal != nil {
-		return nil // see add
+	if !c.ordered {
+		return nil
 	}
 	if !r.loose && len(c.x) > 0 && c.x[0].typ == recWrite && c.x.joined() == len(c.x) {
 		// One write with FUA, in place of a write and a flush of the whole disk.
@@ -198,13 +200,68 @@ func (c *commitRun) write() error {
 	return nil
 }
 
+// A copyWriter writes the records of a first copy as a commit does, while more of
+// them arrive.
+type copyWriter struct {
+	r     *Replica
+	start func(func() error)
+	bytes int        // of bodies that are gathered, and not being written
+	busy  bool       // a goroutine writes, or has written since
+	idle  chan error // has room for one: from the goroutine, when it has written
+}
+
+// copyBatch is how many bytes are gathered while others are being written.
+const copyBatch = 4 << 20
+
+// add adds a record to a log. If nothing is being written it has the log written, and
+// returns a new one.
+func (c *copyWriter) add(log *epochLog, l logged) (*epochLog, error) {
+	log.recs = append(log.recs, l)
+	c.bytes += heldSize + len(l.body)
+	return c.next(log, c.bytes >= copyBatch)
+}
+
+// end has a log written, and returns when all is.
+func (c *copyWriter) end(log *epochLog) (*epochLog, error) {
+	log, err := c.next(log, true)
+	if err == nil {
+		log, err = c.next(log, true) // waits for that one
+	}
+	return log, err
+}
+
+// next has a log written as soon as the one before it is, and returns a new log. It
+// returns the same one if the one before is still being written, unless wait is set.
+func (c *copyWriter) next(log *epochLog, wait bool) (*epochLog, error) {
+	if c.busy {
+		if !wait && len(c.idle) == 0 {
+			return log, nil
+		}
+		err := <-c.idle
+		if c.busy = false; err != nil {
+			return log, err
+		}
+	}
+	if len(log.recs) == 0 {
+		return log, nil
+	}
+	c.busy, c.bytes = true, 0
+	c.start(func() error {
+		err := c.r.commitAll(log, false)
+		c.r.slab.release(log)
+		c.idle <- err
+		return err
+	})
+	return new(epochLog), nil
+}
+
 // failedAt is the error of a change that the backup's disk did not make.
 func failedAt(err error) error {
 	return &diskError{fmt.Errorf("diskrepl: the backup's disk: %w", err)}
 }
 
-// apply does to the disk what a record of the first copy says, or of a journal that
-// is replayed.
+// apply does to the disk what a record says: of a journal that is replayed, or of a
+// first copy that is read back.
 func (r *Replica) apply(rec record, body []byte) error {
 	var err error
 	off, n, fua := int64(rec.off), int64(rec.n), rec.flags&flagFUA != 0

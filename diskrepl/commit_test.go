@@ -2,7 +2,10 @@ package diskrepl
 
 import (
 	"errors"
+	"flag"
+	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -174,7 +177,7 @@ func TestCommitKeepsOrder(t *testing.T) {
 						want[b] = len(d.log)
 					}
 				}
-				if err := repl.commitAll(&epochLog{recs: d.log[from:]}); err != nil {
+				if err := repl.commitAll(&epochLog{recs: d.log[from:]}, true); err != nil {
 					t.Fatal(err)
 				}
 				from = len(d.log)
@@ -203,7 +206,7 @@ func TestFlushOfOneWrite(t *testing.T) {
 		}
 		d.write(9, 1, true)
 		d.flush()
-		if err := repl.commitAll(&epochLog{recs: d.log}); err != nil {
+		if err := repl.commitAll(&epochLog{recs: d.log}, true); err != nil {
 			t.Fatal(err)
 		}
 		if d.flushes != 1 || d.forced != 6 {
@@ -213,7 +216,7 @@ func TestFlushOfOneWrite(t *testing.T) {
 		d.write(3, 1, false)
 		d.write(5, 1, false)
 		d.flush()
-		if err := repl.commitAll(&epochLog{recs: d.log}); err != nil || d.flushes != 2 || d.forced != 6 {
+		if err := repl.commitAll(&epochLog{recs: d.log}, true); err != nil || d.flushes != 2 || d.forced != 6 {
 			t.Errorf("two writes: %d flushes, %d with FUA, %v", d.flushes, d.forced, err)
 		}
 	})
@@ -230,7 +233,7 @@ func TestCommitFails(t *testing.T) {
 		}
 		d.flush()
 		d.write(60, 1, false)
-		err := repl.commitAll(&epochLog{recs: d.log})
+		err := repl.commitAll(&epochLog{recs: d.log}, true)
 		var de *diskError
 		if !errors.Is(err, errMedium) || !errors.As(err, &de) || repl.Failed() == nil {
 			t.Errorf("%v, failed %v", err, repl.Failed())
@@ -262,54 +265,106 @@ func TestCommitFromFile(t *testing.T) {
 	<-p.ended
 }
 
-// BenchmarkCommit commits epochs to a file of 1 GiB past the page cache: 4,000 random
-// writes of 4 KiB, and 200 that are flushed one by one.
+// A first copy is written while more of it arrives, many chunks at once, and what the
+// domain flushes meanwhile keeps nothing apart: it is no copy yet. All of it is
+// written, and flushed, before its epoch is committed.
+func TestFirstCopyIsDeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const chunks = 256
+		here, there := newMemory(chunks*ChunkSize), newMemory(chunks*ChunkSize)
+		for i := range chunks {
+			here.b[i*ChunkSize+i] = 1
+		}
+		there.slow = time.Millisecond
+		a, b := net.Pipe()
+		p := unjoined(t, here, there, there, a, b)
+		begun := time.Now()
+		p.join(a, 1<<20)
+		if err := p.link.AwaitSync(); err != nil {
+			t.Fatal(err)
+		}
+		p.m.WriteAt([]byte{2}, 5, true)
+		p.m.Flush()
+		p.m.WriteAt([]byte{3}, 5*ChunkSize, true)
+		p.m.Flush()
+		p.seal(1)
+		if d := time.Since(begun); d > chunks*time.Millisecond/4 {
+			t.Errorf("%d chunks of a millisecond each took %v", chunks, d)
+		}
+		p.same("sealed", here.image())
+		there.awaitFlush() // before the chunks are hashed, and after the last of them
+		if there.syncs != 2 || there.fua > 0 {
+			t.Errorf("%d flushes and %d writes with FUA", there.syncs, there.fua)
+		}
+		p.commit(1)
+		p.link.Detach()
+		<-p.ended
+	})
+}
+
+// BenchmarkCommit commits epochs to a file of 1 GiB, past the page cache and through it:
+// 4,000 random writes of 4 KiB, as many adjacent ones, and 200 that are flushed one by
+// one. -commit.dir says where the file is.
 func BenchmarkCommit(b *testing.B) {
 	const size = 1 << 30
-	name := filepath.Join(b.TempDir(), "disk")
+	dir := *commitDir
+	if dir == "" {
+		dir = b.TempDir()
+	}
+	name := filepath.Join(dir, "commit-bench")
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
 		b.Fatal(err)
 	}
-	if err := os.Truncate(name, size); err != nil {
-		b.Fatal(err)
-	}
-	f, err := blockfile.Open(name, true)
-	if err != nil {
-		b.Skip(err)
-	}
-	defer f.Close()
-	if err := f.Zero(0, size, true, true); err != nil {
-		b.Fatal(err)
-	}
+	defer os.Remove(name)
 	chunk := make([]byte, 1<<20)
-	for off := int64(0); off < size; off += 1 << 20 { // written once, so that nothing is allocated later
-		if err := f.WriteAt(chunk, off, false); err != nil {
+	all, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range size >> 20 { // written once, so that nothing is allocated later
+		if _, err := all.Write(chunk); err != nil {
 			b.Fatal(err)
 		}
 	}
-	f.Flush()
-	for _, c := range []struct {
-		name   string
-		writes int
-		flush  bool
-	}{{"random", 4000, false}, {"flushed", 200, true}} {
-		b.Run(c.name, func(b *testing.B) {
-			r := newRand(b)
-			repl := NewReplica(f, nil)
-			body := make([]byte, 4<<10)
-			var log epochLog
-			for range c.writes {
-				log.recs = append(log.recs, logged{record: record{typ: recWrite, n: 4 << 10, off: r.Uint64N(size>>12) << 12}, body: body})
-				if c.flush {
-					log.recs = append(log.recs, logged{record: record{typ: recFlush}})
+	if err := errors.Join(all.Sync(), all.Close()); err != nil {
+		b.Fatal(err)
+	}
+	for _, cache := range []string{"none", "writeback"} {
+		f, err := blockfile.Open(name, cache == "none")
+		if err != nil {
+			b.Skip(err)
+		}
+		for _, c := range []struct {
+			name     string
+			writes   int
+			adjacent bool
+			flush    bool
+		}{{"random", 4000, false, false}, {"adjacent", 4000, true, false}, {"flushed", 200, false, true}} {
+			b.Run(fmt.Sprintf("cache=%s/%s", cache, c.name), func(b *testing.B) {
+				r := newRand(b)
+				repl := NewReplica(f, nil)
+				body := make([]byte, 4<<10)
+				var log epochLog
+				for i := range c.writes {
+					off := r.Uint64N(size>>12) << 12
+					if c.adjacent {
+						off = uint64(i) << 12
+					}
+					log.recs = append(log.recs, logged{record: record{typ: recWrite, n: 4 << 10, off: off}, body: body})
+					if c.flush {
+						log.recs = append(log.recs, logged{record: record{typ: recFlush}})
+					}
 				}
-			}
-			for b.Loop() {
-				if err := repl.commitAll(&log); err != nil {
-					b.Fatal(err)
+				for b.Loop() {
+					if err := repl.commitAll(&log, true); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-			b.ReportMetric(float64(c.writes*b.N)/b.Elapsed().Seconds(), "writes/s")
-		})
+				b.ReportMetric(float64(c.writes*b.N)/b.Elapsed().Seconds(), "writes/s")
+			})
+		}
+		f.Close()
 	}
 }
+
+var commitDir = flag.String("commit.dir", "", "directory of BenchmarkCommit's file; a temporary one if it is not set")

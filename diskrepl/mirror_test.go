@@ -237,11 +237,11 @@ func TestLimitWhileCommitting(t *testing.T) {
 // A backup's disk that counts how its ranges are made zero.
 type zeroing struct {
 	*memory
-	zeroed int64
+	zeroed atomic.Int64
 }
 
 func (z *zeroing) Zero(off, n int64, keep, fua bool) error {
-	z.zeroed += n
+	z.zeroed.Add(n)
 	return z.memory.Zero(off, n, keep, fua)
 }
 
@@ -257,8 +257,8 @@ func TestHolesStay(t *testing.T) {
 	p.join(a, 1<<20)
 	p.started()
 	p.same("copied", here.image())
-	if want := int64(1<<20 - 512 - ChunkSize); there.zeroed != want {
-		t.Errorf("%d bytes were made holes, want %d", there.zeroed, want)
+	if got, want := there.zeroed.Load(), int64(1<<20-512-ChunkSize); got != want {
+		t.Errorf("%d bytes were made holes, want %d", got, want)
 	}
 	p.link.Detach()
 	<-p.ended
