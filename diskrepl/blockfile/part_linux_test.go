@@ -15,8 +15,9 @@ import (
 )
 
 // loop makes a disk of n bytes a block device with sectors of so many bytes, and
-// returns its name and that of the file behind it.
-func loop(t testing.TB, n int64, sector int) (device, file string) {
+// returns its name and that of the file behind it. The device is there until detach,
+// or if it is open then, until it is closed, however the test ends.
+func loop(t testing.TB, n int64, sector int) (device, file string, detach func()) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("loop devices need root")
@@ -33,15 +34,15 @@ func loop(t testing.TB, n int64, sector int) (device, file string) {
 		t.Skipf("losetup: %v: %s", err, out)
 	}
 	device = strings.TrimSpace(string(out))
-	t.Cleanup(func() { exec.Command("losetup", "--detach", device).Run() })
-	return device, file
+	return device, file, func() { exec.Command("losetup", "--detach", device).Run() }
 }
 
 // openLoop opens a block device with sectors of so many bytes.
 func openLoop(t testing.TB, n int64, sector int, direct bool) (d *File, behind string) {
 	t.Helper()
-	device, behind := loop(t, n, sector)
+	device, behind, detach := loop(t, n, sector)
 	d, err := Open(device, direct)
+	detach()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,8 +105,10 @@ func TestTrimOfThinVolume(t *testing.T) {
 		}
 		return string(out)
 	}
-	meta, _ := loop(t, 4<<20, 512)
-	data, _ := loop(t, 16<<20, 512)
+	meta, _, detachMeta := loop(t, 4<<20, 512)
+	t.Cleanup(detachMeta)
+	data, _, detachData := loop(t, 16<<20, 512)
+	t.Cleanup(detachData)
 	const blocks = 128 // sectors of a block of the pool
 	setup("create", pool, "--table", fmt.Sprintf("0 %d thin-pool %s %s %d 0", 16<<20/512, meta, data, blocks))
 	t.Cleanup(func() { exec.Command("dmsetup", "remove", pool).Run() })
