@@ -117,6 +117,7 @@ func TestZeroBesidePartialWrite(t *testing.T) {
 		select {
 		case err := <-done:
 			t.Errorf("%s did not wait: %v", name, err)
+			done <- err
 		case <-time.After(20 * time.Millisecond):
 		}
 		d.part.Unlock(span)

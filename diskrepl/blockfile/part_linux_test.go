@@ -50,6 +50,21 @@ func openLoop(t testing.TB, n int64, sector int, direct bool) (d *File, behind s
 	return d, behind
 }
 
+// soon does what waits for nobody.
+func soon(t *testing.T, do func() error) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for another")
+	}
+}
+
 // A write of sectors that the storage takes as they are waits for no other in the
 // same 4096 bytes.
 func TestSectorsAreWrittenAsTheyAre(t *testing.T) {
@@ -59,9 +74,7 @@ func TestSectorsAreWrittenAsTheyAre(t *testing.T) {
 	}
 	other := d.part.Share(0, Align) // as a write of whole blocks does
 	defer d.part.Unlock(other)
-	if err := d.WriteAt(bytes.Repeat([]byte{7}, 512), 512, false); err != nil { // and would not return
-		t.Error(err)
-	}
+	soon(t, func() error { return d.WriteAt(bytes.Repeat([]byte{7}, 512), 512, false) })
 	got := make([]byte, 3*512)
 	if err := d.ReadAt(got, 0); err != nil || got[511] != 0 || got[512] != 7 || got[1023] != 7 || got[1024] != 0 {
 		t.Errorf("%v, %v", got, err)
@@ -73,15 +86,14 @@ func TestSectorsAreWrittenAsTheyAre(t *testing.T) {
 func TestPartialWritesElsewhere(t *testing.T) {
 	d := create(t, 16*Align, true)
 	d.unit = Align
-	other := d.part.Lock(0, Align)                                      // as another write of a part does
-	if err := d.WriteAt([]byte("here"), 8*Align+5, false); err != nil { // and would not return
-		t.Error(err)
-	}
+	other := d.part.Lock(0, Align) // as another write of a part does
+	soon(t, func() error { return d.WriteAt([]byte("here"), 8*Align+5, false) })
 	done := make(chan error, 1)
 	go func() { done <- d.WriteAt([]byte("there"), 100, false) }()
 	select {
 	case err := <-done:
 		t.Errorf("two writes of parts of one block at once: %v", err)
+		done <- err
 	case <-time.After(20 * time.Millisecond):
 	}
 	d.part.Unlock(other)
