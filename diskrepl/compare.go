@@ -175,8 +175,8 @@ func (v *verifier) pace(off int64) error {
 // repaired.
 func (v *verifier) ask(c *verifyChunk) error {
 	b := v.chunk[:c.n]
-	span := v.m.lock.lock(c.off, c.n) // nobody writes to the chunk until it is queued
-	defer v.m.lock.unlock(span)
+	span := v.m.lock.Lock(c.off, c.n) // nobody writes to the chunk until it is queued
+	defer v.m.lock.Unlock(span)
 	if err := v.m.dev.ReadAt(b, c.off); err != nil {
 		v.diff = append(v.diff, Difference{Offset: c.off, Length: c.n, Unreadable: "primary"})
 		v.done.Compared += c.n

@@ -23,9 +23,7 @@ const (
 
 // Create creates the file of an epoch, whose name is on stable storage then.
 func (d EpochDir) Create(epoch uint64) (EpochFile, error) {
-	_, err := os.Stat(string(d))
-	fresh := errors.Is(err, fs.ErrNotExist)
-	if err := os.MkdirAll(string(d), 0o700); err != nil {
+	if err := MakeDir(string(d), 0o700); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(string(d), fmt.Sprint(epochPrefix, epoch)), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -33,11 +31,7 @@ func (d EpochDir) Create(epoch uint64) (EpochFile, error) {
 		return nil, err
 	}
 	// Sync of the file does not sync its name.
-	err = syncDir(string(d))
-	if err == nil && fresh {
-		err = syncDir(filepath.Dir(string(d)))
-	}
-	if err != nil {
+	if err := syncDir(string(d)); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -55,7 +49,27 @@ func (d EpochDir) Clear() error {
 	return syncDir(filepath.Dir(string(d)))
 }
 
-func syncDir(name string) error {
+// MakeDir makes a directory and the parents that it lacks, and returns when stable
+// storage has the names of those that it made.
+func MakeDir(name string, perm os.FileMode) error {
+	if st, err := os.Stat(name); err == nil && st.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(name)
+	if parent != name {
+		if err := MakeDir(parent, perm); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(name, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
+}
+
+// syncDir returns when stable storage has the names in a directory. Tests replace
+// it.
+var syncDir = func(name string) error {
 	dir, err := os.Open(name)
 	if err != nil {
 		return err
@@ -123,7 +137,7 @@ func (d EpochDir) SetReleaseAll(releaseAll bool) error {
 
 // Room returns how many bytes the file system has free for files of epochs.
 func (d EpochDir) Room() (int64, error) {
-	if err := os.MkdirAll(string(d), 0o700); err != nil {
+	if err := MakeDir(string(d), 0o700); err != nil {
 		return 0, err
 	}
 	return freeBytes(string(d))

@@ -1,6 +1,7 @@
 package diskrepl
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 )
@@ -10,6 +11,7 @@ type extent struct {
 	off, end int64
 	typ      recordType // recWrite, recZero or recTrim
 	keep     bool       // of a recZero
+	fua      bool       // the write is on stable storage when it is done
 	mem      []byte     // the data of a recWrite
 	at       int64      // where the data is in a file, if mem is nil
 }
@@ -62,18 +64,23 @@ func (x *extents) put(e extent) {
 	*x = slices.Replace(*x, from, to, in...)
 }
 
-// do adds the effect of a record, if it has one. The data is in mem, or in a
-// file at offset at.
+// extent returns the range of a record that changes one. The data is in mem, or in
+// a file at offset at.
+func (r record) extent(mem []byte, at int64) extent {
+	off := int64(r.off)
+	return extent{off: off, end: off + int64(r.n), typ: r.typ, keep: r.flags&flagKeep != 0, mem: mem, at: at}
+}
+
+// do adds the effect of a record, if it has one.
 func (x *extents) do(rec record, mem []byte, at int64) {
 	switch rec.typ {
 	case recWrite, recZero, recTrim:
-		off := int64(rec.off)
-		x.put(extent{off: off, end: off + int64(rec.n), typ: rec.typ, keep: rec.flags&flagKeep != 0, mem: mem, at: at})
+		x.put(rec.extent(mem, at))
 	}
 }
 
 const (
-	writersOut = 16      // concurrent writes of writeOut
+	writersOut = 16      // concurrent writes of writeAll
 	writeRun   = 1 << 20 // bytes of extents that are joined into one write, at most
 )
 
@@ -86,9 +93,18 @@ var runs = sync.Pool{New: func() any {
 // writeOut applies the extents to a disk and flushes it. load fills b with data
 // from the file.
 func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error {
+	if err := x.writeAll(dev, load); err != nil {
+		return err
+	}
+	return dev.Flush()
+}
+
+// writeAll applies the extents to a disk, in any order and many at once. After an
+// error it begins no other write.
+func (x extents) writeAll(dev Device, load func(b []byte, at int64) error) error {
 	var (
 		mu    sync.Mutex
-		next  int
+		left  = x
 		first error
 		wg    sync.WaitGroup
 	)
@@ -96,61 +112,74 @@ func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error
 	take := func() extents {
 		mu.Lock()
 		defer mu.Unlock()
-		if first != nil || next == len(x) {
+		if first != nil {
 			return nil
 		}
-		from := next
-		for next++; next < len(x); next++ {
-			p, e := x[next-1], x[next]
-			if p.typ != recWrite || e.typ != recWrite || p.end != e.off || e.end-x[from].off > writeRun {
-				break
+		n := left.joined()
+		run := left[:n]
+		left = left[n:]
+		return run
+	}
+	work := func() {
+		for run := take(); len(run) > 0; run = take() {
+			if err := run.write(dev, load); err != nil {
+				mu.Lock()
+				if first == nil {
+					first = fmt.Errorf("%v at %d: %w", run[0].typ, run[0].off, err)
+				}
+				mu.Unlock()
 			}
 		}
-		return x[from:next]
 	}
-	for range min(writersOut, len(x)) {
-		wg.Go(func() {
-			buf := runs.Get().(*[]byte)
-			defer runs.Put(buf)
-			for {
-				run := take()
-				if run == nil {
-					return
-				}
-				if err := run.write(dev, load, *buf); err != nil {
-					mu.Lock()
-					if first == nil {
-						first = err
-					}
-					mu.Unlock()
-				}
-			}
-		})
+	for range min(writersOut, len(x)) - 1 {
+		wg.Go(work)
 	}
+	work()
 	wg.Wait()
-	if first != nil {
-		return first
-	}
-	return dev.Flush()
+	return first
 }
 
-// write applies a run of extents: either one, or adjacent data. buf has
-// writeRun bytes.
-func (x extents) write(dev Device, load func(b []byte, at int64) error, buf []byte) error {
+// joined returns how many of the first extents one write can apply.
+func (x extents) joined() int {
+	if len(x) == 0 {
+		return 0
+	}
+	n := 1
+	for ; n < len(x); n++ {
+		p, e := x[n-1], x[n]
+		if p.typ != recWrite || e.typ != recWrite || p.end != e.off || e.end-x[0].off > writeRun {
+			break
+		}
+	}
+	return n
+}
+
+// fua reports whether the write of a run is one with FUA.
+func (x extents) fua() bool {
+	return slices.ContainsFunc(x, func(e extent) bool { return e.fua })
+}
+
+// write applies a run of extents: either one, or adjacent data.
+func (x extents) write(dev Device, load func(b []byte, at int64) error) error {
 	e, n := x[0], x[len(x)-1].end-x[0].off
+	fua := x.fua()
 	switch e.typ {
 	case recZero:
-		return dev.Zero(e.off, n, e.keep, false)
+		return dev.Zero(e.off, n, e.keep, fua)
 	case recTrim:
-		return dev.Trim(e.off, n, false)
+		return dev.Trim(e.off, n, fua)
 	}
 	if len(x) == 1 && e.mem != nil {
-		return dev.WriteAt(e.mem, e.off, false)
+		return dev.WriteAt(e.mem, e.off, fua)
 	}
-	if n > writeRun { // one long write
-		buf = make([]byte, n)
+	var b []byte
+	if n <= writeRun {
+		buf := runs.Get().(*[]byte)
+		defer runs.Put(buf)
+		b = (*buf)[:n]
+	} else { // one long write
+		b = make([]byte, n)
 	}
-	b := buf[:n]
 	for _, p := range x {
 		part := b[p.off-e.off : p.end-e.off]
 		if p.mem != nil {
@@ -159,5 +188,5 @@ func (x extents) write(dev Device, load func(b []byte, at int64) error, buf []by
 			return err
 		}
 	}
-	return dev.WriteAt(b, e.off, false)
+	return dev.WriteAt(b, e.off, fua)
 }

@@ -158,7 +158,7 @@ func (s *mirrorSession) resend(bitmap []byte) {
 func (s *mirrorSession) copyChunk(off, n int64, hash []byte, compared int64) error {
 	b := s.chunk[:n]
 	// Nobody writes to the chunk from here until it is queued.
-	span := s.m.lock.lock(off, n)
+	span := s.m.lock.Lock(off, n)
 	err := s.m.dev.ReadAt(b, off)
 	differs := err == nil
 	if differs && hash != nil {
@@ -172,7 +172,7 @@ func (s *mirrorSession) copyChunk(off, n int64, hash []byte, compared int64) err
 			s.m.send(recWrite, 0, off, n, b)
 		}
 	}
-	s.m.lock.unlock(span)
+	s.m.lock.Unlock(span)
 	if err != nil {
 		return fmt.Errorf("diskrepl: first copy: %w", err)
 	}

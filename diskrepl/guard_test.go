@@ -13,6 +13,8 @@ import (
 	"time"
 )
 
+type span struct{ off, end int64 }
+
 // A pageCache is a disk behind a page cache that does what the kernel's does: pages
 // that could not be written back are clean, and the error is reported once.
 type pageCache struct {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -133,11 +134,11 @@ func TestDurable(t *testing.T) {
 // dyingDisk fails every write after so many.
 type dyingDisk struct {
 	*memory
-	left int
+	left atomic.Int64
 }
 
 func (d *dyingDisk) WriteAt(p []byte, off int64, fua bool) error {
-	if d.left--; d.left < 0 {
+	if d.left.Add(-1) < 0 {
 		return errors.New("the host lost its power")
 	}
 	return d.memory.WriteAt(p, off, fua)
@@ -147,7 +148,8 @@ func (d *dyingDisk) WriteAt(p []byte, off int64, fua bool) error {
 // epoch, which was acknowledged, is lost: the disk is torn, and no promotion may
 // take it for a checkpoint.
 func TestDurableRotOfTornCommit(t *testing.T) {
-	there := &dyingDisk{newMemory(1 << 20), 1 << 20}
+	there := &dyingDisk{memory: newMemory(1 << 20)}
+	there.left.Store(1 << 20)
 	dir := EpochDir(filepath.Join(t.TempDir(), "journal"))
 	p := durablePair(t, newMemory(1<<20), there, dir)
 	p.seal(1)
@@ -156,7 +158,7 @@ func TestDurableRotOfTornCommit(t *testing.T) {
 		p.m.WriteAt([]byte{byte(i)}, int64(i)<<12, false)
 	}
 	p.seal(2)
-	there.left = 3
+	there.left.Store(3)
 	if err := p.r.Commit(2); err == nil {
 		t.Fatal("the disk took it")
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"xlft/diskrepl/internal/rangelock"
 )
 
 const (
@@ -61,7 +63,7 @@ type Options struct {
 // stand in front of, and the Link of the session.
 type primaryDisk struct {
 	dev  Device
-	lock rangeLock
+	lock rangelock.Lock
 
 	mu     sync.Mutex
 	cond   sync.Cond // signals every change below, and of the fields of Link, Mirror and Shared that mu guards

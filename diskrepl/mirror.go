@@ -106,8 +106,8 @@ func (m *Mirror) Flush() error {
 // change changes a range of this host's copy by do, and then sends the record
 // of it. If do fails the domain gets the error, and nothing is sent.
 func (m *Mirror) change(off, n int64, do func() error, typ recordType, flags uint8, body []byte) error {
-	s := m.lock.lock(off, n)
-	defer m.lock.unlock(s)
+	s := m.lock.Lock(off, n)
+	defer m.lock.Unlock(s)
 	// The range is marked dirty before the change, in case this process is
 	// killed, and by send once more: by then another epoch may be open, and the
 	// change belongs to that one.

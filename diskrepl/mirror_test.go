@@ -237,11 +237,11 @@ func TestLimitWhileCommitting(t *testing.T) {
 // A backup's disk that counts how its ranges are made zero.
 type zeroing struct {
 	*memory
-	zeroed int64
+	zeroed atomic.Int64
 }
 
 func (z *zeroing) Zero(off, n int64, keep, fua bool) error {
-	z.zeroed += n
+	z.zeroed.Add(n)
 	return z.memory.Zero(off, n, keep, fua)
 }
 
@@ -257,15 +257,16 @@ func TestHolesStay(t *testing.T) {
 	p.join(a, 1<<20)
 	p.started()
 	p.same("copied", here.image())
-	if want := int64(1<<20 - 512 - ChunkSize); there.zeroed != want {
-		t.Errorf("%d bytes were made holes, want %d", there.zeroed, want)
+	if got, want := there.zeroed.Load(), int64(1<<20-512-ChunkSize); got != want {
+		t.Errorf("%d bytes were made holes, want %d", got, want)
 	}
 	p.link.Detach()
 	<-p.ended
 }
 
-// A flush with nothing written since the last one is no barrier. With a journal
-// none is, and no write is forced to the storage: a commit ends with one flush.
+// A flush with nothing written since the last one is no barrier, and after a write
+// with FUA alone there is nothing to flush. With a journal no flush is a barrier, and
+// no write is forced to the storage: a commit ends with one flush.
 func TestFlushesAreNotRepeated(t *testing.T) {
 	for _, journal := range []bool{false, true} {
 		here, there := newMemory(1<<20), newMemory(1<<20)
@@ -290,8 +291,11 @@ func TestFlushesAreNotRepeated(t *testing.T) {
 			p.m.Flush()
 		}
 		p.seal(2)
+		if got, want := p.r.Status().Journal, int64(7*heldSize+3); got != want {
+			t.Errorf("journal %v: %d bytes are held, want %d: of the first flush of five, and of three writes with one each", journal, got, want)
+		}
 		p.commit(2)
-		want := [2]int{1 + 3, 3} // the first of five, and one after each write
+		want := [2]int{1, 3}
 		if journal {
 			want = [2]int{1, 0}
 		}

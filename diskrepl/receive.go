@@ -21,7 +21,8 @@ type intake struct {
 	synced   bool      // SYNCED has come
 	compared bool      // COMPARE has come
 
-	back *readBack // of the first copy, if it has to be verified
+	back *readBack   // of the first copy, if it has to be verified
+	copy *copyWriter // of the first copy, if not
 
 	scratch []byte
 	spilled bool // the body of the current record is in scratch, and goes to the spill file
@@ -31,6 +32,8 @@ func newIntake(r *Replica, start func(func() error)) *intake {
 	in := &intake{r: r, d: newReader(r.conn, tlsRecord), size: r.dev.Size(), start: start, epoch: 1, log: new(epochLog), direct: r.shared == nil}
 	if r.copyAll {
 		in.back = &readBack{r: r, log: in.log}
+	} else {
+		in.copy = &copyWriter{r: r, start: start, idle: make(chan error, 1)}
 	}
 	return in
 }
@@ -94,10 +97,8 @@ func (in *intake) take(rec record, body []byte) error {
 		}
 		return in.hold(logged{record: rec})
 	case recSynced:
-		if in.back != nil {
-			if err := in.back.verify(); err != nil {
-				return err
-			}
+		if err := in.copied(); err != nil {
+			return err
 		}
 		if !in.synced && r.shared == nil {
 			in.start(r.flushFirstCopy)
@@ -140,14 +141,7 @@ func (in *intake) take(rec record, body []byte) error {
 func (in *intake) change(rec record, body []byte) error {
 	r := in.r
 	if in.direct {
-		if err := r.apply(rec, body); err != nil {
-			return err
-		}
-		if in.back != nil {
-			return in.back.add(rec, body)
-		}
-		r.slab.release(in.log)
-		return nil
+		return in.copyOne(rec, body)
 	}
 	if r.journal != nil {
 		if err := r.journal.add(rec, body); err != nil {
@@ -167,6 +161,31 @@ func (in *intake) change(rec record, body []byte) error {
 		in.log.spilled += int64(len(body))
 	}
 	return in.hold(l)
+}
+
+// copyOne writes a record of the first copy, at once or soon.
+func (in *intake) copyOne(rec record, body []byte) error {
+	if in.back == nil {
+		var err error
+		in.log, err = in.copy.add(in.log, logged{record: rec, body: body})
+		return err
+	}
+	if err := in.r.apply(rec, body); err != nil {
+		return err
+	}
+	return in.back.add(rec, body)
+}
+
+// copied returns when all records of the first copy that came are written, and
+// verified if they have to be.
+func (in *intake) copied() (err error) {
+	switch {
+	case in.back != nil:
+		err = in.back.verify()
+	case in.direct:
+		in.log, err = in.copy.end(in.log)
+	}
+	return err
 }
 
 // hold adds a record to the log of the open epoch. A primary that sends more than
@@ -202,8 +221,8 @@ func (in *intake) seal(body []byte) error {
 		return bad("before SYNCED")
 	}
 	in.d.sum = sum{}
-	if in.epoch == 1 && in.back != nil {
-		if err := in.back.verify(); err != nil {
+	if in.epoch == 1 {
+		if err := in.copied(); err != nil {
 			return err
 		}
 	}

@@ -41,6 +41,10 @@ type Replica struct {
 	diskErr   error     // the disk failed: nothing more is committed
 	torn      error     // why a commit ended in the middle
 
+	// loose says that the disk was given something that stable storage may not
+	// have. Commits alone use it, one at a time.
+	loose bool
+
 	// journal is nil if what is held need not outlive this host. Close sets it
 	// to nil. Its own comments say which lock guards which part.
 	journal *journal
@@ -49,7 +53,7 @@ type Replica struct {
 // NewReplica returns a Replica that writes to dev what a Link sends over conn.
 // It closes conn at the end of the session.
 func NewReplica(dev Device, conn io.ReadWriteCloser) *Replica {
-	r := &Replica{dev: newGuard(dev), conn: conn, writing: make(chan struct{}, 1), every: patrolEvery}
+	r := &Replica{dev: newGuard(dev), conn: conn, writing: make(chan struct{}, 1), every: patrolEvery, loose: true}
 	r.cond.L = &r.mu
 	return r
 }
@@ -268,142 +272,6 @@ func (r *Replica) wakeOn(ctx context.Context) func() bool {
 		defer r.mu.Unlock()
 		r.cond.Broadcast()
 	})
-}
-
-// Commit writes a sealed epoch to the disk. It returns when the writes have
-// completed; a later flush makes them durable. Commit epochs in order. A second
-// commit of the same epoch waits for the first and does nothing.
-//
-// If this host crashes during a commit, the disk is as a disk whose power
-// failed: no write overtakes a flush that the domain asked for.
-func (r *Replica) Commit(epoch uint64) error {
-	r.mu.Lock()
-	log, err := r.take(epoch)
-	r.mu.Unlock()
-	if log == nil {
-		return err
-	}
-
-	var torn error
-	err = r.complete(epoch)
-	if err == nil && r.shared == nil {
-		torn = r.write(log)
-		err = torn
-	}
-	r.mu.Lock()
-	r.torn = torn
-	switch {
-	case r.shared == nil:
-		if err == nil {
-			err = r.journal.done(epoch)
-		}
-		r.drop(log)
-	case err == nil:
-		r.shared.commit(epoch, log)
-	}
-	if err == nil {
-		r.committed = epoch
-	} else {
-		err = fmt.Errorf("commit of epoch %d: %w", epoch, err)
-		if r.diskErr == nil {
-			r.diskErr = err
-		}
-	}
-	r.cond.Broadcast()
-	r.mu.Unlock()
-	if err != nil {
-		r.fail(err)
-	} else if r.shared == nil {
-		r.send(record{typ: recCommitted, off: epoch}.append(nil)) // on an error the next read fails too
-	}
-	return err
-}
-
-// take begins a commit, and returns the log of the epoch, or nil if it was
-// committed or can't be. It is called with the lock held, which it releases
-// while it waits.
-func (r *Replica) take(epoch uint64) (*epochLog, error) {
-	// Commits run one at a time. At the end of a session two callers may commit
-	// the same epoch.
-	for r.committed < r.wanted && r.diskErr == nil && !r.closed {
-		r.cond.Wait()
-	}
-	switch {
-	case r.diskErr != nil:
-		return nil, r.diskErr
-	case r.committed == epoch:
-		return nil, nil
-	case r.closed:
-		return nil, ErrDetached
-	case epoch != r.sealed || r.pending == nil:
-		return nil, fmt.Errorf("diskrepl: commit of epoch %d, sealed is %d, committed %d", epoch, r.sealed, r.committed)
-	}
-	log := r.pending
-	r.pending, r.wanted = nil, epoch
-	r.cond.Broadcast()
-	return log, nil
-}
-
-// write writes an epoch to the disk; with a journal, to its stable storage.
-func (r *Replica) write(log *epochLog) error {
-	err := r.applyAll(log)
-	switch {
-	case err != nil:
-		return err
-	case r.journal != nil:
-		return r.dev.Flush()
-	}
-	return r.dev.err() // what was written earlier may be lost
-}
-
-// applyAll writes a log to the disk.
-func (r *Replica) applyAll(log *epochLog) error {
-	var scratch []byte
-	for _, l := range log.recs {
-		if l.typ == recVerify {
-			r.answerVerify(l.record)
-			continue
-		}
-		if l.spilled() {
-			if cap(scratch) < int(l.n) {
-				scratch = make([]byte, l.n)
-			}
-			l.body = scratch[:l.n]
-			if err := r.spill.load(l, l.body); err != nil {
-				return err
-			}
-		}
-		if err := r.apply(l.record, l.body); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// apply does to the disk what a record says.
-func (r *Replica) apply(rec record, body []byte) error {
-	var err error
-	off, n, fua := int64(rec.off), int64(rec.n), rec.flags&flagFUA != 0
-	if r.journal != nil {
-		// Whatever a crash leaves of an epoch on the disk, the journal repairs.
-		if fua = false; rec.typ == recFlush {
-			return nil
-		}
-	}
-	switch rec.typ {
-	case recWrite:
-		err = r.dev.WriteAt(body, off, fua)
-	case recZero:
-		err = r.dev.Zero(off, n, rec.flags&flagKeep != 0, fua)
-	case recTrim:
-		err = r.dev.Trim(off, n, fua)
-	case recFlush:
-		err = r.dev.Flush()
-	}
-	if err != nil {
-		return &diskError{fmt.Errorf("diskrepl: %v at %d of the backup's disk: %w", rec.typ, rec.off, err)}
-	}
-	return nil
 }
 
 // Finish ends the session and makes the disk ready for the domain: it waits for

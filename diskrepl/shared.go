@@ -29,7 +29,8 @@ type Shared struct {
 	releaseAll bool           // all that is held goes to the storage, which ends holding
 	givenUp    bool           // GiveUp was called
 	flushing   bool           // the flusher runs
-	limit      int64          // of bytes
+	limit      int64          // of bytes, as the backup says
+	room       int64          // of bytes, which the EpochStore has: at most limit
 	bytes      int64          // in epochs
 	epochs     []*heldEpoch   // oldest first; the last one is open
 	released   uint64         // newest epoch that the backup has acknowledged
@@ -47,7 +48,7 @@ const heldAlone = 256 << 20
 // process left epochs in store, it resumes from them: it holds writes until
 // ReleaseAll, or releases what ReleaseAll had released.
 func NewShared(dev Device, store EpochStore) (*Shared, error) {
-	s := &Shared{store: store, limit: heldAlone}
+	s := &Shared{store: store, limit: heldAlone, room: heldAlone}
 	s.init(dev)
 	left, releaseAll, err := store.Left()
 	if err != nil {
@@ -89,7 +90,7 @@ func (s *Shared) Attach(conn io.ReadWriteCloser, o Options) (*Link, error) {
 		case s.holding:
 			return nil, errors.New("diskrepl: writes of an earlier session are still held")
 		}
-		s.limit, s.released, s.verified = o.Limit, 0, false
+		s.limit, s.room, s.released, s.verified = o.Limit, o.Limit, 0, false
 		s.session = &sharedSession{Link: l, s: s, answers: make(chan []byte)}
 		l.wg.Go(s.session.verify)
 		return s.session, nil
@@ -125,7 +126,7 @@ func (s *Shared) seal(epoch uint64) error {
 }
 
 // full reports whether a record of n bytes has to wait.
-func (s *Shared) full(n int64) bool { return s.bytes > 0 && s.bytes+n > s.limit }
+func (s *Shared) full(n int64) bool { return s.bytes > 0 && s.bytes+n > s.room }
 
 // unacked returns how many bytes are in epochs that are not acknowledged.
 func (s *Shared) unacked() (n int64) {
@@ -161,8 +162,8 @@ func (s *Shared) Trim(off, n int64, fua bool) error {
 
 // change holds the record of a change back, or changes the storage by do.
 func (s *Shared) change(off, n int64, do func() error, typ recordType, flags uint8, body []byte) error {
-	span := s.lock.lock(off, n)
-	defer s.lock.unlock(span)
+	span := s.lock.Lock(off, n)
+	defer s.lock.Unlock(span)
 	if held, err := s.hold(typ, flags, off, n, body); held {
 		return err
 	}
@@ -195,7 +196,7 @@ func (s *Shared) hold(typ recordType, flags uint8, off, n int64, body []byte) (h
 			err = errors.Join(err, e.f.Truncate(e.size)) // remove a part of the record
 		}
 		if errors.Is(err, syscall.ENOSPC) && s.bytes > 0 {
-			s.limit = s.bytes // the room that there is: wait until an epoch has left
+			s.room = s.bytes // wait until an epoch has left
 			continue
 		}
 		if err != nil {
@@ -266,6 +267,10 @@ func (s *Shared) Flush() error {
 	return s.dev.Flush()
 }
 
+// roomStep is how many bytes more are held, beyond a quarter, with each epoch that
+// has left after the EpochStore had no room.
+const roomStep = 64 << 10
+
 // retryFlush is the pause after the storage failed.
 const retryFlush = time.Second
 
@@ -314,6 +319,8 @@ func (s *Shared) flusher() {
 		s.epochs = s.epochs[1:]
 		s.bytes -= e.size
 		e.unref()
+		// Others may have taken the room that was missing, and given it back.
+		s.room = min(s.room+s.room/4+roomStep, s.limit)
 		s.cond.Broadcast()
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -327,6 +328,55 @@ func TestHeldWritesHaveNoRoom(t *testing.T) {
 			s.seal(epoch)
 			s.commit(epoch)
 			epoch++
+		}
+	}
+}
+
+// Room that was missing for a while is used again in the same session.
+func TestRoomComesBack(t *testing.T) {
+	const limit = 8 << 20
+	disk := newMemory(1 << 20)
+	store := &crampedStore{EpochDir(filepath.Join(t.TempDir(), "xvda")), 100 << 10}
+	s := &sharedPair{held: store.EpochDir, model: disk.image()}
+	m, err := NewShared(disk, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.join(t, m, disk, limit, 0)
+	if err := s.link.AwaitSync(); err != nil {
+		t.Fatal(err)
+	}
+	s.seal(1)
+	s.commit(1)
+	b := make([]byte, 60<<10)
+	if err := s.m.WriteAt(b, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	waits := make(chan error, 1)
+	go func() { waits <- s.m.WriteAt(b, 0, false) }()
+	for shrunk := false; !shrunk; { // the second one does not fit, and waits
+		_, most := s.link.Unacked()
+		shrunk = most < limit
+		runtime.Gosched()
+	}
+	m.mu.Lock()
+	store.room = 1 << 30
+	m.mu.Unlock()
+	s.seal(2)
+	s.commit(2)
+	if err := <-waits; err != nil {
+		t.Fatal(err)
+	}
+	for epoch := uint64(3); ; epoch++ {
+		if _, most := s.link.Unacked(); most == limit {
+			break
+		} else if epoch > 40 {
+			t.Fatalf("after %d epochs %d bytes are held, of %d", epoch, most, limit)
+		}
+		s.seal(epoch)
+		s.commit(epoch)
+		if err := s.m.Drain(within(t)); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

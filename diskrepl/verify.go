@@ -28,7 +28,7 @@ func (v *sharedSession) sealed(epoch uint64) error { return v.s.seal(epoch) }
 
 func (v *sharedSession) acked(epoch uint64) { v.s.released = max(v.s.released, epoch) }
 
-func (v *sharedSession) unacked() (n, limit int64) { return v.s.unacked(), v.s.limit }
+func (v *sharedSession) unacked() (n, limit int64) { return v.s.unacked(), v.s.room }
 
 func (v *sharedSession) committed(uint64) error {
 	return errors.New("diskrepl: COMMITTED of a disk that is shared")
@@ -60,9 +60,9 @@ func (v *sharedSession) verify() {
 			c = chunks - 1
 		}
 		off := c * ChunkSize
-		span := v.s.lock.lock(off, ChunkSize)
+		span := v.s.lock.Lock(off, ChunkSize)
 		err := v.probe(off)
-		v.s.lock.unlock(span)
+		v.s.lock.Unlock(span)
 		if err != nil {
 			v.fail(err)
 			return

@@ -25,6 +25,19 @@ type DiskRecord struct {
 	// Data says which data the copy has. Without an ID nothing is known, and so it
 	// is of a copy that is Inconsistent.
 	Data DataGen `json:"data,omitzero"`
+	// Sector is the size in bytes of the disk's sectors as the domain sees them: its
+	// partition table depends on it. 0: nothing is said, as in records of versions
+	// that knew 512 only.
+	Sector int `json:"sector,omitempty"`
+}
+
+// Sector returns the size of sectors that n says, of which 0 says 512: what is
+// older knows nothing else.
+func Sector(n int) int {
+	if n == 0 {
+		return 512
+	}
+	return n
 }
 
 // A DataGen is a generation of a disk's data, as DRBD's generation identifiers

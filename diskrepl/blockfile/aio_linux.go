@@ -21,6 +21,11 @@ type aio struct {
 	slots [aioDepth]aioSlot
 	users atomic.Int32 // of do
 
+	// inUse is held, shared, by each request: io_destroy drops the events of those
+	// under way, and whoever waits for one would wait for ever.
+	inUse  sync.RWMutex
+	closed bool // guarded by inUse
+
 	mu         sync.Mutex
 	queue      []*iocb // to be submitted
 	spare      []*iocb
@@ -88,15 +93,24 @@ func newAIO(f *os.File) *aio {
 	return a
 }
 
-// close frees the context. No request may be in flight.
+// close frees the context when the requests that are under way have ended.
 func (a *aio) close() {
+	a.inUse.Lock()
+	defer a.inUse.Unlock()
+	a.closed = true
 	unix.Syscall(unix.SYS_IO_DESTROY, a.ctx, 0, 0)
 	a.event.Close()
 }
 
 // do reads or writes all of p, unless an error stops it. A request that is the
 // only one in flight is faster by a blocking system call, which alone makes.
+// After close it returns an error that wraps os.ErrClosed.
 func (a *aio) do(opcode uint16, p []byte, off int64, rwFlags uint32, alone func() (int, error)) (n int, err error) {
+	a.inUse.RLock()
+	defer a.inUse.RUnlock()
+	if a.closed {
+		return 0, os.ErrClosed
+	}
 	defer a.users.Add(-1)
 	if a.users.Add(1) == 1 {
 		return alone()

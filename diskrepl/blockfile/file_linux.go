@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"xlft/diskrepl/internal/rangelock"
 )
 
 // A File is a disk of this host: a file, a block device or a logical volume. It
@@ -18,19 +20,21 @@ type File struct {
 	f      *os.File
 	size   int64
 	direct bool
-	block  bool // a block device
-	aio    *aio // nil: each request blocks a thread
+	block  bool  // a block device
+	sector int64 // bytes of a sector: of a block device its own, of a file 512
+	unit   int64 // alignment that O_DIRECT needs, in bytes: of offsets, lengths and addresses
+	aio    *aio  // nil: each request blocks a thread
 
-	// part excludes all other writes while one writes a part of a block: it has
-	// to read the rest of the block first.
-	part sync.RWMutex
+	// part excludes all other changes of a block while a part of it is written: the
+	// rest of the block is read before. Of a disk that is not direct it is not used.
+	part rangelock.Lock
 
 	stable func() (*os.File, error) // opens the disk once more, past the page cache
 	past   atomic.Pointer[os.File]  // what stable opened
 }
 
-// sector is the smallest unit of any disk in bytes.
-const sector = 512
+// leastSector is the smallest sector of any disk in bytes.
+const leastSector = 512
 
 // Open opens a disk for exclusive use: a second Open of the same disk fails. A
 // block device that is mounted or part of a volume group can't be opened. With
@@ -77,18 +81,7 @@ func open(name string, direct, lock bool) (*File, error) {
 	}
 	d := &File{f: f, direct: direct, block: block}
 	d.stable = sync.OnceValues(d.openStable)
-	if d.size, err = f.Seek(0, 2); err != nil {
-		f.Close()
-		return nil, err
-	}
-	switch {
-	case d.size == 0:
-		err = fmt.Errorf("%s has no bytes: give it the size of the other host's copy", name)
-	case direct && d.size%sector != 0:
-		// The end of the last sector could not be written.
-		err = fmt.Errorf("%s has %d bytes, no multiple of %d: with cache = \"none\" the last ones can't be written. Use cache = \"writeback\", or another size on both hosts", name, d.size, sector)
-	}
-	if err != nil {
+	if err := d.measure(); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -98,8 +91,57 @@ func open(name string, direct, lock bool) (*File, error) {
 	return d, nil
 }
 
-// Close closes the disk. Writes that were not flushed are left to the kernel.
-// No request may be in flight.
+// measure finds out about sizes, and returns an error if the disk can't be used
+// with them.
+func (d *File) measure() (err error) {
+	if d.size, err = d.f.Seek(0, 2); err != nil {
+		return err
+	}
+	d.sector = leastSector
+	if d.block {
+		n, err := unix.IoctlGetInt(int(d.f.Fd()), unix.BLKSSZGET)
+		if err != nil {
+			return d.named("ask for the sectors of", 0, err)
+		}
+		if d.sector = int64(n); n < leastSector || n > Align || n&(n-1) != 0 {
+			return fmt.Errorf("%s has sectors of %d bytes: only those of %d to %d can be used", d.f.Name(), n, leastSector, Align)
+		}
+	}
+	var known bool
+	if d.unit, known = directUnit(d.f); d.block && !known {
+		d.unit, known = d.sector, true
+	}
+	least := int64(leastSector)
+	if known {
+		least = d.unit
+	}
+	switch {
+	case d.size == 0:
+		return fmt.Errorf("%s has no bytes: give it the size of the other host's copy", d.f.Name())
+	case d.direct && d.size%least != 0:
+		// The end of the last block could not be written.
+		return fmt.Errorf("%s has %d bytes, no multiple of %d: with cache = \"none\" the last ones can't be written. Use cache = \"writeback\", or another size on both hosts", d.f.Name(), d.size, least)
+	}
+	return nil
+}
+
+// directUnit returns the alignment that O_DIRECT needs for a file or block device,
+// and whether the system said so.
+func directUnit(f *os.File) (unit int64, known bool) {
+	var st unix.Statx_t // Linux 6.1, and not of all file systems
+	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st)
+	if err == nil && st.Mask&unix.STATX_DIOALIGN != 0 {
+		unit = int64(max(st.Dio_mem_align, st.Dio_offset_align))
+	}
+	if unit <= 0 || unit > Align || unit&(unit-1) != 0 {
+		return Align, false // suits every disk
+	}
+	return max(unit, leastSector), true
+}
+
+// Close closes the disk, when reads and writes past the page cache that are under way
+// have ended. Writes that were not flushed are left to the kernel. No other request
+// may be under way, and none may come later.
 func (d *File) Close() error {
 	if d.aio != nil {
 		d.aio.close()
@@ -116,6 +158,10 @@ func (d *File) Name() string { return d.f.Name() }
 // Size returns the length of the disk in bytes, as it was when it was opened.
 func (d *File) Size() int64 { return d.size }
 
+// Sector returns the size of the disk's sectors in bytes: of a block device the
+// smallest range that it can change as a whole, of a file 512.
+func (d *File) Sector() int64 { return d.sector }
+
 // ReadStable fills p from offset off with what the disk has, past the page
 // cache. After a write-back that failed the page cache has what the disk has
 // not, and returns it to everybody.
@@ -129,11 +175,11 @@ func (d *File) ReadStable(p []byte, off int64) error {
 	} else if err != nil {
 		return err
 	}
-	if fits(p, off) {
+	if d.fits(p, off) {
 		_, err := f.ReadAt(p, off)
 		return err
 	}
-	return around(f.ReadAt, p, off, func(b []byte, from int64) error {
+	return d.around(f.ReadAt, p, off, func(b []byte, from int64) error {
 		copy(p, b[off-from:])
 		return nil
 	})
@@ -169,14 +215,17 @@ func (d *File) Forget(off, n int64) error {
 }
 
 // fits reports whether a request is aligned as O_DIRECT requires.
-func fits(p []byte, off int64) bool {
-	return (int64(addressOf(p))|off|int64(len(p)))&(Align-1) == 0
+func (d *File) fits(p []byte, off int64) bool {
+	return d.whole(int64(addressOf(p))|off, int64(len(p)))
 }
+
+// whole reports whether a range is one of whole blocks.
+func (d *File) whole(off, n int64) bool { return (off|n)&(d.unit-1) == 0 }
 
 // ReadAt fills p from offset off.
 func (d *File) ReadAt(p []byte, off int64) error {
-	if d.direct && !fits(p, off) {
-		return around(d.read, p, off, func(b []byte, from int64) error {
+	if d.direct && !d.fits(p, off) {
+		return d.around(d.read, p, off, func(b []byte, from int64) error {
 			copy(p, b[off-from:])
 			return nil
 		})
@@ -203,11 +252,15 @@ func (d *File) named(what string, off int64, err error) error {
 	return fmt.Errorf("%s %s at %d: %w", what, d.f.Name(), off, err)
 }
 
-// around reads the aligned range that contains p's range, which begins at from,
-// by read and calls use with it.
-func around(read func([]byte, int64) (int, error), p []byte, off int64, use func(b []byte, from int64) error) error {
-	from := off &^ (Align - 1)
-	to := (off + int64(len(p)) + Align - 1) &^ (Align - 1)
+// blocks returns the range of the blocks that a range is in.
+func (d *File) blocks(off, n int64) (from, to int64) {
+	return off &^ (d.unit - 1), (off + n + d.unit - 1) &^ (d.unit - 1)
+}
+
+// around reads the blocks that p's range is in, which begin at from, by read and
+// calls use with them.
+func (d *File) around(read func([]byte, int64) (int, error), p []byte, off int64, use func(b []byte, from int64) error) error {
+	from, to := d.blocks(off, int64(len(p)))
 	b := AlignedBuffer(int(to - from))
 	defer FreeBuffer(b)
 	n, err := read(b, from)
@@ -236,23 +289,30 @@ func (d *File) WriteAt(p []byte, off int64, fua bool) error {
 	if !d.direct {
 		return d.write(p, off, fua)
 	}
-	if (off|int64(len(p)))&(Align-1) != 0 {
-		d.part.Lock()
-		defer d.part.Unlock()
-		return around(d.read, p, off, func(b []byte, from int64) error {
+	defer d.part.Unlock(d.lock(off, int64(len(p))))
+	if !d.whole(off, int64(len(p))) {
+		return d.around(d.read, p, off, func(b []byte, from int64) error {
 			copy(b[off-from:], p)
 			return d.write(b, from, fua)
 		})
 	}
-	d.part.RLock()
-	defer d.part.RUnlock()
-	if !fits(p, off) {
+	if !d.fits(p, off) {
 		b := AlignedBuffer(len(p))
 		defer FreeBuffer(b)
 		copy(b, p)
 		p = b
 	}
 	return d.write(p, off, fua)
+}
+
+// lock locks the blocks of a range for a change: alone if it changes a part of a
+// block, and else beside others.
+func (d *File) lock(off, n int64) rangelock.Span {
+	if d.whole(off, n) {
+		return d.part.Share(off, n)
+	}
+	from, to := d.blocks(off, n)
+	return d.part.Lock(from, to-from)
 }
 
 func (d *File) write(p []byte, off int64, fua bool) error {
@@ -284,84 +344,6 @@ func (d *File) writeAlone(p []byte, off int64, fua bool) (done int, err error) {
 		done += n
 	}
 	return done, nil
-}
-
-// Zero makes n bytes from offset off read as zeroes. It keeps the space
-// allocated if keep is set.
-func (d *File) Zero(off, n int64, keep, fua bool) error {
-	if n == 0 {
-		return nil
-	}
-	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
-	if keep || d.block {
-		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
-	}
-	err := d.fallocate(mode, off, n)
-	if unsupported(err) {
-		err = d.writeZeroes(off, n)
-	}
-	if err == nil && fua {
-		err = d.Flush()
-	}
-	return err
-}
-
-func (d *File) writeZeroes(off, n int64) error {
-	b := AlignedBuffer(int(min(n, 1<<20)))
-	defer FreeBuffer(b)
-	clear(b)
-	for n > 0 {
-		m := min(n, int64(len(b)))
-		if err := d.WriteAt(b[:m], off, false); err != nil {
-			return err
-		}
-		off, n = off+m, n-m
-	}
-	return nil
-}
-
-// Trim says that n bytes from offset off are not needed any more. It frees them
-// if the disk can do that, and else does nothing.
-func (d *File) Trim(off, n int64, fua bool) error {
-	if n == 0 {
-		return nil
-	}
-	err := d.fallocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
-	if unsupported(err) {
-		err = nil
-	}
-	if err == nil && fua {
-		err = d.Flush()
-	}
-	return err
-}
-
-// unsupported reports whether an error says that the disk, or its file system,
-// does not implement a mode of fallocate(2).
-func unsupported(err error) bool {
-	return errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENODEV)
-}
-
-func (d *File) fallocate(mode uint32, off, n int64) error {
-	if d.direct {
-		// A write of a part of a block writes back what it read of the rest.
-		if (off|n)&(Align-1) != 0 {
-			d.part.Lock()
-			defer d.part.Unlock()
-		} else {
-			d.part.RLock()
-			defer d.part.RUnlock()
-		}
-	}
-	for {
-		err := unix.Fallocate(int(d.f.Fd()), mode, off, n)
-		if err != unix.EINTR {
-			if err != nil {
-				return fmt.Errorf("fallocate %s at %d: %w", d.f.Name(), off, err)
-			}
-			return nil
-		}
-	}
 }
 
 // Flush returns when stable storage has every write that completed before.

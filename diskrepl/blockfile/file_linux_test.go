@@ -1,6 +1,7 @@
 package blockfile
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,15 +111,16 @@ func TestZeroBesidePartialWrite(t *testing.T) {
 		"trim":         func() error { return d.Trim(0, Align, false) },
 		"write zeroes": func() error { return d.writeZeroes(512, 512) },
 	} {
-		d.part.Lock() // as a write of a part does
+		span := d.part.Lock(0, Align) // as a write of a part does
 		done := make(chan error, 1)
 		go func() { done <- do() }()
 		select {
 		case err := <-done:
 			t.Errorf("%s did not wait: %v", name, err)
+			done <- err
 		case <-time.After(20 * time.Millisecond):
 		}
-		d.part.Unlock()
+		d.part.Unlock(span)
 		if err := <-done; err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -142,6 +144,48 @@ func TestReadStable(t *testing.T) {
 		}
 		if err := d.Forget(0, 16*Align); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// Close while others read: each of them hears of it.
+func TestCloseBesideReaders(t *testing.T) {
+	for range 20 {
+		d := create(t, 64*Align, true)
+		var wg sync.WaitGroup
+		var reading sync.WaitGroup
+		const readers = 32
+		reading.Add(readers)
+		for i := range readers {
+			wg.Go(func() {
+				b := AlignedBuffer(Align)
+				defer FreeBuffer(b)
+				for n := 0; ; n++ {
+					if n == 1 {
+						reading.Done()
+					}
+					if err := d.ReadAt(b, int64(i)*Align); err != nil {
+						if !errors.Is(err, os.ErrClosed) {
+							t.Error(err)
+						}
+						return
+					}
+				}
+			})
+		}
+		reading.Wait()
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			wg.Wait()
+			close(ended)
+		}()
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			t.Fatal("a reader still waits for what Close dropped")
 		}
 	}
 }

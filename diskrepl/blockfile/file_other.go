@@ -17,6 +17,7 @@ func OpenShared(name string) (*File, error) { return nil, ErrNeedsLinux }
 func (*File) Close() error                      { return ErrNeedsLinux }
 func (*File) Name() string                      { return "" }
 func (*File) Size() int64                       { return 0 }
+func (*File) Sector() int64                     { return 0 }
 func (*File) ReadAt([]byte, int64) error        { return ErrNeedsLinux }
 func (*File) ReadStable([]byte, int64) error    { return ErrNeedsLinux }
 func (*File) Forget(_, _ int64) error           { return ErrNeedsLinux }

@@ -32,11 +32,6 @@ const (
 	attrSockFD          = 1
 )
 
-// kernelBlock is the logical block size of the kernel's devices in bytes. It
-// must never change: the partition tables and file systems of a disk depend on
-// it.
-const kernelBlock = 512
-
 // deadTimeout is how long the kernel keeps requests while there is no server,
 // before it fails them.
 const deadTimeout = 10 * time.Minute
@@ -88,7 +83,7 @@ func (s *Server) attach(name string, command uint8, index int) (*KernelDevice, e
 	}
 	req.AddData(nl.NewRtAttr(attrDeadConnTimeout, nl.Uint64Attr(uint64(deadTimeout/time.Second))))
 	req.AddData(nl.NewRtAttr(attrSizeBytes, nl.Uint64Attr(uint64(e.Device.Size()))))
-	req.AddData(nl.NewRtAttr(attrBlockSize, nl.Uint64Attr(kernelBlock)))
+	req.AddData(nl.NewRtAttr(attrBlockSize, nl.Uint64Attr(uint64(e.sector()))))
 	req.AddData(nl.NewRtAttr(attrServerFlags, nl.Uint64Attr(uint64(e.flags()&^flagSendDF))))
 	sockets := nl.NewRtAttr(attrSockets|unix.NLA_F_NESTED, nil)
 	sockets.AddRtAttr(attrSockItem|unix.NLA_F_NESTED, nil).AddRtAttr(attrSockFD, nl.Uint32Attr(uint32(theirs.Fd())))

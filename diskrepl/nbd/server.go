@@ -48,6 +48,21 @@ type Export struct {
 	Description string // shown to clients that list exports
 	Device      Device
 	ReadOnly    bool
+	// Sector is the size in bytes of a sector as clients are told it: 512, which 0
+	// means too, or 4096. Requests may be of any size all the same. It must never
+	// change: partition tables and file systems depend on it.
+	Sector int
+}
+
+func (e *Export) sector() int { return max(e.Sector, 512) }
+
+// leastBlock is the smallest request that clients are told to make. While sectors
+// are of 512 bytes they may make any.
+func (e *Export) leastBlock() uint32 {
+	if e.sector() > 512 {
+		return uint32(e.sector())
+	}
+	return 1
 }
 
 func (e *Export) flags() uint16 {
@@ -355,7 +370,7 @@ func (s *Server) info(w io.Writer, opt uint32, data []byte, structured bool) (*E
 	export = binary.BigEndian.AppendUint64(export, uint64(e.Device.Size()))
 	export = binary.BigEndian.AppendUint16(export, flags)
 	block := binary.BigEndian.AppendUint16(nil, infoBlockSize)
-	for _, v := range []uint32{1, PreferredBlock, MaxRequest} {
+	for _, v := range []uint32{e.leastBlock(), PreferredBlock, MaxRequest} {
 		block = binary.BigEndian.AppendUint32(block, v)
 	}
 	infos := [][]byte{export, block, append(binary.BigEndian.AppendUint16(nil, infoName), e.Name...)}

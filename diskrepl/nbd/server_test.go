@@ -162,6 +162,48 @@ func (c *client) reply(n int) (cookie uint64, errno uint32, data []byte) {
 	return binary.BigEndian.Uint64(b[8:]), errno, data
 }
 
+// Clients are told of sectors of 4096 bytes, and else that any request will do. A
+// smaller request is served all the same.
+func TestSectorsAreTold(t *testing.T) {
+	for sector, want := range map[int]uint32{0: 1, 512: 1, 4096: 4096} {
+		dir, err := os.MkdirTemp("", "nbd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		l, err := net.Listen("unix", filepath.Join(dir, "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Server{}
+		s.Add(&Export{Name: "disk", Device: open(t, 1<<20, false), Sector: sector})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(ctx, l) }()
+		c := dial(t, filepath.Join(dir, "s"))
+		c.option(optGo, "\x00\x00\x00\x04disk\x00\x00")
+		told := false
+		for typ := uint32(repInfo); typ == repInfo; {
+			var data []byte
+			if typ, data = c.optReply(optGo); typ == repInfo && binary.BigEndian.Uint16(data) == infoBlockSize {
+				told = true
+				if got := binary.BigEndian.Uint32(data[2:]); got != want {
+					t.Errorf("sectors of %d: requests of %d bytes at least, want %d", sector, got, want)
+				}
+			}
+		}
+		c.request(0, cmdRead, 1, 5, 10, "")
+		if _, errno, _ := c.reply(10); errno != 0 || !told {
+			t.Errorf("sectors of %d: told %v, a read of 10 bytes gives %d", sector, told, errno)
+		}
+		c.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestNegotiation(t *testing.T) {
 	socket := serve(t, open(t, 1<<20, false))
 	goDisk := "\x00\x00\x00\x04disk\x00\x00"

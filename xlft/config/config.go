@@ -117,6 +117,7 @@ type Disk struct {
 	Path   string // a file, a block device or a logical volume
 	Direct bool   // bypass the kernel's page cache (O_DIRECT)
 	Shared bool   // the other host sees the same storage
+	Sector int    // bytes of a sector as the domain sees it, 512 or 4096; 0: not said
 }
 
 // Disk returns this host's copy of a disk.

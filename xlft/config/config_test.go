@@ -110,7 +110,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"name", "identity", "state_dir", "run_dir", "health_command", "health_interval", "listen", "checkpoint_memory", "page_cache", "type", "accept_split_brain", "fence_after", "check_interval", "ping", "endpoints", "prefix", "ca", "cert", "key", "directory",
-		"address", "addresses", "fingerprint", "backups", "protect", "move_after", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "agent", "timeout", "delay", "levels"} {
+		"address", "addresses", "fingerprint", "backups", "protect", "move_after", "mode", "epoch_min", "epoch_max", "event_window_max", "run_share", "dirty_max", "failure_timeout", "ack_timeout", "suspend_timeout", "retry_delay", "compression", "net_buffer", "sync_rate", "disk_journal", "disk_journal_file", "durable_ack", "path", "cache", "storage", "sector_size", "agent", "timeout", "delay", "levels"} {
 		if !strings.Contains(strings.ReplaceAll(string(text), "\n# ", "\n"), "\n"+key+" = ") {
 			t.Errorf("the reference lacks %s", key)
 		}
@@ -181,6 +181,7 @@ func TestErrors(t *testing.T) {
 		{"disk with a relative path", minimal + "[domain.web1.disk.xvda]\npath = \"disk\"\n", "path must be set: an absolute path"},
 		{"disk with an unknown cache", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\ncache = \"unsafe\"\n", `domain.web1.disk.xvda.cache: "unsafe" is neither`},
 		{"disk of an unknown kind", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\nstorage = \"drbd\"\n", `domain.web1.disk.xvda.storage: "drbd" is neither`},
+		{"sectors of an odd size", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\nsector_size = 520\n", "domain.web1.disk.xvda.sector_size: 520 is neither 512 nor 4096"},
 		{"shared storage without a fence", minimal + "[domain.web1.disk.xvda]\npath = \"/d\"\nstorage = \"shared\"\n", `x.toml:14: domain.web1.disk.xvda.storage: shared storage needs arbiter.type = "fence"`},
 		{"shared storage in the page cache", fencing + "[domain.web1.disk.xvda]\npath = \"/d\"\nstorage = \"shared\"\ncache = \"writeback\"\n", "domain.web1.disk.xvda.cache: shared storage is never cached"},
 		{"peer that can't be fenced", strings.Replace(minimal, `"none"`, `"fence"`, 1), "x.toml:9: peer.beta: arbiter.type is \"fence\": a table [peer.beta.fence] must"},

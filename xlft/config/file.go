@@ -98,6 +98,7 @@ type rawDisk struct {
 	Path    *string `toml:"path"`
 	Cache   *string `toml:"cache"`
 	Storage *string `toml:"storage"`
+	Sector  *int    `toml:"sector_size"`
 }
 
 // rawDuration is a duration as time.ParseDuration reads it: "200ms", "1s".

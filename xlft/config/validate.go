@@ -266,6 +266,11 @@ func (raw rawDomain) apply(d Domain, at toml.Key, peers map[string]Peer) (Domain
 			}
 			disk.Direct = disk.Direct || disk.Shared
 		}
+		if rd.Sector != nil {
+			if disk.Sector = *rd.Sector; disk.Sector != 512 && disk.Sector != 4096 {
+				return d, append(at, "sector_size"), fmt.Errorf("%d is neither 512 nor 4096", disk.Sector)
+			}
+		}
 		d.Disks[vdev] = disk
 	}
 	sub := func(k string) toml.Key { return append(append(toml.Key{}, at...), k) }

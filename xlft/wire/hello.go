@@ -10,7 +10,7 @@ import (
 const magic = "xlft"
 
 // features are what this side can do beyond the version's minimum.
-var features = []string{FeatureS2, FeatureLines, FeatureVerify}
+var features = []string{FeatureS2, FeatureLines, FeatureVerify, FeatureSectors}
 
 // Greet opens a connection from the primary's side: it sends Hello and waits
 // for the answer, at most timeout. The answer has the version and the features

@@ -89,6 +89,9 @@ type Disk struct {
 	Size int64  `json:"size"` // bytes
 	// Shared: both hosts see the same storage.
 	Shared bool `json:"shared,omitempty"`
+	// Sector is the size in bytes of a sector as the domain sees it; 0, which a host
+	// says that knows nothing else: 512. Another size needs FeatureSectors.
+	Sector int `json:"sector,omitempty"`
 }
 
 // DiskOpen begins the connection of a disk.

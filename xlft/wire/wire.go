@@ -54,6 +54,8 @@ const (
 	FeatureS2     = "s2"
 	FeatureLines  = "lines"
 	FeatureVerify = "verify" // the backup answers VERIFY on the connection of a mirrored disk
+	// The backup runs a domain from disks with the sectors that the primary says.
+	FeatureSectors = "sectors"
 )
 
 // CodedBody is the longest body of a DATA frame that is coded by what changed, in bytes

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"xlft/diskrepl"
 	"xlft/xlft/backup"
 	"xlft/xlft/config"
 	"xlft/xlft/internal/control"
@@ -74,7 +75,7 @@ func (a *app) drain(cmd *cobra.Command, c *config.Config, untilBoot bool) error 
 	if !untilBoot {
 		mark = lasting
 	}
-	if err := os.MkdirAll(filepath.Dir(mark), 0o755); err != nil {
+	if err := diskrepl.MakeDir(filepath.Dir(mark), 0o755); err != nil {
 		return err
 	}
 	if err := store.Replace(mark, []byte(time.Now().Format(time.RFC3339)+"\n")); err != nil {

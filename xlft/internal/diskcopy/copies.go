@@ -47,6 +47,7 @@ type diskCopy struct {
 	domain, vdev string
 	was          xlft.DiskRecord
 	durable      bool     // as configured when the session began
+	sector       int      // of the primary's disk
 	spill        *os.File // has no name; nil if the configuration asks for none
 }
 
@@ -63,7 +64,7 @@ func (c *diskCopy) Close() error {
 // spillFile returns a file without a name, whose space is allocated.
 func (c *Copies) spillFile() (*os.File, error) {
 	dir := filepath.Join(c.Config().StateDir, "journal")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := diskrepl.MakeDir(dir, 0o700); err != nil { // a durable journal may be beside it
 		return nil, err
 	}
 	f, err := os.CreateTemp(dir, "disk-*")
@@ -101,7 +102,10 @@ func (c *diskCopy) Begin(st xlft.DiskState) error {
 
 func (c *diskCopy) Was() xlft.DiskRecord { return c.was }
 
-func (c *diskCopy) Record(r xlft.DiskRecord) error { return c.host.record(c.domain, c.vdev, r) }
+func (c *diskCopy) Record(r xlft.DiskRecord) error {
+	r.Sector = c.sector
+	return c.host.record(c.domain, c.vdev, r)
+}
 
 // record records what a copy is, and removes a journal that is not needed then.
 func (c *Copies) record(domain, vdev string, r xlft.DiskRecord) error {
@@ -132,6 +136,9 @@ func (c *Copies) find(domain string, d wire.Disk) (*blockfile.File, error) {
 		kind := map[bool]string{false: "mirror", true: "shared"}
 		return nil, fmt.Errorf("its storage is %q there and %q here", kind[d.Shared], kind[conf.Shared])
 	}
+	if want := xlft.Sector(d.Sector); conf.Sector != 0 && conf.Sector != want {
+		return nil, fmt.Errorf("its sectors are of %d bytes there, and of %d here: set sector_size = %d in [domain.%s.disk.%s] on this host, or leave it out", want, conf.Sector, want, domain, d.VDev)
+	}
 	f, err := openConfigured(conf)
 	if err != nil {
 		return nil, err
@@ -150,7 +157,7 @@ func (c *Copies) Open(domain string, d wire.Disk) (backup.DiskCopy, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &diskCopy{File: f, host: c, domain: domain, vdev: d.VDev, durable: c.Config().DurableAck}
+	v := &diskCopy{File: f, host: c, domain: domain, vdev: d.VDev, durable: c.Config().DurableAck, sector: xlft.Sector(d.Sector)}
 	if v.was, err = c.Store.LoadDisk(domain, d.VDev); err != nil {
 		f.Close()
 		return nil, err

@@ -26,5 +26,5 @@ func (c *Copies) Invalidate(domain, vdev string) error {
 		return err
 	}
 	// What failed is not to be trusted, whatever else is given up.
-	return c.record(domain, vdev, xlft.DiskRecord{State: xlft.Inconsistent, Failed: r.Failed})
+	return c.record(domain, vdev, xlft.DiskRecord{State: xlft.Inconsistent, Failed: r.Failed, Sector: r.Sector})
 }

@@ -108,7 +108,7 @@ func (c *Copies) Promote(domain, vdev string, shared SharedJournal) (done []Prom
 	for _, p := range all {
 		// The next copy to storage that failed is of all chunks, though the journal has
 		// repaired it.
-		r := xlft.DiskRecord{State: xlft.UpToDate, Failed: p.record.Failed, Data: p.record.Data.Next()}
+		r := xlft.DiskRecord{State: xlft.UpToDate, Failed: p.record.Failed, Data: p.record.Data.Next(), Sector: p.record.Sector}
 		if err := c.record(domain, p.VDev, r); err != nil {
 			return nil, fmt.Errorf("disk %s: %w", p.VDev, err)
 		}

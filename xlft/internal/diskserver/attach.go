@@ -23,7 +23,7 @@ func (s *Server) Attach(vdev string, who User) (device string, err error) {
 	if d := s.open[vdev]; d != nil && d.socket && d.kernel == nil {
 		return "", fmt.Errorf("attach %s: clients of the socket may write to it: \"xlft disk detach %s/%s\" ends that", vdev, s.Config.Name, vdev)
 	}
-	d, err := s.openDisk(vdev, false)
+	d, err := s.openDisk(vdev, false, 0)
 	if err != nil {
 		return "", fmt.Errorf("attach %s: %w", vdev, err)
 	}
@@ -56,14 +56,14 @@ func (s *Server) Open(vdev string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d, err := s.openDisk(vdev, false)
+	d, err := s.openDisk(vdev, false, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", vdev, err)
 	}
 	if d.socket {
 		return nil
 	}
-	if err := s.clients.Add(&nbd.Export{Name: vdev, Description: s.Config.Name, Device: d.repl, ReadOnly: d.kernel != nil}); err != nil {
+	if err := s.clients.Add(&nbd.Export{Name: vdev, Description: s.Config.Name, Device: d.repl, ReadOnly: d.kernel != nil, Sector: d.sector}); err != nil {
 		return fmt.Errorf("open %s: %w", vdev, err)
 	}
 	d.socket = true

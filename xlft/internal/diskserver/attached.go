@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"xlft/diskrepl/nbd"
+	"xlft/xlft"
 )
 
 // A blockDevice is a disk as a block device of this host.
@@ -65,7 +66,7 @@ func (s *Server) recordAttached() error {
 	at := map[string]attachment{}
 	for vdev, d := range s.open {
 		if d.kernel != nil {
-			at[vdev] = attachment{s.devices.index(d.kernel), d.users}
+			at[vdev] = attachment{s.devices.index(d.kernel), d.users, d.sector}
 		}
 	}
 	for vdev, l := range s.lost {
@@ -120,7 +121,7 @@ func (s *Server) Recover() error {
 		}
 		var d *disk
 		if err == nil {
-			d, err = s.openDisk(vdev, true)
+			d, err = s.openDisk(vdev, true, 0)
 		}
 		if err != nil {
 			s.Log.Error("the writes that were held back of a disk stay held", zap.String("vdev", vdev), zap.Error(err))
@@ -135,7 +136,7 @@ func (s *Server) Recover() error {
 // reattach serves a block device again whose server died. It is called with mu
 // held.
 func (s *Server) reattach(vdev string, a attachment) error {
-	d, err := s.openDisk(vdev, true)
+	d, err := s.openDisk(vdev, true, xlft.Sector(a.Sector)) // the domain sees these
 	if err != nil {
 		return err
 	}

@@ -179,6 +179,9 @@ func (s *Server) link(ctx context.Context, v *session, dial wire.Dialer, id stri
 			return fmt.Errorf("disk %s: write what was held: %w", want.VDev, err)
 		}
 	}
+	if xlft.Sector(want.Sector) != d.sector {
+		return fmt.Errorf("disk %s: it was offered with sectors of %d bytes, and has %d", want.VDev, xlft.Sector(want.Sector), d.sector)
+	}
 	open := wire.DiskOpen{Disk: want}
 	if d.shared == nil {
 		data, err := s.giveData(want.VDev)
@@ -190,6 +193,10 @@ func (s *Server) link(ctx context.Context, v *session, dial wire.Dialer, id stri
 	conn, hello, ready, err := wire.OpenDisk(ctx, dial, s.Software, id, open)
 	if err != nil {
 		return err
+	}
+	if err := knowsSectors(d.sector, hello.Features); err != nil {
+		conn.Close()
+		return fmt.Errorf("disk %s: %w", want.VDev, err)
 	}
 	if d.shared != nil {
 		room, err := s.held(want.VDev).Room()

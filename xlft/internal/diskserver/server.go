@@ -85,6 +85,7 @@ type disk struct {
 	dirty  *dirtyFile       // nil if there is none
 	kernel blockDevice      // nil if it is none of this host
 	users  users            // of kernel; empty if they are not known
+	sector int              // bytes of a sector as the domain sees it
 	socket bool             // clients of the socket have it
 	unused bool             // detached, and kept open for the writes that it holds
 }
@@ -126,8 +127,9 @@ func New(conf config.Domain, log *zap.Logger) *Server {
 func (s *Server) Idle() <-chan struct{} { return s.idle }
 
 // openDisk opens a disk unless it is open. again says that an earlier process
-// had it open and nobody else since. It is called with mu held.
-func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
+// had it open and nobody else since. sector is the size of the sectors that a domain
+// sees already; 0: none does. It is called with mu held.
+func (s *Server) openDisk(vdev string, again bool, sector int) (*disk, error) {
 	if d := s.open[vdev]; d != nil {
 		d.unused = false
 		return d, nil
@@ -150,7 +152,11 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &disk{vdev: vdev, file: f, users: users{}}
+	d := &disk{vdev: vdev, file: f, users: users{}, sector: sector}
+	if err := s.chooseSector(d, conf, rec); err != nil {
+		f.Close()
+		return nil, err
+	}
 	if !again && !conf.Shared {
 		if err := s.newData(vdev); err != nil { // the domain begins to write to it
 			f.Close()
@@ -178,12 +184,12 @@ func (s *Server) openDisk(vdev string, again bool) (*disk, error) {
 		}
 		d.repl = m
 	}
-	if err := s.exports.Add(&nbd.Export{Name: vdev, Description: s.Config.Name, Device: d.repl}); err != nil {
+	if err := s.exports.Add(&nbd.Export{Name: vdev, Description: s.Config.Name, Device: d.repl, Sector: d.sector}); err != nil {
 		f.Close()
 		return nil, err
 	}
 	s.open[vdev] = d
-	s.Log.Info("disk opened", zap.String("vdev", vdev), zap.String("path", conf.Path), zap.Int64("size", f.Size()), zap.Bool("direct", conf.Direct))
+	s.Log.Info("disk opened", zap.String("vdev", vdev), zap.String("path", conf.Path), zap.Int64("size", f.Size()), zap.Int("sector", d.sector), zap.Bool("direct", conf.Direct))
 	return d, nil
 }
 
@@ -268,6 +274,7 @@ type DiskStatus struct {
 	VDev     string             `json:"vdev"`
 	Path     string             `json:"path"`
 	Size     int64              `json:"size"`
+	Sector   int                `json:"sector"` // bytes, as the domain sees it
 	Device   string             `json:"device,omitempty"`
 	Users    []string           `json:"users,omitempty"`
 	Shared   bool               `json:"shared,omitempty"`
@@ -282,7 +289,7 @@ func (s *Server) Status() []DiskStatus {
 	defer s.mu.Unlock()
 	all := make([]DiskStatus, 0, len(s.open))
 	for _, d := range s.open {
-		st := DiskStatus{VDev: d.vdev, Path: d.file.Name(), Size: d.file.Size()}
+		st := DiskStatus{VDev: d.vdev, Path: d.file.Name(), Size: d.file.Size(), Sector: d.sector}
 		if d.shared != nil {
 			h := d.holding()
 			st.Shared, st.Holding = true, &h

@@ -63,6 +63,9 @@ func (u users) String() string { return strings.Join(slices.Sorted(maps.Keys(u))
 type attachment struct {
 	Index int   `json:"index"`
 	Users users `json:"users,omitempty"`
+	// Sector is the size in bytes of the device's sectors; 0, which is what earlier
+	// versions wrote: 512.
+	Sector int `json:"sector,omitempty"`
 }
 
 func (a *attachment) UnmarshalJSON(b []byte) error {

@@ -139,9 +139,18 @@ func (c *Check) disks(ctx context.Context, domain string, vdevs []string) ([]wir
 		if !ok {
 			return nil, fmt.Errorf("disk server of %s: it does not serve %s", domain, v)
 		}
-		ds = append(ds, wire.Disk{VDev: v, Size: s.Size, Shared: s.Shared})
+		ds = append(ds, wire.Disk{VDev: v, Size: s.Size, Shared: s.Shared, Sector: saidSector(s.Sector)})
 	}
 	return ds, nil
+}
+
+// saidSector is the size of a sector as an offer has it: 512 need not be said, and
+// hosts that know nothing else take the offer then.
+func saidSector(n int) int {
+	if n == xlft.Sector(0) {
+		return 0
+	}
+	return n
 }
 
 // Problems returns every reason why a domain can't be protected now by a peer.

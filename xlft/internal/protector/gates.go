@@ -147,7 +147,7 @@ func outdate(records store.Dir, domain string, ds []wire.Disk) error {
 	for _, d := range ds {
 		// If its record can't be read, that it is outdated is what counts.
 		was, _ := records.LoadDisk(domain, d.VDev)
-		if err := records.SaveDisk(domain, d.VDev, xlft.DiskRecord{State: xlft.Outdated, Data: was.Data}); err != nil {
+		if err := records.SaveDisk(domain, d.VDev, xlft.DiskRecord{State: xlft.Outdated, Data: was.Data, Sector: was.Sector}); err != nil {
 			all = errors.Join(all, err)
 		}
 	}

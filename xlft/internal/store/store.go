@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"xlft/diskrepl"
 	"xlft/xlft"
 )
 
@@ -57,7 +58,7 @@ func (d Dir) save(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := diskrepl.MakeDir(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
 	b = append(b, '\n')
