@@ -227,10 +227,13 @@ func (r *Receiver) query(ctx context.Context, c *wire.Conn, peer string) error {
 			break
 		}
 		list, err := r.List(ctx)
+		if err == nil {
+			err = c.WriteJSON(wire.TypeListResult, 0, list)
+		}
 		if err != nil {
 			return refuse(c, wire.CodeInternal, nil, err)
 		}
-		return c.WriteJSON(wire.TypeListResult, 0, list)
+		return nil
 	}
 	return refuse(c, wire.CodeProtocol, nil, fmt.Errorf("%w: %v", wire.ErrUnexpected, f.Type))
 }

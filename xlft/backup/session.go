@@ -389,6 +389,11 @@ func (s *session) listen(ctx context.Context) error {
 		case wire.TypeDestroy:
 			s.post(ctx, DestroyAsked{errUnprotected, true})
 		case wire.TypeHandOver:
+			if s.r.drained() {
+				// Two hosts that are drained at once do not swap their domains: this one stays.
+				s.post(ctx, DestroyAsked{errDrained(), false})
+				break
+			}
 			s.post(ctx, Handed{f.Epoch})
 		default:
 			return fmt.Errorf("%w: %v", wire.ErrUnexpected, f.Type)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -113,6 +114,12 @@ func (raw *rawConfig) peers(c *Config) (toml.Key, error) {
 		}
 		if p.Fence == nil && c.Arbiter.Type == "fence" {
 			return toml.Key{"peer", n}, fmt.Errorf("arbiter.type is \"fence\": a table [peer.%s.fence] must say how its power is taken", n)
+		}
+		for _, a := range p.Addresses {
+			host, _, _ := net.SplitHostPort(a)
+			if ip, err := netip.ParseAddr(host); err == nil && slices.Contains(c.Arbiter.Ping, ip) {
+				return toml.Key{"arbiter", "ping"}, fmt.Errorf("%s is peer %s: when it dies it answers nobody, and nobody could take over from it", ip, n)
+			}
 		}
 		c.Peers[n] = p
 	}

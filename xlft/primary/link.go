@@ -48,6 +48,7 @@ func openLink(ctx context.Context, dial wire.Dialer, software string, o wire.Off
 	}
 	stop := context.AfterFunc(ctx, func() { l.control.Close() })
 	defer stop()
+	ctx = wire.By(ctx, l.control.Address()) // the disks' connections too
 	var h wire.Hello
 	if l.data, h, err = wire.OpenData(ctx, dial, l.session, software, set.PageCache); err != nil {
 		l.control.Close()

@@ -188,8 +188,13 @@ func (c *Control) waiting() bool {
 	return true
 }
 
-// Address returns the other side's address.
-func (c *Control) Address() string { return c.conn.RemoteAddr().String() }
+// Address returns the address by which the other side was dialled, or is seen.
+func (c *Control) Address() string {
+	if t, ok := c.conn.Conn.(*tlsConn); ok && t.path != "" {
+		return t.path
+	}
+	return c.conn.RemoteAddr().String()
+}
 
 // Close closes the connection; a blocked Receive returns.
 func (c *Control) Close() error { return c.conn.Close() }

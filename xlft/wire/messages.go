@@ -3,7 +3,9 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // ConnKind says what a connection is for.
@@ -210,9 +212,22 @@ type Refusal struct {
 }
 
 func (r *Refusal) Error() string {
-	s := fmt.Sprintf("refused by peer: %s", r.Reason)
+	s := fmt.Sprintf("refused by peer: %s", Printable(r.Reason))
 	for _, p := range r.Problems {
-		s += "; " + p.What
+		s += "; " + Printable(p.What)
 	}
 	return s
+}
+
+// Printable returns what a peer says as it may be printed to a terminal, in one line.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return '\uFFFD'
+		}
+		return r
+	}, s)
 }

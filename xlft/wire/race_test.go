@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A path is how an address behaves.
-type path struct {
+// A way is how an address behaves.
+type way struct {
 	after time.Duration
 	err   error
 }
@@ -34,17 +34,17 @@ func TestRace(t *testing.T) {
 	const slow = time.Hour // until it is cancelled
 	for _, c := range []struct {
 		name  string
-		paths map[string]path
+		paths map[string]way
 		want  string
 		after time.Duration
 	}{
-		{"the first", map[string]path{"a": {}, "b": {}, "c": {}}, "a", 0},
-		{"the first, a little slow", map[string]path{"a": {after: 200 * time.Millisecond}, "b": {}, "c": {}}, "a", 200 * time.Millisecond},
-		{"the first is silent", map[string]path{"a": {after: slow}, "b": {}, "c": {}}, "b", attemptDelay},
-		{"the first is slow", map[string]path{"a": {after: 300 * time.Millisecond}, "b": {after: 100 * time.Millisecond}, "c": {}}, "a", 300 * time.Millisecond},
-		{"the first refuses", map[string]path{"a": {err: refused}, "b": {}, "c": {}}, "b", 0},
-		{"two are silent", map[string]path{"a": {after: slow}, "b": {after: slow}, "c": {}}, "c", 2 * attemptDelay},
-		{"all refuse", map[string]path{"a": {err: refused}, "b": {err: refused}, "c": {err: refused}}, "", 0},
+		{"the first", map[string]way{"a": {}, "b": {}, "c": {}}, "a", 0},
+		{"the first, a little slow", map[string]way{"a": {after: 200 * time.Millisecond}, "b": {}, "c": {}}, "a", 200 * time.Millisecond},
+		{"the first is silent", map[string]way{"a": {after: slow}, "b": {}, "c": {}}, "b", attemptDelay},
+		{"the first is slow", map[string]way{"a": {after: 300 * time.Millisecond}, "b": {after: 100 * time.Millisecond}, "c": {}}, "a", 300 * time.Millisecond},
+		{"the first refuses", map[string]way{"a": {err: refused}, "b": {}, "c": {}}, "b", 0},
+		{"two are silent", map[string]way{"a": {after: slow}, "b": {after: slow}, "c": {}}, "c", 2 * attemptDelay},
+		{"all refuse", map[string]way{"a": {err: refused}, "b": {err: refused}, "c": {err: refused}}, "", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ const batchSize = 256 << 10
 type tlsConn struct {
 	*tls.Conn
 	under *bufferedConn
+	path  string // the address that was dialled; "" if it was accepted
 
 	wmu           sync.Mutex
 	small         []byte // a frame with little in it
@@ -41,14 +43,37 @@ const attemptDelay = 250 * time.Millisecond
 func (id *Identity) Dialer(addresses []string, peer Fingerprint) Dialer {
 	conf := id.TLSConfig(func(f Fingerprint) bool { return f == peer })
 	return func(ctx context.Context) (net.Conn, error) {
-		return race(ctx, addresses, func(ctx context.Context, address string) (net.Conn, error) {
+		return race(ctx, path(ctx, addresses), func(ctx context.Context, address string) (net.Conn, error) {
 			c, err := dialTLS(ctx, address, conf)
 			if err != nil {
 				return nil, err
 			}
+			c.path = address
 			return c, nil
 		})
 	}
+}
+
+type pathKey struct{}
+
+// By returns a context in which a Dialer takes this address of the peer alone: all
+// connections of a session go by one path, whose end its heartbeats find out. "" is any.
+func By(ctx context.Context, address string) context.Context {
+	return context.WithValue(ctx, pathKey{}, address)
+}
+
+// Path returns the address that a context has by By; "" if none.
+func Path(ctx context.Context) string {
+	address, _ := ctx.Value(pathKey{}).(string)
+	return address
+}
+
+// path returns the addresses that are to be tried.
+func path(ctx context.Context, addresses []string) []string {
+	if one := Path(ctx); slices.Contains(addresses, one) {
+		return []string{one}
+	}
+	return addresses
 }
 
 // race returns the first connection that stands, and closes those that come later.

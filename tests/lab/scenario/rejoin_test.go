@@ -106,7 +106,7 @@ func TestUnsound(t *testing.T) {
 	s.Protect = true
 	s.Host = "health_command = \"/root/health\"\nhealth_interval = \"2s\"\n"
 	for _, h := range fx.Hosts() {
-		check(t, h.WriteFile(within(t, soon), "/root/health", []byte("#!/bin/sh\ntest ! -e /run/hot || { echo it is hot; exit 1; }\n"), 0o755))
+		check(t, h.WriteFile(within(t, soon), "/root/health", []byte("#!/bin/sh\ntest ! -e /run/hot || { echo it is hot; exit 100; }\n"), 0o755))
 	}
 	fx.install(s)
 	from, to := fx.home, fx.backup()

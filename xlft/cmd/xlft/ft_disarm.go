@@ -10,7 +10,6 @@ import (
 
 	"xlft/xlft/internal/overview"
 	"xlft/xlft/internal/protector"
-	"xlft/xlft/internal/xen"
 )
 
 func (a *app) disarmCommand() *cobra.Command {
@@ -22,8 +21,9 @@ func (a *app) disarmCommand() *cobra.Command {
 		Long: `Ends the protection of domains as "xl ft-stop" does, for works on the network
 between the hosts, say: the domains run on, and nothing that happens to the hosts or
 between them moves one. After the time each is protected again by itself, if it still
-runs here; "xl ft-start" does that sooner, and "xl ft-stop" ends it for good. Without a
-domain: all that are protected from this host. They need protect = true.`,
+runs here; "xl ft-start" does that sooner, and "xl ft-stop" ends it for good. A domain
+that is started again meanwhile stays unprotected too. Without a domain: all that are
+protected from this host, or wait for a backup. They need protect = true.`,
 		Example:           "  xl ft-disarm --for 30m",
 		ValidArgsFunction: a.completeProtected,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -39,8 +39,8 @@ domain: all that are protected from this host. They need protect = true.`,
 }
 
 func (a *app) disarm(cmd *cobra.Command, domains []string, lasts time.Duration) error {
-	if lasts < time.Second || lasts > 7*24*time.Hour {
-		return fmt.Errorf("--for is %v, and is between 1s and 168h", lasts)
+	if lasts < time.Second || lasts > protector.LongestDisarm {
+		return fmt.Errorf("--for is %v, and is between 1s and %v", lasts, protector.LongestDisarm)
 	}
 	c, err := a.config()
 	if err != nil {
@@ -52,12 +52,14 @@ func (a *app) disarm(cmd *cobra.Command, domains []string, lasts time.Duration) 
 			return err
 		}
 		for _, r := range rows {
-			if r.Role == overview.Primary && c.For(r.Domain).Protect {
+			// Also those that wait for a backup, and would get it in the middle of the works.
+			waits := r.Unprotected != nil && !r.Unprotected.Stopped
+			if (r.Role == overview.Primary || waits) && c.For(r.Domain).Protect {
 				domains = append(domains, r.Domain)
 			}
 		}
 		if len(domains) == 0 {
-			return errors.New("no domain with protect = true is protected from this host")
+			return errors.New("no domain with protect = true is protected from this host, or waits for a backup")
 		}
 	}
 	for _, d := range domains { // before anything is done
@@ -65,49 +67,40 @@ func (a *app) disarm(cmd *cobra.Command, domains []string, lasts time.Duration) 
 			return fmt.Errorf("%s has no protect = true: nobody would protect it again. \"xl ft-stop %s\", and then \"xl ft-start %s\"", d, d, d)
 		}
 	}
+	ctx := cmd.Context()
 	var failed []error
 	for _, d := range domains {
-		at := time.Now().Add(lasts)
-		run, err := runOf(d)
-		if err != nil {
-			err = fmt.Errorf("%s: %w", d, err)
-		} else {
-			err = disarmOne(cmd.Context(), c.RunDir, d, run, at, func() error { return a.stop(cmd, d) })
-		}
-		if err != nil {
-			failed = append(failed, err)
+		if ctx.Err() != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", d, context.Cause(ctx)))
 			continue
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s: is protected again at %s; \"xl ft-start %s\" does it now\n", d, at.Format(time.TimeOnly), d)
+		at := time.Now().Add(lasts)
+		if err := disarmOne(ctx, c.RunDir, d, at, func() error { return a.stop(cmd, d) }); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", d, err))
+			continue
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: is protected again at %s; \"xl ft-start %s\" does it now\n", d, at.Format(time.DateTime), d)
 	}
 	return errors.Join(failed...)
 }
 
-// disarmOne ends the protection of a run of a domain until a time. That it ends by itself is noted
-// first: an operator who is cut off in the middle does not leave the domain unprotected.
-func disarmOne(ctx context.Context, runDir, domain, run string, at time.Time, stop func() error) error {
-	if err := protector.MarkAgain(runDir, domain, run, at); err != nil {
-		return fmt.Errorf("%s: %w", domain, err)
+// disarmOne ends the protection of a domain until a time. That it ends by itself is noted
+// before that too: an operator who is cut off in the middle does not leave the domain
+// unprotected for good.
+func disarmOne(ctx context.Context, runDir, domain string, at time.Time, stop func() error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	was := protector.Again(runDir, domain)
+	if err := protector.MarkAgain(runDir, domain, at); err != nil {
+		return err
 	}
 	if err := stop(); err != nil {
 		if ctx.Err() == nil { // else it may still end
-			err = errors.Join(err, protector.MarkAgain(runDir, domain, "", time.Time{}))
+			err = errors.Join(err, protector.MarkAgain(runDir, domain, was))
 		}
 		return err
 	}
-	return nil
-}
-
-// runOf returns the run of a domain of this host.
-func runOf(domain string) (string, error) {
-	h, err := xen.Open()
-	if err != nil {
-		return "", err
-	}
-	defer h.Close()
-	d, err := h.Lookup(domain)
-	if err != nil {
-		return "", err
-	}
-	return protector.Instance(d), nil
+	// A protector that was just starting has removed the note.
+	return protector.MarkAgain(runDir, domain, at)
 }

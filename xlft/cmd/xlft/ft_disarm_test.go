@@ -20,8 +20,8 @@ func TestDisarmRefuses(t *testing.T) {
 	}
 	for _, c := range []struct{ args, want string }{
 		{"", `required flag(s) "for" not set`},
-		{"--for 0s", "between 1s and 168h"},
-		{"--for 1h", "no domain with protect = true is protected from this host"},
+		{"--for 0s", "between 1s and 168h0m0s"},
+		{"--for 1h", "no domain with protect = true is protected from this host, or waits"},
 		{"--for 1h web1", `web1 has no protect = true: nobody would protect it again. "xl ft-stop web1"`},
 		{"--for 1h web2 web1", "web1 has no protect = true"},
 	} {
@@ -48,7 +48,7 @@ func TestDisarm(t *testing.T) {
 		dir := t.TempDir()
 		ctx, cancel := context.WithCancel(t.Context())
 		failure := errors.New("no such domain")
-		err := disarmOne(ctx, dir, "web1", "boot/7", at, func() error {
+		err := disarmOne(ctx, dir, "web1", at, func() error {
 			if c.cut {
 				cancel()
 			}
@@ -63,7 +63,7 @@ func TestDisarm(t *testing.T) {
 		if err := protector.MarkStopped(dir, "web1", "boot/7"); err != nil {
 			t.Fatal(err)
 		}
-		if run, until := protector.StoppedRun(dir, "web1"); run != "boot/7" || !until.Equal(c.until) {
+		if stopped, until := protector.Stopped(dir, "web1", "boot/7"); !stopped || !until.Equal(c.until) {
 			t.Errorf("%s: stopped until %v, want %v", c.name, until, c.until)
 		}
 		cancel()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -89,7 +90,7 @@ func listAll(cmd *cobra.Command, cfg *config.Config, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	own, err := listHere(cmd.Context(), cfg)
+	own, err := listHere(cmd.Context(), cfg, askXen)
 	if err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func printHosts(out io.Writer, hosts []listedHost, asJSON bool) error {
 	var silent []error
 	for _, h := range hosts {
 		if h.Error != "" {
-			silent = append(silent, fmt.Errorf("%s gives no answer: %s", h.Host, h.Error))
+			silent = append(silent, fmt.Errorf("%s gives no answer: %s", h.Host, wire.Printable(h.Error)))
 		}
 	}
 	if asJSON {
@@ -137,14 +138,15 @@ func printHosts(out io.Writer, hosts []listedHost, asJSON bool) error {
 			fmt.Fprintf(w, "%s\t%s\t-\n", h.Host, free)
 		}
 		for _, d := range h.Domains {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\n", h.Host, free, d.Domain, d.Role, d.Peer, stateOf(d.State, d.Protected, d.NoArbiter), d.Epoch, d.Generation)
+			p := wire.Printable // what a peer says is a table's cell, and no more
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\n", h.Host, free, p(d.Domain), p(d.Role), p(d.Peer), p(stateOf(d.State, d.Protected, d.NoArbiter)), d.Epoch, d.Generation)
 		}
 	}
 	return errors.Join(append([]error{w.Flush()}, silent...)...)
 }
 
-// listHere is what this host answers to those who ask.
-func listHere(ctx context.Context, cfg *config.Config) (wire.ListResult, error) {
+// listHere is what this host answers to those who ask; info asks the hypervisor.
+func listHere(ctx context.Context, cfg *config.Config, info func() (xen.Info, error)) (wire.ListResult, error) {
 	l := wire.ListResult{Host: cfg.Name, Drained: drained(cfg), Domains: []wire.ListDomain{}}
 	rows, err := overview.Rows(ctx, cfg.RunDir, cfg.StateDir)
 	if err != nil {
@@ -152,23 +154,39 @@ func listHere(ctx context.Context, cfg *config.Config) (wire.ListResult, error) 
 	}
 	for _, r := range rows {
 		l.Domains = append(l.Domains, wire.ListDomain{Domain: r.Domain, Role: string(r.Role), Peer: r.Peer, State: r.State, Protected: r.Protected,
-			NoArbiter: r.NoArbiter, Epoch: r.Epoch, Generation: r.Generation})
+			NoArbiter: short(r.NoArbiter), Epoch: r.Epoch, Generation: r.Generation})
 	}
 	// A hypervisor that does not answer hides nothing of what is protected.
-	if h, err := xen.Open(); err == nil {
-		defer h.Close()
-		if info, err := h.Info(); err == nil {
-			l.FreeKiB = info.FreeKiB
-		}
+	if i, err := info(); err == nil {
+		l.FreeKiB = i.FreeKiB
 	}
 	return l, nil
+}
+
+// short leaves room in the answer for the other domains.
+func short(s string) string {
+	const most = 500
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
+}
+
+// askXen asks the hypervisor what this host can do.
+func askXen() (xen.Info, error) {
+	h, err := xen.Open()
+	if err != nil {
+		return xen.Info{}, err
+	}
+	defer h.Close()
+	return h.Info()
 }
 
 // fresh keeps what a peer is told for so long: whoever asks often costs this host little.
 const fresh = time.Second
 
 // lister answers peers.
-func lister(config func() *config.Config) func(context.Context) (wire.ListResult, error) {
+func lister(config func() *config.Config, info func() (xen.Info, error)) func(context.Context) (wire.ListResult, error) {
 	var mu sync.Mutex
 	var last wire.ListResult
 	var at time.Time
@@ -178,7 +196,7 @@ func lister(config func() *config.Config) func(context.Context) (wire.ListResult
 		if time.Since(at) < fresh {
 			return last, nil
 		}
-		l, err := listHere(ctx, config())
+		l, err := listHere(ctx, config(), info)
 		if err == nil {
 			last, at = l, time.Now()
 		}

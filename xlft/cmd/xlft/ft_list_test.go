@@ -42,7 +42,7 @@ func TestListAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	its := &config.Config{Name: "its own name", StateDir: state, RunDir: filepath.Join(dir, "beta-run")}
-	r := &backup.Receiver{Software: "test", Log: zap.NewNop(), PeerName: func(net.Conn) string { return "alpha" }, List: lister(func() *config.Config { return its })}
+	r := &backup.Receiver{Software: "test", Log: zap.NewNop(), PeerName: func(net.Conn) string { return "alpha" }, List: lister(func() *config.Config { return its }, askXen)}
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan struct{})
 	go func() {

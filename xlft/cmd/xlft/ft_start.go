@@ -108,21 +108,20 @@ func noteStop(runDir, domain, run string, o primary.Outcome) error {
 	return nil
 }
 
-// notStopped returns an error if an operator ended the protection of the run of a domain that
-// is here now.
+// notStopped returns an error if an operator does not want the run of a domain that is here now
+// to be protected.
 func notStopped(runDir, domain string) error {
-	run, _ := protector.StoppedRun(runDir, domain)
-	if run == "" {
-		return nil
-	}
 	h, err := xen.Open()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
 	d, err := h.Lookup(domain)
-	if err == nil && run == protector.Instance(d) {
-		err = fmt.Errorf("%s: an operator ended its protection", domain)
+	if err != nil {
+		return err
 	}
-	return err
+	if stopped, _ := protector.Stopped(runDir, domain, protector.Instance(d)); stopped {
+		return fmt.Errorf("%s: an operator ended its protection", domain)
+	}
+	return nil
 }

@@ -29,7 +29,7 @@ A domain with protect = true stays unprotected until it is started again, or unt
 		ValidArgsFunction: a.completeProtected,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if c, err := a.config(); err == nil { // else stop says why
-				if err := protector.MarkAgain(c.RunDir, args[0], "", time.Time{}); err != nil {
+				if err := protector.MarkAgain(c.RunDir, args[0], time.Time{}); err != nil {
 					return fmt.Errorf("ft-stop: %w", err)
 				}
 			}

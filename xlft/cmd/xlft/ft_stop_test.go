@@ -46,24 +46,24 @@ func TestStopOfLeft(t *testing.T) {
 	if out != "" || !strings.Contains(complaint, "before it was decided") {
 		t.Errorf("%q, %q", out, complaint)
 	}
-	if r, _ := protector.StoppedRun(runDir, "web1"); r != "" {
-		t.Errorf("the steward leaves %q alone", r)
+	if stopped, _ := protector.Stopped(runDir, "web1", boot+"/7"); stopped {
+		t.Error("the steward leaves it alone")
 	}
 }
 
 // Whoever ran a protection, its end by an operator is noted; any other end is not.
 func TestNoteStop(t *testing.T) {
 	dir := t.TempDir()
-	stopped := func() string {
-		run, _ := protector.StoppedRun(dir, "web1")
-		return run
+	stopped := func() bool {
+		stopped, _ := protector.Stopped(dir, "web1", "boot/7")
+		return stopped
 	}
 	for _, o := range []primary.Outcome{primary.Failed, primary.SwitchedOver, ""} {
-		if err := noteStop(dir, "web1", "boot/7", o); err != nil || stopped() != "" {
+		if err := noteStop(dir, "web1", "boot/7", o); err != nil || stopped() {
 			t.Errorf("%q: %v", o, err)
 		}
 	}
-	if err := noteStop(dir, "web1", "boot/7", primary.Stopped); err != nil || stopped() != "boot/7" {
+	if err := noteStop(dir, "web1", "boot/7", primary.Stopped); err != nil || !stopped() {
 		t.Errorf("%v", err)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"xlft/xlft/config"
+	"xlft/xlft/wire"
 )
 
 // version is set by the linker.
@@ -124,7 +125,7 @@ func complain(w io.Writer, err error) {
 	var ps *problemsError
 	if errors.As(err, &ps) {
 		for _, p := range ps.problems {
-			fmt.Fprintf(w, "  - %s: %s\n    %s\n", p.Host, p.What, p.Advice)
+			fmt.Fprintf(w, "  - %s: %s\n    %s\n", p.Host, wire.Printable(p.What), wire.Printable(p.Advice))
 		}
 		return
 	}

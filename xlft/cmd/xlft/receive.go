@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -106,7 +107,7 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 		}
 	}
 	r.Health = live.health(ctx, c.RunDir)
-	r.List = lister(live.config)
+	r.List = lister(live.config, h.Info)
 	r.Drained = func() bool { return drained(live.config()) }
 	r.Ask = func(ctx context.Context, peer string, q wire.OwnerQuery) (res wire.OwnerResult, err error) {
 		p, ok := live.config().Peers[peer]
@@ -134,10 +135,11 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 	}
 	defer stop()
 	go ways.Run(ctx)
-	sound := &soundness.Watch{Log: log, Unsound: drainUntilBoot(self, a.configPath), Plan: func() (string, time.Duration) {
-		c := live.config()
-		return c.HealthCommand, c.HealthInterval
-	}}
+	sound := &soundness.Watch{Log: log, Empty: drainUntilBoot(self, a.configPath), Emptied: func() bool { return drained(live.config()) },
+		Note: filepath.Join(c.RunDir, "unsound"), Plan: func() (string, time.Duration) {
+			c := live.config()
+			return c.HealthCommand, c.HealthInterval
+		}}
 	go sound.Run(ctx)
 	go s.Run(ctx) // what it has begun goes on without it
 	log.Info("receiving", zap.Stringer("address", l.Addr()), zap.Stringer("arbiter", r.Arbiter), zap.Stringer("fingerprint", id.Fingerprint))
@@ -163,8 +165,8 @@ func (a *app) receive(ctx context.Context, log *zap.Logger) error {
 
 // drainUntilBoot returns what empties this host, in a process of its own, as an operator does.
 // It goes on if this process ends meanwhile.
-func drainUntilBoot(program, config string) func(context.Context, string) error {
-	return func(ctx context.Context, _ string) error {
+func drainUntilBoot(program, config string) func(context.Context) error {
+	return func(ctx context.Context) error {
 		out, err := exec.CommandContext(context.WithoutCancel(ctx), program, "--config", config, "ft-drain", "--until-boot").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(string(out)), " "))

@@ -134,8 +134,7 @@ func inTerminal(ctx context.Context, runDir, domain string) bool {
 }
 
 func (s *stewarded) Stopped(d steward.Domain) (stopped bool, until time.Time) {
-	run, until := protector.StoppedRun(s.config().RunDir, d.Name)
-	return run != "" && run == d.Instance, until
+	return protector.Stopped(s.config().RunDir, d.Name, d.Instance)
 }
 
 // Try is "xl ft-start", in a process of its own: nothing that a look at a domain meets in

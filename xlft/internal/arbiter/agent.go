@@ -29,7 +29,8 @@ const maxOutput = 2 << 10
 func RunAgent(ctx context.Context, f config.FenceAgent, action string) (out []byte, code int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, f.Timeout)
 	defer cancel()
-	var in, stdout, stderr bytes.Buffer
+	var in bytes.Buffer
+	var stdout, stderr output
 	keys := make([]string, 0, len(f.Options))
 	for k := range f.Options {
 		keys = append(keys, k)
@@ -44,12 +45,12 @@ func RunAgent(ctx context.Context, f config.FenceAgent, action string) (out []by
 	cmd.WaitDelay = time.Second // a child of the agent may keep its output open
 	err = cmd.Run()
 	if err == nil {
-		return stdout.Bytes(), 0, nil
+		return stdout.b, 0, nil
 	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("no answer within %v", f.Timeout)
 	}
-	said := append(stdout.Bytes(), stderr.Bytes()...)
+	said := append(stdout.b, stderr.b...)
 	text := strings.TrimSpace(string(said[:min(len(said), maxOutput)]))
 	if text != "" {
 		text = ": " + text
@@ -60,6 +61,15 @@ func RunAgent(ctx context.Context, f config.FenceAgent, action string) (out []by
 		code = exit.ExitCode()
 	}
 	return nil, code, fmt.Errorf("%s, action %s: %w%s", f.Agent, action, err, text)
+}
+
+// output keeps what a program prints, up to more than any agent's metadata have.
+type output struct{ b []byte }
+
+func (o *output) Write(p []byte) (int, error) {
+	const most = 1 << 20
+	o.b = append(o.b, p[:min(len(p), most-len(o.b))]...)
+	return len(p), nil
 }
 
 // metadata is what an agent says of itself with action=metadata (fence-agents,

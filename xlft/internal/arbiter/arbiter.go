@@ -8,6 +8,7 @@ package arbiter
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -16,6 +17,9 @@ import (
 	"xlft/xlft/internal/ping"
 	"xlft/xlft/wire"
 )
+
+// longestPing is less than anybody waits for a check.
+const longestPing = 5 * time.Second
 
 // New returns the arbiter of a configuration. Dial calls a peer, which an
 // arbiter may ask before it decides.
@@ -32,7 +36,12 @@ func New(c *config.Config, software string, dial func(config.Peer) wire.Dialer, 
 		},
 	}
 	if targets := c.Arbiter.Ping; len(targets) > 0 {
-		ask.Outside = func(ctx context.Context) error { return ping.Any(ctx, targets, 2*c.Default.FailureTimeout) }
+		ask.Outside = func(ctx context.Context) error {
+			if own, ok := ping.Own(targets); ok {
+				return fmt.Errorf("arbiter.ping: %s is this host's own address, and answers always", own)
+			}
+			return ping.Any(ctx, targets, min(2*c.Default.FailureTimeout, longestPing))
+		}
 	}
 	if c.Arbiter.Type == "fence" {
 		ask.Timeout = max(ask.Timeout, c.Arbiter.FenceAfter)

@@ -30,20 +30,45 @@ type Asker struct {
 	Host   string
 	Second time.Duration
 	// Outside, if set, says why this host may be cut off from the outside. One that is
-	// makes no claim: its domain would speak to nobody.
+	// makes no claim: its domain would speak to nobody. It takes no longer than Timeout.
 	Outside func(ctx context.Context) error
 	Log     *zap.Logger
 }
 
-// outside is asked after the other host, and before a claim is made.
-func (a *Asker) outside(ctx context.Context) error {
+// outside asks whether this host reaches the outside, for claim c, while the other host is
+// asked: whoever comes first by the time that the question takes does so with it. Reached
+// waits for the answer; end is called when it is not needed any more. A domain that was
+// handed over is claimed with the consent of a host that reaches both.
+func (a *Asker) outside(ctx context.Context, c xlft.Claim) (reached func() error, end func()) {
+	if a.Outside == nil || c.Handed && c.Side == xlft.Backup {
+		return func() error { return nil }, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	answer := make(chan error, 1)
+	go func() { answer <- a.Outside(ctx) }()
+	return func() error {
+		select {
+		case err := <-answer:
+			if err != nil {
+				return fmt.Errorf("%w: this host does not claim the domain", err)
+			}
+		case <-c.Withdrawn:
+		}
+		select {
+		case <-c.Withdrawn:
+			return xlft.ErrWithdrawn
+		default:
+			return nil
+		}
+	}, cancel
+}
+
+// reaches says why this host may be cut off from the outside.
+func (a *Asker) reaches(ctx context.Context) error {
 	if a.Outside == nil {
 		return nil
 	}
-	if err := a.Outside(ctx); err != nil {
-		return fmt.Errorf("%w: this host does not claim the domain", err)
-	}
-	return nil
+	return a.Outside(ctx)
 }
 
 // errUndecided: the other host lives, and will know.
@@ -147,6 +172,8 @@ type None struct {
 
 // Claim is xlft.Arbiter's.
 func (a None) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
+	reached, end := a.outside(ctx, c)
+	defer end()
 	ask := a.settle
 	if c.Side == xlft.Backup && !c.Handed && a.Paths[c.Peer] {
 		ask = a.evidence
@@ -154,10 +181,13 @@ func (a None) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
 	if won, decided, err := ask(ctx, c); decided {
 		return won, err
 	}
-	if err := a.outside(ctx); err != nil {
+	if err := reached(); err != nil {
 		return false, err
 	}
 	return true, nil
 }
+
+// Check is xlft.ArbiterChecker's.
+func (a None) Check(ctx context.Context, _ string) error { return a.reaches(ctx) }
 
 func (None) String() string { return "none (split brain accepted)" }

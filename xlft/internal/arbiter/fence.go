@@ -44,10 +44,12 @@ func (a *Fence) String() string { return "fence" }
 
 // Claim is xlft.Arbiter's.
 func (a *Fence) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
+	reached, end := a.outside(ctx, c)
+	defer end()
 	if won, decided, err := a.consult(ctx, c); decided {
 		return won, err
 	}
-	if err := a.outside(ctx); err != nil {
+	if err := reached(); err != nil {
 		return false, err
 	}
 	if err := a.fence(ctx, c); err != nil {
@@ -179,7 +181,7 @@ func (a *Fence) Check(ctx context.Context, peer string) error {
 	if !ok || p.Fence == nil {
 		return fmt.Errorf("no [peer.%s.fence] in the configuration", peer)
 	}
-	errs := []error{a.outside(ctx)}
+	errs := []error{a.reaches(ctx)}
 	for i, level := range p.Fence.Levels {
 		for _, f := range level {
 			err := a.fit(ctx, f)

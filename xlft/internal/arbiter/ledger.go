@@ -76,12 +76,14 @@ func (a *Ledger) Claim(ctx context.Context, c xlft.Claim) (bool, error) {
 	if c.Domain == "" || c.UUID == "" || c.Generation == 0 || c.Peer == "" || c.Peer == a.Host {
 		return false, fmt.Errorf("%s: a claim by %q against %q of domain %q, UUID %q, generation %d names nothing that two hosts could agree on", a.Kind, a.Host, c.Peer, c.Domain, c.UUID, c.Generation)
 	}
+	reached, end := a.outside(ctx, c)
+	defer end()
 	if !c.Handed {
 		if won, decided, err := a.consult(ctx, c); decided {
 			return won, err
 		}
 	}
-	if err := a.outside(ctx); err != nil {
+	if err := reached(); err != nil {
 		return false, err
 	}
 	select {
@@ -182,7 +184,7 @@ func (a *Ledger) Identity(ctx context.Context) (string, error) {
 
 // Check is xlft.ArbiterChecker's. All peers have the same register.
 func (a *Ledger) Check(ctx context.Context, _ string) error {
-	if err := a.outside(ctx); err != nil {
+	if err := a.reaches(ctx); err != nil {
 		return err
 	}
 	id, err := a.Register.Probe(ctx)

@@ -86,7 +86,7 @@ func (c *Client) Replicate(ctx context.Context, id string, lost func(error)) err
 		}
 	}
 	o := c.order
-	o.Session = id
+	o.Session, o.Path = id, wire.Path(ctx)
 	c.c.Forget()
 	reports, err := c.c.Open(ctx, http.MethodPost, "/replicate", o)
 	if err != nil {

@@ -57,6 +57,8 @@ type Order struct {
 	Peer    string      `json:"peer"`
 	Session string      `json:"session"`
 	Disks   []wire.Disk `json:"disks"`
+	// Path is the address that the session's other connections have; "" is any.
+	Path string `json:"path,omitempty"`
 }
 
 // A Report is the progress of a replication.
@@ -95,6 +97,7 @@ func (s *Server) Replicate(ctx context.Context, o Order, report func(Report) err
 	if err := s.replace(ctx, v); err != nil {
 		return err
 	}
+	ctx = wire.By(ctx, o.Path)
 	for _, want := range o.Disks {
 		if err := s.link(ctx, v, dial, o.Session, want); err != nil {
 			return err

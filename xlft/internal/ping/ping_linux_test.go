@@ -74,3 +74,15 @@ func TestSilent(t *testing.T) {
 		t.Errorf("%v, want why it can't be asked", err)
 	}
 }
+
+// One answer is enough: those that are silent keep nobody waiting.
+func TestAnyDoesNotWaitForTheSilent(t *testing.T) {
+	const limit = 20 * time.Second // which another target's silence would take
+	begun := time.Now()
+	if err := Any(t.Context(), []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.77")}, limit); err != nil {
+		t.Skip(err) // no CAP_NET_RAW
+	}
+	if d := time.Since(begun); d > limit/2 {
+		t.Errorf("the first answer came at once, and Any returned after %v", d)
+	}
+}

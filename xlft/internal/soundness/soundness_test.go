@@ -31,10 +31,11 @@ func TestAsk(t *testing.T) {
 	}{
 		{"exit 0", true, "", ""},
 		{"echo all is well", true, "all is well", ""},
-		{"echo 7 corrected errors; echo in DIMM 3 >&2; exit 1", false, "7 corrected errors in DIMM 3", ""},
+		{"echo 7 corrected errors; echo in DIMM 3 >&2; exit 100", false, "7 corrected errors in DIMM 3", ""},
+		{"echo Traceback >&2; exit 1", false, "Traceback", "exit status 1: Traceback"}, // a script that is broken
 		{"echo no such sensor >&2; exit 2", false, "no such sensor", "exit status 2: no such sensor"},
 		{"kill -KILL $$", false, "", "signal: killed"},
-		{"sleep 1000 & exit 1", false, "", ""}, // what it leaves behind holds nobody up
+		{"sleep 1000 & exit 100", false, "", ""}, // what it leaves behind holds nobody up
 	} {
 		why, sound, err := ask(t.Context(), said(t, c.script))
 		if sound != c.sound || why != c.why || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
@@ -51,20 +52,22 @@ func TestAsk(t *testing.T) {
 func TestWatch(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	drained, full := 0, false
-	w := &Watch{Log: zap.New(core), Unsound: func(_ context.Context, why string) error {
-		if why != "hot" {
-			t.Errorf("why: %q", why)
-		}
+	w := &Watch{Log: zap.New(core), Note: filepath.Join(t.TempDir(), "note"), Emptied: func() bool { return true }, Empty: func(context.Context) error {
 		if drained++; full {
 			return errors.New("web1 is not protected")
 		}
 		return nil
 	}}
-	sound, hot, broken := said(t, "exit 0"), said(t, "echo hot; exit 1"), said(t, "exit 3")
+	sound, hot, broken := said(t, "exit 0"), said(t, "echo hot; exit 100"), said(t, "exit 3")
+	// One path whose content changes: another command begins anew.
+	command := filepath.Join(t.TempDir(), "health")
 	after := func(want int, commands ...string) {
 		t.Helper()
 		for _, c := range commands {
-			w.look(t.Context(), c)
+			if err := errors.Join(os.RemoveAll(command), os.Link(c, command)); err != nil {
+				t.Fatal(err)
+			}
+			w.look(t.Context(), command)
 		}
 		if drained != want {
 			t.Errorf("drained %d times, want %d", drained, want)
@@ -80,6 +83,9 @@ func TestWatch(t *testing.T) {
 	full = false
 	after(4, hot)
 	after(4, hot)
+	after(4, sound, hot)
+	w.look(t.Context(), hot) // another command
+	after(4)
 	if n := logs.FilterMessageSnippet("can't be told").Len(); n != 1 {
 		t.Errorf("%d complaints about the command, want one until it works again", n)
 	}
