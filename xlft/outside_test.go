@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"xlft/tests/simxen"
 	"xlft/xlft"
@@ -86,4 +87,24 @@ func TestHeardAgainWhileOutsideIsAsked(t *testing.T) {
 			m.t.Errorf("A runs it %v: %+v", m.domain.Runs(), m.session.Status())
 		}
 	}, "none")
+}
+
+// A domain that waits, since nobody can be asked, is said to once, and not at each try.
+func TestWaitIsSaidOnce(t *testing.T) {
+	seams(t, func(m *seam) {
+		m.receive(m.b, nil)
+		core, logs := observer.New(zap.ErrorLevel)
+		m.protect(m.a, m.domain, "B", func(s *primary.Session) {
+			s.Log = zap.New(core)
+		})
+		m.await(m.session, primary.Protected)
+		m.b.Crash()
+		time.Sleep(2 * time.Minute)
+		if st := m.session.Status().State; st != primary.Blocked && st != primary.Arbitrating {
+			m.t.Fatalf("it is %v", st)
+		}
+		if n := logs.FilterMessage("protection lost, output held").Len(); n < 1 || n > 2 {
+			m.t.Errorf("said %d times", n)
+		}
+	}, "manual")
 }

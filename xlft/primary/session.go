@@ -467,7 +467,7 @@ func (s *Session) report(before State, ev Event) {
 	case Arbitrating, Blocked:
 		// While the arbiter can't be reached the one leads to the other, again and
 		// again.
-		if s.said.New("held", fmt.Sprint(now == Blocked)) && (now == Blocked || before != Blocked) {
+		if (now == Blocked || before != Blocked) && s.said.New("held", fmt.Sprint(now == Blocked)) {
 			s.Log.Error("protection lost, output held", f...)
 		}
 	case Detaching:
