@@ -94,6 +94,7 @@ func (r *Replica) write(log *epochLog) error {
 type commitRun struct {
 	r       *Replica
 	ordered bool
+	hands   *hands
 	x       extents
 	body    []byte // memory for bodies from the spill file, of which used bytes are in x
 	used    int
@@ -109,7 +110,8 @@ const (
 // barrier: what a crash leaves of an epoch is to be a disk whose power failed. A
 // journal repairs whatever it leaves, and a first copy is no copy yet.
 func (r *Replica) commitAll(log *epochLog, ordered bool) error {
-	run := &commitRun{r: r, ordered: ordered}
+	run := &commitRun{r: r, ordered: ordered, hands: newHands()}
+	defer run.hands.end()
 	for _, l := range log.recs {
 		if err := run.add(l); err != nil {
 			return err
@@ -193,7 +195,7 @@ func (c *commitRun) write() error {
 		c.r.loose = c.r.loose || !left[:n].fua()
 		left = left[n:]
 	}
-	if err := c.x.writeAll(c.r.dev, nil); err != nil {
+	if err := c.x.writeAll(c.r.dev, nil, c.hands); err != nil {
 		return failedAt(err)
 	}
 	c.x, c.used = c.x[:0], 0

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 )
 
 // An extent is a range of a disk and what was last done to it.
@@ -80,8 +81,9 @@ func (x *extents) do(rec record, mem []byte, at int64) {
 }
 
 const (
-	writersOut = 16      // concurrent writes of writeAll
-	writeRun   = 1 << 20 // bytes of extents that are joined into one write, at most
+	writersOut = 16                    // concurrent writes of writeAll
+	slowWrite  = 40 * time.Microsecond // a write that takes longer waits for a disk
+	writeRun   = 1 << 20               // bytes of extents that are joined into one write, at most
 )
 
 // runs are buffers of writeRun bytes.
@@ -93,20 +95,56 @@ var runs = sync.Pool{New: func() any {
 // writeOut applies the extents to a disk and flushes it. load fills b with data
 // from the file.
 func (x extents) writeOut(dev Device, load func(b []byte, at int64) error) error {
-	if err := x.writeAll(dev, load); err != nil {
+	h := newHands()
+	defer h.end()
+	if err := x.writeAll(dev, load, h); err != nil {
 		return err
 	}
 	return dev.Flush()
 }
 
+// hands are goroutines that write side by side. They last for many runs: a barrier may
+// come after each few writes.
+type hands struct {
+	jobs chan func()
+	n    int
+	all  sync.WaitGroup
+}
+
+func newHands() *hands { return &hands{jobs: make(chan func())} }
+
+// help has n goroutines do work, and returns what waits for them.
+func (h *hands) help(n int, work func()) (wait func()) {
+	for ; h.n < n; h.n++ {
+		h.all.Go(func() {
+			for f := range h.jobs {
+				f()
+			}
+		})
+	}
+	var wg sync.WaitGroup
+	wg.Add(n)
+	for range n {
+		h.jobs <- func() {
+			defer wg.Done()
+			work()
+		}
+	}
+	return wg.Wait
+}
+
+func (h *hands) end() {
+	close(h.jobs)
+	h.all.Wait()
+}
+
 // writeAll applies the extents to a disk, in any order and many at once. After an
 // error it begins no other write.
-func (x extents) writeAll(dev Device, load func(b []byte, at int64) error) error {
+func (x extents) writeAll(dev Device, load func(b []byte, at int64) error, h *hands) error {
 	var (
 		mu    sync.Mutex
 		left  = x
 		first error
-		wg    sync.WaitGroup
 	)
 	// take returns the next extents that one write can apply.
 	take := func() extents {
@@ -120,22 +158,31 @@ func (x extents) writeAll(dev Device, load func(b []byte, at int64) error) error
 		left = left[n:]
 		return run
 	}
-	work := func() {
-		for run := take(); len(run) > 0; run = take() {
-			if err := run.write(dev, load); err != nil {
-				mu.Lock()
-				if first == nil {
-					first = fmt.Errorf("%v at %d: %w", run[0].typ, run[0].off, err)
-				}
-				mu.Unlock()
+	one := func(run extents) {
+		if err := run.write(dev, load); err != nil {
+			mu.Lock()
+			if first == nil {
+				first = fmt.Errorf("%v at %d: %w", run[0].typ, run[0].off, err)
 			}
+			mu.Unlock()
 		}
 	}
-	for range min(writersOut, len(x)) - 1 {
-		wg.Go(work)
+	var wait func()
+	for run := take(); len(run) > 0; run = take() {
+		begun := time.Now()
+		one(run)
+		// A write into the page cache is done sooner than another goroutine begins.
+		if wait == nil && time.Since(begun) > slowWrite {
+			wait = h.help(min(writersOut, len(x))-1, func() {
+				for run := take(); len(run) > 0; run = take() {
+					one(run)
+				}
+			})
+		}
 	}
-	work()
-	wg.Wait()
+	if wait != nil {
+		wait()
+	}
 	return first
 }
 

@@ -3,6 +3,7 @@ package arbiter
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,10 +51,15 @@ func TestCutOff(t *testing.T) {
 		for _, side := range sides {
 			t.Run(c.name+"/"+string(side), func(t *testing.T) {
 				touched := false
-				answer, said := wire.OwnerResult{}, errors.New("silent")
+				var gone atomic.Bool // the backup says that it gave the domain up; before, nothing
 				a := c.of(Asker{
 					Log: zap.NewNop(), Timeout: 10 * time.Millisecond, Outside: func(context.Context) error { return cut },
-					Ask: func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error) { return answer, said },
+					Ask: func(context.Context, string, wire.OwnerQuery) (wire.OwnerResult, error) {
+						if gone.Load() {
+							return wire.OwnerResult{Role: wire.RoleNone}, nil
+						}
+						return wire.OwnerResult{}, errors.New("silent")
+					},
 				}, &touched)
 				claim := xlft.Claim{Domain: "web1", UUID: "u", Generation: 3, Side: side, Peer: "beta"}
 				if won, err := a.Claim(t.Context(), claim); won || !errors.Is(err, cut) || touched {
@@ -65,7 +71,7 @@ func TestCutOff(t *testing.T) {
 					}
 				}
 				if side == xlft.Primary {
-					answer, said = wire.OwnerResult{Role: wire.RoleNone}, nil
+					gone.Store(true)
 					if won, err := a.Claim(t.Context(), claim); !won || err != nil {
 						t.Errorf("the backup gives the domain up: %v, %v", won, err)
 					}
