@@ -123,11 +123,14 @@ func (c forgetfulCopy) Flush() error { return nil }
 // of an epoch, and lacks that epoch's newest write.
 type boastfulCopy struct {
 	backup.DiskCopy
+	mu  sync.Mutex // a commit writes many at once
 	off int64
 	old []byte // what the newest write replaced
 }
 
 func (c *boastfulCopy) WriteAt(p []byte, off int64, fua bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.off, c.old = off, make([]byte, len(p))
 	return errors.Join(c.DiskCopy.ReadAt(c.old, off), c.DiskCopy.WriteAt(p, off, fua))
 }
