@@ -190,7 +190,7 @@ func (c *commitRun) barrier() error {
 
 // write writes what there is.
 func (c *commitRun) write() error {
-	for left := c.x; len(left) > 0; {
+	for left := c.x; len(left) > 0 && !c.r.loose; {
 		n := left.joined()
 		c.r.loose = c.r.loose || !left[:n].fua()
 		left = left[n:]

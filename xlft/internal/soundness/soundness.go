@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"xlft/xlft"
 )
@@ -144,13 +145,15 @@ func ask(ctx context.Context, command string) (why string, sound bool, err error
 	cmd := exec.CommandContext(ctx, command)
 	var out head
 	cmd.Stdout, cmd.Stderr = &out, &out
-	// What it has started ends with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
-	err = cmd.Run()
-	if cmd.Process != nil {
+	if err = cmd.Start(); err == nil {
+		// What it has started ends with it. Until Wait nobody else has its number.
+		for unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+		}
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		err = cmd.Wait()
 	}
 	why = strings.Join(strings.Fields(strings.ToValidUTF8(string(out.b), "?")), " ")
 	var exit *exec.ExitError
