@@ -207,10 +207,7 @@ func TestCampaign(t *testing.T) {
 		t.Fatalf("no fault has %q in its name", *campaignFault)
 	}
 	c.settle()
-	client := c.dial()
-	start := c.get()
-	check(t, client.SetDeadline(time.Time{}))
-	stream := client.Paced(0, 1, 200*time.Millisecond)
+	client := c.call(200 * time.Millisecond)
 	k := c.talk(5)
 
 	counts := map[string]int{}
@@ -244,26 +241,13 @@ func TestCampaign(t *testing.T) {
 			moves++
 		}
 		// The client goes on.
-		_, n, err := stream.Counts()
-		check(t, err)
-		c.until(patience, func() error {
-			_, now, err := stream.Counts()
-			if err != nil {
-				t.Fatalf("the client: %v", err)
-			}
-			if now < n+3 {
-				return fmt.Errorf("the client has %d replies, of %d", now, n+3)
-			}
-			return nil
-		})
+		client.await(3)
 		t.Logf("round %d: %v in all, well %v after the last fault was over, on %s", i, round(time.Since(at)), round(time.Since(healed)), c.home.Name())
 	}
-	replies, err := stream.Stop(patience)
-	check(t, err)
-	c.judge(start, replies)
+	client.end()
 	h := k.end()
 	c.order(h)
-	t.Logf("%d faults, %d moves: %v; %d replies, longest gap %v; %d frames heard", total(counts), moves, counts, len(replies), round(probe.LongestGap(replies)), len(h.probes))
+	t.Logf("%d faults, %d moves: %v; %d frames heard", total(counts), moves, counts, len(h.probes))
 }
 
 func total(counts map[string]int) (n int) {

@@ -10,7 +10,6 @@ import (
 
 	"xlft/tests/lab"
 	"xlft/tests/lab/ft"
-	"xlft/tests/lab/probe"
 )
 
 // etcd starts the arbiter, at a third place, for settings that are to use it.
@@ -62,21 +61,16 @@ func TestEtcd(t *testing.T) {
 	fx.onlyFrom(h, fx.A)
 	fx.complete(h)
 
-	start := fx.get()
-	client := fx.dial()
-	check(t, client.SetDeadline(time.Time{}))
-	stream := client.Paced(0, 1, 200*time.Millisecond)
+	client := fx.call(200 * time.Millisecond)
 	fx.A.Kill()
 	died := time.Now()
 	fx.awaitTakeover(fx.B)
 	fx.get()
 	t.Logf("answered by B %v after A died", round(time.Since(died)))
-	replies, err := stream.Stop(patience)
-	check(t, err)
-	fx.judge(start, replies)
+	client.end()
 	keys, err := e.Keys(within(t, soon))
 	check(t, err)
-	t.Logf("%d replies, longest gap %v; etcd has %q", len(replies), round(probe.LongestGap(replies)), keys)
+	t.Logf("etcd has %q", keys)
 }
 
 // Three hosts and an etcd, and nobody types anything: A, which runs the guest, dies, B runs it and C becomes the backup; B
@@ -94,10 +88,7 @@ func TestThreeHosts(t *testing.T) {
 		return func(r ft.Row) bool { return r.Protected && r.Peer == peer }
 	}
 	fx.await(fx.A, "protected by B", by("B"))
-	client := fx.dial()
-	start := fx.get()
-	check(t, client.SetDeadline(time.Time{}))
-	stream := client.Paced(0, 1, 200*time.Millisecond)
+	client := fx.call(200 * time.Millisecond)
 	for _, c := range []struct{ from, to, next *lab.Host }{{fx.A, fx.B, fx.C}, {fx.B, fx.C, fx.A}} {
 		c.from.Kill()
 		died := time.Now()
@@ -108,11 +99,7 @@ func TestThreeHosts(t *testing.T) {
 		fx.await(c.to, "protected by "+c.next.Name(), by(c.next.Name()))
 		t.Logf("%s died: protected by %s %v later", c.from.Name(), c.next.Name(), round(time.Since(died)))
 	}
-	replies, err := stream.Stop(patience)
-	check(t, err)
-	fx.judge(start, replies)
-	t.Logf("%d replies, longest gap %v", len(replies), round(probe.LongestGap(replies)))
-	if len(replies) == 0 {
+	if len(client.end()) == 0 {
 		t.Error("no replies")
 	}
 	for _, h := range []*lab.Host{fx.A, fx.C} {

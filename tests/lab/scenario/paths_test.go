@@ -10,7 +10,6 @@ import (
 
 	"xlft/tests/lab"
 	"xlft/tests/lab/ft"
-	"xlft/tests/lab/probe"
 )
 
 // One of two paths between the hosts breaks, the preferred one, and then the other: the guest stays where it is, and is
@@ -31,10 +30,7 @@ func TestPathBreaks(t *testing.T) {
 		return func(r ft.Row) bool { return r.Protected && r.Primary.PeerAddress == address }
 	}
 	fx.await(fx.home, "protected by the preferred path", by(lan))
-	client := fx.dial()
-	start := fx.get()
-	check(t, client.SetDeadline(time.Time{}))
-	stream := client.Paced(0, 1, 200*time.Millisecond)
+	client := fx.call(200 * time.Millisecond)
 
 	breaks := func(what string, broken, whole string, cut, mend func() error) {
 		t.Helper()
@@ -53,10 +49,7 @@ func TestPathBreaks(t *testing.T) {
 	}
 	breaks("the LAN between the hosts broke", lan, second, fx.SplitHosts, fx.JoinHosts)
 	breaks("the second path broke", second, lan, fx.CloseSecond, fx.OpenSecond)
-	replies, err := stream.Stop(patience)
-	check(t, err)
-	fx.judge(start, replies)
-	t.Logf("%d replies, longest gap %v", len(replies), round(probe.LongestGap(replies)))
+	client.end()
 }
 
 // A host that is cut off from the other one, and from the router, claims nothing, though its arbiter would let both: the
@@ -70,16 +63,8 @@ func TestCutOffFromOutside(t *testing.T) {
 	fx.boot()
 	fx.protect()
 	from, to := fx.home, fx.backup()
-	client := fx.dial()
-	start := fx.get()
-	check(t, client.SetDeadline(time.Time{}))
-	stream := client.Paced(0, 1, 200*time.Millisecond)
-	fx.until(patience, func() error {
-		if _, n, err := stream.Counts(); err != nil || n < 5 {
-			return fmt.Errorf("%d replies, of 5: %v", n, err)
-		}
-		return nil
-	})
+	client := fx.call(200 * time.Millisecond)
+	client.await(5)
 	check(t, from.CutLAN())
 	fx.awaitTakeover(to)
 	fx.await(from, "it waits, and says for whom", func(r ft.Row) bool {
@@ -87,8 +72,5 @@ func TestCutOffFromOutside(t *testing.T) {
 	})
 	check(t, from.RestoreLAN())
 	fx.awaitDomains(from)
-	replies, err := stream.Stop(patience)
-	check(t, err)
-	fx.judge(start, replies)
-	t.Logf("%d replies, longest gap %v", len(replies), round(probe.LongestGap(replies)))
+	client.end()
 }

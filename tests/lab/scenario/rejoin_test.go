@@ -9,7 +9,6 @@ import (
 
 	"xlft/tests/lab"
 	"xlft/tests/lab/ft"
-	"xlft/tests/lab/probe"
 )
 
 // Nobody types anything: a guest that is to be protected is so once it runs, after its host died and came back, and after
@@ -32,10 +31,7 @@ func TestRejoin(t *testing.T) {
 		t.Errorf("the metrics lack %q:\n%s", want, said)
 	}
 
-	client := fx.dial()
-	start := fx.get()
-	check(t, client.SetDeadline(time.Time{}))
-	stream := client.Paced(0, 1, 200*time.Millisecond)
+	client := fx.call(200 * time.Millisecond)
 	for range 2 {
 		from, to := fx.home, fx.backup()
 		from.Kill()
@@ -52,10 +48,7 @@ func TestRejoin(t *testing.T) {
 		t.Logf("%s died: protected again %v after that, %v after it was back", from.Name(), round(time.Since(died)), round(time.Since(back)))
 		fx.awaitDomains(from, fx.guest.Name+"--xlft")
 	}
-	replies, err := stream.Stop(patience)
-	check(t, err)
-	fx.judge(start, replies)
-	t.Logf("%d replies, longest gap %v", len(replies), round(probe.LongestGap(replies)))
+	client.end()
 
 	fx.home.Must(t, "xl", "ft-stop", fx.guest.Name)
 	fx.await(fx.home, "stopped", func(r ft.Row) bool { return r.State == "stopped" })
@@ -112,10 +105,7 @@ func TestUnsound(t *testing.T) {
 	from, to := fx.home, fx.backup()
 	fx.boot()
 	fx.await(from, "protected", isProtected)
-	client := fx.dial()
-	start := fx.get()
-	check(t, client.SetDeadline(time.Time{}))
-	stream := client.Paced(0, 1, 100*time.Millisecond)
+	client := fx.call(100 * time.Millisecond)
 	from.Must(t, "touch", "/run/hot")
 	fx.awaitTakeover(to)
 	fx.awaitDomains(from)
@@ -131,8 +121,5 @@ func TestUnsound(t *testing.T) {
 	fx.await(to, "disarmed", func(r ft.Row) bool { return r.State == "stopped" })
 	fx.awaitDomains(from)
 	fx.await(to, "protected again", isProtected)
-	replies, err := stream.Stop(patience)
-	check(t, err)
-	fx.judge(start, replies)
-	t.Logf("%d replies, longest gap %v", len(replies), round(probe.LongestGap(replies)))
+	client.end()
 }

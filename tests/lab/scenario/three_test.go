@@ -11,51 +11,7 @@ import (
 
 	"xlft/tests/lab"
 	"xlft/tests/lab/ft"
-	"xlft/tests/lab/probe"
 )
-
-// A caller is a client of one of several guests: it asks one question after the other, over one connection.
-type caller struct {
-	fx     *fixture
-	client *probe.Client
-	start  probe.State
-	stream *probe.Stream
-}
-
-func (fx *fixture) call() *caller {
-	fx.t.Helper()
-	c := &caller{fx: fx, client: fx.dial(), start: fx.get()}
-	check(fx.t, c.client.SetDeadline(time.Time{}))
-	c.stream = c.client.Paced(0, 1, 500*time.Millisecond)
-	return c
-}
-
-// await waits until the client has so many more replies.
-func (c *caller) await(more uint64) {
-	c.fx.t.Helper()
-	_, before, _ := c.stream.Counts()
-	c.fx.until(patience, func() error {
-		_, n, err := c.stream.Counts()
-		if err != nil {
-			c.fx.t.Fatalf("the client of %s: %v", c.fx.guest.Name, err)
-		}
-		if n < before+more {
-			return fmt.Errorf("the client of %s has %d replies, of %d", c.fx.guest.Name, n, before+more)
-		}
-		return nil
-	})
-}
-
-func (c *caller) end() {
-	c.fx.t.Helper()
-	replies, err := c.stream.Stop(patience)
-	if err != nil {
-		c.fx.t.Errorf("the client of %s: %v", c.fx.guest.Name, err)
-	}
-	c.client.Close()
-	c.fx.judge(c.start, replies)
-	c.fx.t.Logf("the client of %s waited %v at most", c.fx.guest.Name, round(probe.LongestGap(replies)))
-}
 
 // Two hosts protect each other's domains: two one way and one the other. Each domain is stopped and protected again,
 // and moved and protected again, in turn; nothing of that concerns the others. Then each host dies in turn, the second
@@ -84,7 +40,7 @@ func TestThreeDomains(t *testing.T) {
 	}
 	var callers []*caller
 	for _, f := range all {
-		callers = append(callers, f.call())
+		callers = append(callers, f.call(500*time.Millisecond))
 	}
 	// on checks where the domains are, and that all go on.
 	on := func() {
