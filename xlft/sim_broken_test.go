@@ -129,10 +129,12 @@ type boastfulCopy struct {
 }
 
 func (c *boastfulCopy) WriteAt(p []byte, off int64, fua bool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.off, c.old = off, make([]byte, len(p))
-	return errors.Join(c.DiskCopy.ReadAt(c.old, off), c.DiskCopy.WriteAt(p, off, fua))
+	old := make([]byte, len(p))
+	err := c.DiskCopy.ReadAt(old, off)
+	c.mu.Lock() // not while the disk takes its time, which stands still for who waits for a lock
+	c.off, c.old = off, old
+	c.mu.Unlock()
+	return errors.Join(err, c.DiskCopy.WriteAt(p, off, fua))
 }
 
 func (c *boastfulCopy) Record(r xlft.DiskRecord) error {
